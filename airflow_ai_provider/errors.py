@@ -1,0 +1,111 @@
+"""The errors a user can meet.
+
+    AIProviderError
+    ├── TransientError          trying again may help
+    │   ├── VendorTransientError    the vendor refused or dropped one attempt
+    │   ├── LedgerUnavailable       the ledger database cannot be reached: no call is made
+    │   └── StoreUnavailable        a response store, vector store or archive cannot be reached
+    └── PermanentError          trying again will not help until something is changed
+        ├── VendorPermanentError    the vendor will never accept this request
+        ├── PolicyError             policy.yaml is wrong, or asks for what cannot be
+        ├── SourceError             input rows cannot be read
+        ├── SinkError               output rows cannot be written
+        ├── PromptError             a prompt template is wrong
+        ├── PrivacyError            personal data could not be masked: no call is made
+        ├── KeyringError            a key is missing or unusable
+        ├── LedgerError             the ledger refuses (no budget, fenced off, wrong schema)
+        └── AuditError              the trail cannot be written or read
+    BudgetExceeded              there is no room left, and no call in flight could free any
+
+Every message names the place, says what was expected, and what to do. No message holds a secret,
+a prompt, or a value of a row other than its key.
+"""
+
+from __future__ import annotations
+
+
+class AIProviderError(Exception):
+    """Base of every error raised by this package."""
+
+
+class TransientError(AIProviderError):
+    """Trying again may help."""
+
+
+class PermanentError(AIProviderError):
+    """Trying again will not help until something is changed."""
+
+
+class VendorError(AIProviderError):
+    """One attempt at a vendor failed.
+
+    ``kind`` is a short stable name for tables (``rate_limited``, ``timeout``, …). ``billed`` says whether the
+    vendor may have charged for the attempt: if it may, the whole hold is captured until it is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        http_status: int | None = None,
+        billed: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.http_status = http_status
+        self.billed = billed
+        self.retry_after = retry_after
+
+
+class VendorTransientError(VendorError, TransientError):
+    """408, 409, 429, 5xx, time-outs and connection errors."""
+
+
+class VendorPermanentError(VendorError, PermanentError):
+    """400, 401, 402, 403, 404, 422, exhausted quota, content policy, context window."""
+
+
+class LedgerUnavailable(TransientError):
+    """The ledger database cannot be reached; no call is made without it."""
+
+
+class StoreUnavailable(TransientError):
+    """A response store, vector store or archive cannot be reached."""
+
+
+class PolicyError(PermanentError):
+    """policy.yaml is wrong, or a task asks for what the policy does not hold."""
+
+
+class SourceError(PermanentError):
+    """Input rows cannot be read."""
+
+
+class SinkError(PermanentError):
+    """Output rows cannot be written."""
+
+
+class PromptError(PermanentError):
+    """A prompt template is wrong, or names a column the rows do not have."""
+
+
+class PrivacyError(PermanentError):
+    """Personal data could not be masked or restored; the call is not made."""
+
+
+class KeyringError(PermanentError):
+    """A key is missing or unusable."""
+
+
+class LedgerError(PermanentError):
+    """The ledger refuses: no budget, fenced off by a successor, wrong schema."""
+
+
+class AuditError(PermanentError):
+    """The audit trail cannot be written, sealed or read."""
+
+
+class BudgetExceeded(AIProviderError):
+    """There is no room in a budget, and no call in flight could still free any."""

@@ -1,0 +1,357 @@
+"""policy.yaml: the one file a platform team writes, parsed and validated whole.
+
+A policy that loads is complete and consistent: every name it uses is defined in it. Anything wrong is one
+``PolicyError`` that lists every finding with file and line. YAML is read by a safe loader with YAML 1.2 booleans
+(``off`` stays a word), and a key given twice is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterator, Mapping
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from airflow_ai_provider.errors import PolicyError
+
+Tier = Literal["simple", "medium", "complex"]
+TIERS: tuple[Tier, ...] = ("simple", "medium", "complex")
+EntityName = Literal["email", "phone", "card", "cn_id", "iban", "ip", "secret"]
+NO_MASKING = "off"
+DEFAULT_RPM = 1000
+"""Requests per minute of a deployment for which the policy says nothing."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: Any) -> Any:
+    """Turn ``90``, ``"90s"``, ``"15m"``, ``"1h"`` or ``"7d"`` into seconds."""
+    if isinstance(value, str) and value[-1:] in _UNITS and value[:-1].isdigit():
+        return int(value[:-1]) * _UNITS[value[-1]]
+    return value
+
+
+def _decimal(value: Any) -> Any:
+    """A YAML float is read by its shortest text, so that 0.1 means one tenth."""
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600)]
+Usd = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, max_digits=19, decimal_places=9)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Price(_Section):
+    """What a deployment costs, where litellm's map does not know it or is to be overridden."""
+
+    input_per_mtok: Usd = Decimal(0)
+    """USD per million input tokens."""
+    output_per_mtok: Usd = Decimal(0)
+    per_request: Usd = Decimal(0)
+    cached_input_per_mtok: Usd | None = None
+    """``None``: cached input costs what input costs."""
+
+
+class Deployment(_Section):
+    """One model at one place, with its limits."""
+
+    model: str = Field(pattern=r"^[^/\s]+/\S+$")
+    """``provider/name`` as litellm writes it, or ``offline/extractive``."""
+    connection: str | None = None
+    api_base: str | None = None
+    price: Price | None = None
+    rpm: int | None = Field(default=None, gt=0)
+    tpm: int | None = Field(default=None, gt=0)
+    """Input and output tokens per minute; ``None`` is unlimited."""
+    concurrency: int = Field(default=32, gt=0, le=2000)
+    timeout: Duration = 60
+    context_tokens: int | None = Field(default=None, gt=0)
+    """Input and output tokens that fit the model; ``None`` takes litellm's figure where it has one."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Sent with every request (``temperature``, ``top_p``, …)."""
+
+    @field_validator("params")
+    @classmethod
+    def _no_reserved_params(cls, params: dict[str, Any]) -> dict[str, Any]:
+        reserved = {"model", "messages", "api_key", "api_base", "base_url", "max_tokens", "max_completion_tokens"}
+        reserved |= {"n", "stream", "max_retries", "num_retries", "timeout", "response_format", "extra_headers"}
+        if bad := sorted(reserved & params.keys()):
+            raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it for every call")
+        return params
+
+    @property
+    def provider(self) -> str:
+        return self.model.partition("/")[0]
+
+    @property
+    def requests_per_minute(self) -> int | None:
+        """``rpm``, or the default for a vendor; the offline model has no vendor to spare."""
+        return self.rpm or (None if self.provider == "offline" else DEFAULT_RPM)
+
+
+class Complexity(_Section):
+    """How a row's tier is found."""
+
+    from_: Literal["column", "constant"] = Field(default="constant", alias="from")
+    column: str = "difficulty"
+    default: Tier | None = None
+    """Tier of rows that say nothing; ``None`` takes the lowest the route has."""
+
+
+class Escalate(_Section):
+    """What becomes of an answer that a check rejected."""
+
+    on: tuple[Literal["schema", "grounding", "empty"], ...] = ("schema", "empty")
+    """Checks that are made: the output schema, every number of the answer stands in the prompt, some text at all."""
+    to: Tier | None = None
+    """Tier that tries once more; ``None`` rejects at once."""
+    then: Literal["review"] = "review"
+
+
+class Reuse(_Section):
+    """Who may be answered from the response store, and for how long."""
+
+    scope: Literal["run", "dag", "team", "off"] = "run"
+    ttl: Duration = 86400
+
+
+class Retry(_Section):
+    """How often one deployment is tried for a row, and how long to wait in between (seconds)."""
+
+    attempts: int = Field(default=3, ge=1, le=10)
+    wait: Seconds = 4.0
+    max_wait: Seconds = 60.0
+
+
+class Route(_Section):
+    """A way from rows to models."""
+
+    tiers: dict[Tier, tuple[str, ...]]
+    masking: str
+    """Name of a masking profile, or ``off``: there is no default, so that nobody sends personal data unawares."""
+    complexity: Complexity = Complexity()
+    escalate: Escalate = Escalate()
+    reuse: Reuse = Reuse()
+    retry: Retry = Retry()
+    max_tokens: int = Field(default=512, gt=0)
+    system_prompt: str | None = None
+
+    @field_validator("tiers")
+    @classmethod
+    def _some_tier(cls, tiers: dict[Tier, tuple[str, ...]]) -> dict[Tier, tuple[str, ...]]:
+        if not tiers:
+            raise ValueError("expected at least one tier, for example {simple: [small]}")
+        if empty := [tier for tier, names in tiers.items() if not names]:
+            raise ValueError(f"tier {empty[0]} names no deployment")
+        return tiers
+
+    @property
+    def default_tier(self) -> Tier:
+        if self.complexity.default is not None:
+            return self.complexity.default
+        return next(tier for tier in TIERS if tier in self.tiers)
+
+    def tier_at_least(self, tier: Tier) -> Tier:
+        """The tier asked for or, where the route lacks it, the next one up, else the highest it has."""
+        above = [name for name in TIERS[TIERS.index(tier) :] if name in self.tiers]
+        return above[0] if above else [name for name in TIERS if name in self.tiers][-1]
+
+
+class Budget(_Section):
+    """A hard limit on what a scope may spend in a period. No scope at all is the whole organisation."""
+
+    limit_usd: Usd
+    period: Literal["day", "week", "month", "run", "total"]
+    team: str | None = None
+    dag: str | None = None
+    route: str | None = None
+    timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"{name!r} is no time zone; expected a name such as Europe/Berlin") from None
+        return name
+
+    @property
+    def name(self) -> str:
+        """Identifies the budget in the ledger: its scope and period, not its limit."""
+        scope = [f"{k}={v}" for k, v in (("team", self.team), ("dag", self.dag), ("route", self.route)) if v]
+        return f"{'&'.join(scope) or 'organisation'}/{self.period}"
+
+    def applies(self, *, team: str, dag: str, route: str) -> bool:
+        wanted = ((self.team, team), (self.dag, dag), (self.route, route))
+        return all(mine is None or mine == theirs for mine, theirs in wanted)
+
+
+class MaskingProfile(_Section):
+    """What is masked: kinds of values found anywhere, and columns whose value is masked wherever it stands."""
+
+    detect: tuple[EntityName, ...] = ()
+    columns: dict[str, Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{1,19}$")]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.detect and not self.columns:
+            raise ValueError("masks nothing: name kinds under detect or columns, or set the route's masking to off")
+        return self
+
+
+class Policy(_Section):
+    """The whole of policy.yaml."""
+
+    version: Literal[1]
+    deployments: dict[str, Deployment] = Field(min_length=1)
+    routes: dict[str, Route] = Field(min_length=1)
+    budgets: tuple[Budget, ...]
+    masking: dict[str, MaskingProfile] = Field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the policy's meaning, recorded in the audit trail."""
+        canonical = json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def route(self, name: str) -> Route:
+        if name not in self.routes:
+            raise PolicyError(f"route {name!r} is not in the policy; it has: {', '.join(sorted(self.routes))}")
+        return self.routes[name]
+
+    def budgets_for(self, *, team: str, dag: str, route: str) -> tuple[Budget, ...]:
+        """Every budget a call must fit. Raises ``PolicyError`` where there is none: no limit, no call."""
+        found = tuple(b for b in self.budgets if b.applies(team=team, dag=dag, route=route))
+        if not found:
+            raise PolicyError(
+                f"no budget applies to team {team!r} (dag {dag!r}, route {route!r}); "
+                f"add one under budgets, for example {{team: {team}, period: day, limit_usd: 10}}"
+            )
+        return found
+
+
+def load_policy(path: Path) -> Policy:
+    """Read and validate a policy. Raises ``PolicyError`` that lists every finding as ``file:line: …``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PolicyError(f"{path}: no policy file there; set [ai] policy_path to your policy.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: cannot be read ({error.__class__.__name__}); expected UTF-8 YAML") from None
+    return parse_policy(text, str(path))
+
+
+def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
+    """Validate the text of a policy; ``name`` is what errors call the file."""
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            data = loader.construct_document(root) if root is not None else None
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PolicyError(f"{name}:{line}: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise PolicyError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
+    if root is None or not isinstance(data, dict):
+        raise PolicyError(f"{name}:1: expected a mapping with version, deployments, routes and budgets")
+    try:
+        policy = Policy.model_validate(data)
+    except ValidationError as error:
+        findings = [(_line(root, item["loc"]), _place(item["loc"]), _explain(item)) for item in error.errors()]
+    else:
+        findings = [(_line(root, loc), _place(loc), problem) for loc, problem in _inconsistencies(policy)]
+        if not findings:
+            return policy
+    lines = [f"{name}:{line}: {place}: {problem}" for line, place, problem in sorted(findings)]
+    raise PolicyError("\n".join(lines))
+
+
+def _inconsistencies(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Names that are used and not defined, as (place, problem)."""
+    known = ", ".join(sorted(policy.deployments))
+    for route_name, route in policy.routes.items():
+        for tier, names in route.tiers.items():
+            for index, name in enumerate(names):
+                if name not in policy.deployments:
+                    yield ("routes", route_name, "tiers", tier, index), f"no deployment {name!r}; there are: {known}"
+        if route.masking != NO_MASKING and route.masking not in policy.masking:
+            profiles = ", ".join(sorted(policy.masking)) or "none"
+            yield (
+                ("routes", route_name, "masking"),
+                f"no masking profile {route.masking!r}; there are: {profiles} (or write off)",
+            )
+        for place, tier_name in (("complexity", route.complexity.default), ("escalate", route.escalate.to)):
+            if tier_name and tier_name not in route.tiers:
+                yield ("routes", route_name, place), f"the route has no tier {tier_name!r}"
+    seen: set[tuple[str, str]] = set()
+    for index, budget in enumerate(policy.budgets):
+        if budget.route and budget.route not in policy.routes:
+            yield ("budgets", index, "route"), f"no route {budget.route!r}"
+        if (budget.name, budget.timezone) in seen:
+            yield ("budgets", index), f"a second budget {budget.name}; keep one limit per scope and period"
+        seen.add((budget.name, budget.timezone))
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with YAML 1.2 booleans and without repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _line(node: yaml.Node, loc: tuple[str | int, ...]) -> int:
+    """Line of the innermost place along ``loc`` that stands in the file; the key's line for a mapping entry."""
+    line = node.start_mark.line + 1
+    for step in loc:
+        if isinstance(node, yaml.MappingNode):
+            match = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            if match is None:
+                continue
+            line, node = match[0].start_mark.line + 1, match[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _place(loc: tuple[str | int, ...]) -> str:
+    return ".".join(str(step) for step in loc) or "policy"
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    """A finding of pydantic in our words, without the value (it might be a secret in the wrong place)."""
+    match item["type"]:
+        case "extra_forbidden":
+            return "unknown key"
+        case "missing":
+            return "required, and not there"
+        case "value_error":
+            return str(item["ctx"]["error"])
+        case _:
+            return str(item["msg"]).removeprefix("Input should be ").join(("expected ", ""))
