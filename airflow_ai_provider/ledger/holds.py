@@ -1,0 +1,246 @@
+"""Holds: room taken in every budget that applies, before a call is made.
+
+A hold is taken, extended, renewed and closed inside the caller's transaction. Budgets are locked in the order of
+their ids, so that two processes cannot block each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
+
+from airflow_ai_provider.ledger.database import insert_ignore
+from airflow_ai_provider.ledger.periods import BudgetPeriod
+from airflow_ai_provider.ledger.schema import llm_budgets, llm_holds, llm_open_attempts
+
+LIVE_FOR = timedelta(seconds=60)
+"""A hold not renewed for so long belongs to a process that is gone: it still counts, but nobody waits for it."""
+RENEW_EVERY = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRef:
+    """The task instance that holds, as the ledger names it."""
+
+    team_id: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a request for room came to. All amounts in nano-dollars."""
+
+    granted: int
+    """How many of the amounts asked for, from the first on, are held now."""
+    room: int
+    """What is free now, in the tightest budget."""
+    ceiling: int
+    """What would be free if every hold were released: a larger amount will never fit."""
+    live_holds: bool
+    """Some live hold could still release room."""
+    short_of: str
+    """Name of the tightest budget."""
+
+
+def ensure_budgets(conn: Connection, periods: Sequence[BudgetPeriod], now: datetime) -> None:
+    """Make the rows of these periods, and let the limit be what the policy says today."""
+    known = {
+        row.budget_id: row.limit_nano
+        for row in conn.execute(
+            select(llm_budgets.c.budget_id, llm_budgets.c.limit_nano).where(
+                llm_budgets.c.budget_id.in_([p.budget_id for p in periods])
+            )
+        )
+    }
+    for period in sorted(periods, key=lambda p: p.budget_id):
+        if period.budget_id not in known:
+            conn.execute(
+                insert_ignore(conn, llm_budgets),
+                {
+                    "budget_id": period.budget_id,
+                    "name": period.name,
+                    "period": period.period,
+                    "period_start": period.period_start,
+                    "limit_nano": period.limit_nano,
+                    "updated_at": now,
+                },
+            )
+        elif known[period.budget_id] != period.limit_nano:
+            conn.execute(
+                update(llm_budgets)
+                .where(llm_budgets.c.budget_id == period.budget_id)
+                .values(limit_nano=period.limit_nano, updated_at=now)
+            )
+
+
+def take_hold(
+    conn: Connection,
+    *,
+    hold_id: str,
+    owner: str,
+    task: TaskRef,
+    periods: Sequence[BudgetPeriod],
+    amounts: Sequence[int],
+    now: datetime,
+) -> Grant:
+    """Hold as many of ``amounts`` as fit every budget, in their order; the hold is made or grows by their sum."""
+    ensure_budgets(conn, periods, now)
+    ids = sorted(period.budget_id for period in periods)
+    rows = conn.execute(
+        select(
+            llm_budgets.c.budget_id,
+            llm_budgets.c.name,
+            llm_budgets.c.limit_nano,
+            llm_budgets.c.spent_nano,
+            llm_budgets.c.held_nano,
+        )
+        .where(llm_budgets.c.budget_id.in_(ids))
+        .order_by(llm_budgets.c.budget_id)
+        .with_for_update()
+    ).all()
+    room = min(row.limit_nano - row.spent_nano - row.held_nano for row in rows)
+    granted, total = _fit(amounts, room)
+    if granted:
+        _move(conn, dict.fromkeys(ids, total), {}, now)
+        _grow(conn, hold_id, owner, task, ids, total, now)
+    tightest = min(rows, key=lambda row: row.limit_nano - row.spent_nano - row.held_nano)
+    return Grant(
+        granted,
+        room=room - total,
+        ceiling=min(row.limit_nano - row.spent_nano for row in rows) - total,
+        live_holds=granted > 0 or _live_holds(conn, ids, now),
+        short_of=tightest.name,
+    )
+
+
+def release(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> None:
+    """Take amounts off holds, by hold id, and charge what was spent to the same budgets. Closes no hold."""
+    if not held:
+        return
+    budgets = {
+        row.hold_id: json.loads(row.budget_ids)
+        for row in conn.execute(
+            select(llm_holds.c.hold_id, llm_holds.c.budget_ids).where(llm_holds.c.hold_id.in_(list(held)))
+        )
+    }
+    freed: dict[str, int] = {}
+    charged: dict[str, int] = {}
+    for hold_id, ids in budgets.items():
+        for budget_id in ids:
+            freed[budget_id] = freed.get(budget_id, 0) - held[hold_id]
+            charged[budget_id] = charged.get(budget_id, 0) + spent.get(hold_id, 0)
+    conn.execute(
+        update(llm_holds)
+        .where(llm_holds.c.hold_id == bindparam("h"))
+        .values(amount_nano=llm_holds.c.amount_nano - bindparam("amount"), renewed_at=now),
+        [{"h": hold_id, "amount": held[hold_id]} for hold_id in sorted(budgets)],
+    )
+    _move(conn, freed, charged, now)
+
+
+def close_holds(conn: Connection, hold_ids: Sequence[str], now: datetime) -> None:
+    """Release what is left of these holds and remove them. A hold with an attempt still open stays as it is."""
+    unsettled = exists().where(llm_open_attempts.c.hold_id == llm_holds.c.hold_id)
+    rows = conn.execute(
+        delete(llm_holds)
+        .where(llm_holds.c.hold_id.in_(list(hold_ids)), ~unsettled)
+        .returning(llm_holds.c.budget_ids, llm_holds.c.amount_nano)
+    ).all()
+    freed: dict[str, int] = {}
+    for row in rows:
+        for budget_id in json.loads(row.budget_ids):
+            freed[budget_id] = freed.get(budget_id, 0) - row.amount_nano
+    _move(conn, freed, {}, now)
+
+
+def renew_holds(conn: Connection, owner: str, now: datetime) -> None:
+    """Say that the owner is alive."""
+    conn.execute(update(llm_holds).where(llm_holds.c.owner == owner).values(renewed_at=now))
+
+
+def existing_holds(conn: Connection, hold_ids: Sequence[str]) -> set[str]:
+    """Those of ``hold_ids`` that are there, locked against being closed until the transaction ends."""
+    found = conn.execute(
+        select(llm_holds.c.hold_id).where(llm_holds.c.hold_id.in_(list(hold_ids))).with_for_update(read=True)
+    )
+    return set(found.scalars())
+
+
+def _fit(amounts: Sequence[int], room: int) -> tuple[int, int]:
+    """How many amounts, from the first on, fit the room; and their sum."""
+    total = 0
+    for index, amount in enumerate(amounts):
+        if total + amount > room:
+            return index, total
+        total += amount
+    return len(amounts), total
+
+
+def _grow(
+    conn: Connection, hold_id: str, owner: str, task: TaskRef, ids: Sequence[str], total: int, now: datetime
+) -> None:
+    grown = conn.execute(
+        update(llm_holds)
+        .where(llm_holds.c.hold_id == hold_id)
+        .values(amount_nano=llm_holds.c.amount_nano + total, renewed_at=now)
+    )
+    if grown.rowcount:
+        return
+    conn.execute(
+        insert(llm_holds),
+        {
+            "hold_id": hold_id,
+            "owner": owner,
+            "team_id": task.team_id,
+            "dag_id": task.dag_id,
+            "run_id": task.run_id,
+            "task_id": task.task_id,
+            "map_index": task.map_index,
+            "try_number": task.try_number,
+            "budget_ids": json.dumps(list(ids)),
+            "amount_nano": total,
+            "created_at": now,
+            "renewed_at": now,
+        },
+    )
+
+
+def _move(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> None:
+    """Add to ``held`` and ``spent`` of budgets, in the order of their ids."""
+    for budget_id in sorted(held.keys() | spent.keys()):
+        conn.execute(
+            update(llm_budgets)
+            .where(llm_budgets.c.budget_id == budget_id)
+            .values(
+                held_nano=llm_budgets.c.held_nano + held.get(budget_id, 0),
+                spent_nano=llm_budgets.c.spent_nano + spent.get(budget_id, 0),
+                updated_at=now,
+            )
+        )
+
+
+def _live_holds(conn: Connection, budget_ids: Sequence[str], now: datetime) -> bool:
+    """Whether any hold on these budgets belongs to a process that is alive."""
+    rows = conn.execute(
+        select(llm_holds.c.budget_ids).where(llm_holds.c.renewed_at > now - LIVE_FOR, llm_holds.c.amount_nano > 0)
+    )
+    wanted = set(budget_ids)
+    return any(wanted.intersection(json.loads(ids)) for ids in rows.scalars())
+
+
+def total_held(conn: Connection, budget_id: str) -> int:
+    """What holds on a budget add up to; equals its ``held`` at every commit."""
+    rows = conn.execute(select(llm_holds.c.budget_ids, llm_holds.c.amount_nano)).all()
+    return sum(row.amount_nano for row in rows if budget_id in json.loads(row.budget_ids))
+
+
+def count_holds(conn: Connection) -> int:
+    return conn.execute(select(func.count()).select_from(llm_holds)).scalar_one()

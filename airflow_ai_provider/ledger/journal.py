@@ -1,0 +1,134 @@
+"""Group commit: many coroutines ask, one transaction serves all that wait.
+
+A commit to a durable database takes milliseconds whatever is in it. Opening and settling hundreds of attempts in one
+transaction shares that wait, and writes each budget row once per group instead of once per call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection
+
+from airflow_ai_provider.errors import AIProviderError, LedgerError, LedgerUnavailable
+from airflow_ai_provider.ledger.attempts import OpenAttempt, Settled, open_attempts, settle
+from airflow_ai_provider.ledger.batching import Batcher
+from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.ledger.holds import RENEW_EVERY, renew_holds
+
+T = TypeVar("T")
+_PATIENCE_SECONDS = 60.0
+"""How long a group waits for a database that went away before its calls fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    attempt: OpenAttempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Settle:
+    rows: tuple[Settled, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    run: Callable[[Connection], Any]
+
+
+_Entry = _Open | _Settle | _Work
+
+
+class Journal:
+    """The only writer of a process to its ledger, for one event loop. Close it before the loop ends."""
+
+    def __init__(self, ledger: Ledger, owner: str, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._patience = patience_seconds
+        self._batcher: Batcher[_Entry, Any] = Batcher(self._send)
+        self._renewal = asyncio.create_task(self._keep_alive())
+
+    async def open(self, attempt: OpenAttempt) -> None:
+        """Durable on return. Raises ``LedgerUnavailable`` or ``LedgerError``: then the call must not be made."""
+        await self._batcher.ask(_Open(attempt))
+
+    async def settle(self, settled: Sequence[Settled]) -> None:
+        """Durable on return."""
+        if settled:
+            await self._batcher.ask(_Settle(tuple(settled)))
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """One transaction of its own, in turn with the others. ``work`` may run again if its commit was lost."""
+        return cast("T", await self._batcher.ask(_Work(work)))
+
+    async def close(self) -> None:
+        """Write what is waiting and stop."""
+        await self._batcher.idle()
+        self._renewal.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._renewal
+
+    async def _send(self, entries: list[_Entry]) -> list[Any]:
+        return await asyncio.to_thread(self._write, entries)
+
+    def _write(self, entries: list[_Entry]) -> list[Any]:
+        """Results in the order of the entries; work of its own keeps its place between the groups."""
+        results: list[Any] = []
+        for alone, group in groupby(entries, key=lambda entry: isinstance(entry, _Work)):
+            together = list(group)
+            if alone:
+                results += [self._attempt(_alone(entry.run)) for entry in together if isinstance(entry, _Work)]
+            else:
+                results += self._commit_group(together)
+        return results
+
+    def _commit_group(self, entries: list[_Entry]) -> list[Any]:
+        """All in one transaction; if the ledger refuses it, each entry alone, so that one spoils none."""
+        opened = [entry.attempt for entry in entries if isinstance(entry, _Open)]
+        settled = [row for entry in entries if isinstance(entry, _Settle) for row in entry.rows]
+        result = self._attempt(lambda conn, replay: _open_and_settle(conn, opened, settled, replay))
+        if isinstance(result, LedgerError) and len(entries) > 1:
+            return [outcome for entry in entries for outcome in self._commit_group([entry])]
+        return [result] * len(entries)
+
+    def _attempt(self, work: Callable[[Connection, bool], T]) -> T | Exception:
+        """Commit ``work``, trying again while the database is away and patience lasts."""
+        deadline = time.monotonic() + self._patience
+        pause, replay = 0.05, False
+        while True:
+            try:
+                with self._ledger.write() as conn:
+                    return work(conn, replay)
+            except LedgerUnavailable as error:
+                if time.monotonic() + pause > deadline:
+                    return error
+            except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who asked
+                return error
+            time.sleep(pause)
+            pause, replay = min(pause * 2, 2.0), True
+
+    async def _keep_alive(self) -> None:
+        """Say every few seconds that this process lives, so that others wait for the room it holds."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            with suppress(AIProviderError):  # the next group finds out, and waits for the database
+                await self.run(lambda conn: renew_holds(conn, self._owner, datetime.now(UTC)))
+
+
+def _alone(work: Callable[[Connection], T]) -> Callable[[Connection, bool], T]:
+    return lambda conn, _replay: work(conn)
+
+
+def _open_and_settle(conn: Connection, opened: list[OpenAttempt], settled: list[Settled], replay: bool) -> None:
+    if opened:
+        open_attempts(conn, opened)
+    if settled:
+        settle(conn, settled, datetime.now(UTC), replay=replay)

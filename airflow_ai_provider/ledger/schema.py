@@ -1,0 +1,162 @@
+"""The ledger's tables, as SQLAlchemy Core sees them. Migrations create them; this is their present shape.
+
+Money is stored as integer nano-dollars (``*_nano``), exact on every database. What analysts read stands beside it as
+a generated column in USD: ``NUMERIC(20,10)`` on PostgreSQL, a number for display on SQLite.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Computed,
+    Date,
+    DateTime,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+
+def _nano(name: str, *, default: bool = True) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0" if default else None)
+
+
+def usd_of(name: str, nano: str) -> Column[Any]:
+    """A generated column: ``nano`` in USD."""
+    return Column(name, Numeric(20, 10), Computed(f"CAST({nano} AS NUMERIC) / 1000000000.0", persisted=True))
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def _when(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False)
+
+
+def _caller() -> list[Column[object]]:
+    return [
+        Column("team_id", String(200), nullable=False),
+        Column("dag_id", String(250), nullable=False),
+        Column("run_id", String(250), nullable=False),
+        Column("task_id", String(250), nullable=False),
+        Column("map_index", Integer, nullable=False),
+        Column("try_number", Integer, nullable=False),
+    ]
+
+
+def _request() -> list[Column[object]]:
+    return [
+        Column("request_id", String(32), nullable=False),
+        *_caller(),
+        Column("row_key", Text, nullable=False),
+        Column("route", String(200), nullable=False),
+        Column("tier", String(20), nullable=False),
+        Column("deployment", String(200), nullable=False),
+        Column("model", String(200), nullable=False),
+        Column("provider", String(100), nullable=False),
+        Column("price_version", String(100), nullable=False),
+    ]
+
+
+llm_requests = Table(
+    "llm_requests",
+    metadata,
+    Column("attempt_id", String(32), primary_key=True),
+    _when("created_at"),
+    *_request(),
+    Column("status", String(10), nullable=False),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("cached_input_tokens", BigInteger),
+    _nano("cost_nano"),
+    _nano("saved_nano"),
+    usd_of("cost_usd", "cost_nano"),
+    usd_of("saved_usd", "saved_nano"),
+    Column("latency_ms", Integer),
+    Column("error_type", String(100)),
+)
+
+llm_open_attempts = Table(
+    "llm_open_attempts",
+    metadata,
+    Column("attempt_id", String(32), primary_key=True),
+    Column("hold_id", String(32), nullable=False),
+    _nano("bound_nano", default=False),
+    _when("opened_at"),
+    *_request(),
+)
+
+llm_budgets = Table(
+    "llm_budgets",
+    metadata,
+    Column("budget_id", String(500), primary_key=True),
+    Column("name", String(400), nullable=False),
+    Column("period", String(10), nullable=False),
+    Column("period_start", String(510), nullable=False),
+    _nano("limit_nano", default=False),
+    _nano("spent_nano"),
+    _nano("held_nano"),
+    usd_of("limit_usd", "limit_nano"),
+    usd_of("spent", "spent_nano"),
+    usd_of("held", "held_nano"),
+    _when("updated_at"),
+)
+
+llm_holds = Table(
+    "llm_holds",
+    metadata,
+    Column("hold_id", String(32), primary_key=True),
+    Column("owner", String(32), nullable=False),
+    *_caller(),
+    Column("budget_ids", Text, nullable=False),
+    _nano("amount_nano", default=False),
+    usd_of("amount_usd", "amount_nano"),
+    _when("created_at"),
+    _when("renewed_at"),
+)
+
+llm_cost_daily = Table(
+    "llm_cost_daily",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("team_id", String(200), primary_key=True),
+    Column("dag_id", String(250), primary_key=True),
+    Column("model", String(200), primary_key=True),
+    _count("requests"),
+    _count("reused"),
+    _count("errors"),
+    _count("unknown"),
+    _count("input_tokens"),
+    _count("output_tokens"),
+    _nano("cost_nano"),
+    _nano("saved_nano"),
+    usd_of("cost_usd", "cost_nano"),
+    usd_of("saved_usd", "saved_nano"),
+)
+
+audit_pins = Table(
+    "audit_pins",
+    metadata,
+    Column("trail", String(200), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("manifest_hash", String(64), nullable=False),
+    _when("pinned_at"),
+)
+
+audit_writers = Table(
+    "audit_writers",
+    metadata,
+    Column("segment", String(300), primary_key=True),
+    Column("trail", String(200), nullable=False),
+    Column("writer", String(200), nullable=False),
+    _when("opened_at"),
+)
