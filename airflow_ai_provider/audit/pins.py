@@ -1,0 +1,59 @@
+"""What the trail keeps outside itself: the pins of its manifests, and the registry of opened segments.
+
+Both belong in a database that whoever can write the archive cannot rewrite. Without pins, the newest manifest and its
+segments can vanish together, or everything can be signed anew with a stolen key; without the registry, a segment can
+vanish before it was ever sealed.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredSegment:
+    """A segment that a writer opened."""
+
+    trail: str
+    writer: str
+    segment: str
+    """``<writer>-<number>``, the name of its file."""
+    opened_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The hash of one manifest, as it was when it was written."""
+
+    trail: str
+    sequence: int
+    manifest_hash: str
+    """SHA-256 of the manifest's bytes, hex."""
+    pinned_at: datetime
+
+
+class AuditStore(Protocol):
+    """The database's side of the trail."""
+
+    def register_segment(self, trail: str, writer: str, segment: str, opened_at: datetime) -> None:
+        """Record, durably, that a segment was opened. Again with the same values: nothing happens."""
+        ...
+
+    def registered_segments(self, trail: str) -> list[RegisteredSegment]:
+        """Every segment ever registered."""
+        ...
+
+    def pin_manifest(self, trail: str, sequence: int, manifest_hash: str, pinned_at: datetime) -> None:
+        """Record a manifest's hash. Again with the same hash: nothing happens; with another: ``AuditError``."""
+        ...
+
+    def pins(self, trail: str) -> list[Pin]:
+        """Every pin, by sequence."""
+        ...
+
+    def sealer_lock(self, trail: str) -> AbstractContextManager[bool]:
+        """Yields ``True`` to at most one holder at a time, ``False`` at once to the others."""
+        ...

@@ -1,0 +1,205 @@
+"""The sealer: moves sealed segments to the archive, signs a manifest, pins it.
+
+Order: archive (read back) → manifest → pin → the spool's copy goes. Killed anywhere between, the next run finds the
+same bytes where it left them and carries on; a segment is never listed twice and never gone from both places. One
+sealer at a time. A manifest is written even when nothing happened, so that silence is a statement too.
+
+The sealer signs only what follows from the evidence it can check: a segment whose chain is broken, or that clashes
+with one in the archive, stays in the spool for ``verify`` to name, and holds up nobody else's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from airflow_ai_provider.audit.archive import (
+    MANIFESTS,
+    Archive,
+    compress,
+    manifest_object,
+    manifest_sequence,
+    segment_object,
+)
+from airflow_ai_provider.audit.keys import SigningKey
+from airflow_ai_provider.audit.manifest import (
+    NO_MANIFEST,
+    SegmentEntry,
+    SignedManifest,
+    manifest_hash,
+    read_manifest,
+    write_manifest,
+)
+from airflow_ai_provider.audit.pins import AuditStore
+from airflow_ai_provider.audit.reader import ContainerDamaged, check_segment, gunzip
+from airflow_ai_provider.audit.spool import Spool, sync_folder
+from airflow_ai_provider.errors import AuditError, StoreUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A segment left in the spool."""
+
+    segment: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealReport:
+    """What one run of the sealer did."""
+
+    trail: str
+    sequence: int | None = None
+    """Number of the manifest written; ``None`` when another sealer was at work."""
+    manifest_hash: str = ""
+    segments: int = 0
+    events: int = 0
+    refused: tuple[Refusal, ...] = ()
+
+    def fields(self) -> dict[str, Any]:
+        """For ``trail.emit("trail.sealed", **report.fields())``, when ``sequence`` is not ``None``."""
+        return {
+            "sequence": self.sequence,
+            "manifest_hash": self.manifest_hash,
+            "segments": self.segments,
+            "events": self.events,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    segment: str
+    entry: SegmentEntry
+    listed: bool
+    """Already in a manifest: an earlier run died before it cleared the spool."""
+
+
+def seal_trail(spool: Spool, archive: Archive, store: AuditStore, signing_key: SigningKey, now: datetime) -> SealReport:
+    """Archive every sealed segment of the spool and write the next manifest.
+
+    ``AuditError`` when the archive's newest manifest is not the one pinned: the trail was changed, run ``verify``.
+    ``StoreUnavailable`` when the archive cannot be reached or returns other bytes than were written.
+    """
+    with store.sealer_lock(spool.trail) as held:
+        if not held:
+            return SealReport(spool.trail)
+        sequence, previous = _settle_newest(archive, store, spool.trail, signing_key, now)
+        moved, refused = _move_all(spool, archive)
+        fresh = [each.entry for each in moved if not each.listed]
+        data = write_manifest(spool.trail, sequence + 1, previous, fresh, signing_key, now)
+        digest = _write_and_pin(archive, store, spool.trail, sequence + 1, data, now)
+        _clear(spool, moved)
+        return SealReport(
+            spool.trail, sequence + 1, digest, len(fresh), sum(entry.count for entry in fresh), tuple(refused)
+        )
+
+
+def _settle_newest(archive: Archive, store: AuditStore, trail: str, key: SigningKey, now: datetime) -> tuple[int, str]:
+    """Number and hash of the newest manifest, after pinning the one a killed run may have left unpinned."""
+    numbers = [number for name in archive.list(MANIFESTS) if (number := manifest_sequence(name))]
+    newest = max(numbers, default=0)
+    pins = {pin.sequence: pin.manifest_hash for pin in store.pins(trail)}
+    pinned = max(pins, default=0)
+    if not pinned <= newest <= pinned + 1:
+        raise AuditError(
+            f"audit trail {trail}: newest manifest in the archive is {newest}, newest pinned is {pinned}; manifests or"
+            " pins were removed. Nothing was sealed; run verify"
+        )
+    if newest == 0:
+        return 0, NO_MANIFEST
+    signed = _read(archive, newest)
+    if newest == pinned:
+        if signed.hash != pins[pinned]:
+            raise AuditError(f"audit trail {trail}: manifest {newest} is not the one that was pinned; run verify")
+        return newest, signed.hash
+    manifest = signed.manifest
+    expected = (trail, newest, pins.get(pinned, NO_MANIFEST), key.key_id)
+    found = (manifest.trail, manifest.sequence, manifest.previous, manifest.key_id)
+    if found != expected or not signed.is_signed_by(key.public_keys()):
+        raise AuditError(f"audit trail {trail}: manifest {newest} is not pinned and not this sealer's; run verify")
+    store.pin_manifest(trail, newest, signed.hash, now)
+    return newest, signed.hash
+
+
+def _read(archive: Archive, sequence: int) -> SignedManifest:
+    try:
+        return read_manifest(archive.get(manifest_object(sequence)))
+    except FileNotFoundError:
+        raise AuditError(f"audit manifest {sequence} is missing from the archive; run verify") from None
+    except AuditError as error:
+        raise AuditError(f"audit manifest {sequence}: {error}; run verify") from None
+
+
+def _move_all(spool: Spool, archive: Archive) -> tuple[list[_Moved], list[Refusal]]:
+    outcomes = [_move(spool, archive, name) for name in spool.names("sealed")]
+    moved = [each for each in outcomes if isinstance(each, _Moved)]
+    return moved, [each for each in outcomes if isinstance(each, Refusal)]
+
+
+def _move(spool: Spool, archive: Archive, name: str) -> _Moved | Refusal:
+    path = spool.path(name, "sealed")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return Refusal(name, f"{path} cannot be read: {error.strerror}")
+    check = check_segment([data], sealed=True)
+    if check.fault is not None or check.head is None:
+        place = check.fault.place if check.fault else "head"
+        return Refusal(name, f"{path}: its chain is broken at {place}")
+    if check.head.name != name or check.head.trail != spool.trail:
+        return Refusal(name, f"{path}: its head names another segment")
+    target = segment_object(check.head)
+    created, stored = _put(archive, target, data)
+    if stored is None:
+        return Refusal(name, f"{path}: {target} in the archive holds other bytes")
+    entry = SegmentEntry(
+        name=target,
+        writer=check.head.writer,
+        segment=check.head.segment,
+        count=check.count,
+        head=check.chain.hex(),
+        seal=check.seal_hash,
+        sha256=sha256(data).hexdigest(),
+        stored_sha256=stored,
+    )
+    return _Moved(name, entry, listed=not created and _is_listed(archive, target))
+
+
+def _put(archive: Archive, target: str, data: bytes) -> tuple[bool, str | None]:
+    """Whether the object is new, and its hash as read back; no hash when it was there with other content."""
+    created = archive.put(target, compress(data))
+    stored = archive.get(target)
+    try:
+        same = b"".join(gunzip([stored])) == data
+    except ContainerDamaged:
+        same = False
+    if created and not same:
+        raise StoreUnavailable(f"audit archive returned other bytes for {target} than were written; nothing was sealed")
+    return created, sha256(stored).hexdigest() if same else None
+
+
+def _is_listed(archive: Archive, target: str) -> bool:
+    """Whether a manifest already lists an object. Newest first: only a run that died looks for one."""
+    for name in sorted(archive.list(MANIFESTS), reverse=True):
+        number = manifest_sequence(name)
+        if number and any(entry.name == target for entry in _read(archive, number).manifest.segments):
+            return True
+    return False
+
+
+def _write_and_pin(archive: Archive, store: AuditStore, trail: str, sequence: int, data: bytes, now: datetime) -> str:
+    name = manifest_object(sequence)
+    if not archive.put(name, data) or archive.get(name) != data:
+        raise AuditError(f"audit manifest {sequence} of trail {trail} was written by another meanwhile; run verify")
+    digest = manifest_hash(data)
+    store.pin_manifest(trail, sequence, digest, now)
+    return digest
+
+
+def _clear(spool: Spool, moved: list[_Moved]) -> None:
+    for each in moved:
+        spool.path(each.segment, "sealed").unlink(missing_ok=True)
+    if moved:
+        sync_folder(spool.folder)

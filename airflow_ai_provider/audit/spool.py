@@ -1,0 +1,71 @@
+"""The folder in which segments wait for the archive: ``<root>/<trail>/<writer>-<number>.<state>``.
+
+.new      being created: has no events yet
+.open     being written; its writer holds a flock on it until it dies
+.sealed   complete, waiting for the sealer
+.torn     bytes that recovery cut off although they held finished lines; kept for whoever investigates
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow_ai_provider.errors import AuditError
+
+_TRAIL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """The segments of one trail on one machine. Must be a local file system: liveness is by flock."""
+
+    root: Path
+    trail: str = "main"
+
+    def __post_init__(self) -> None:
+        if not _TRAIL(self.trail):
+            raise AuditError(f"trail {self.trail!r}: expected 1 to 64 characters of a-z 0-9 _ -")
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.trail
+
+    def prepare(self) -> None:
+        """Create the folder, readable by its owner only."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise AuditError(f"audit spool {self.folder} cannot be created: {error.strerror}") from error
+
+    def path(self, name: str, state: str) -> Path:
+        return self.folder / f"{name}.{state}"
+
+    def names(self, state: str) -> list[str]:
+        """Names of the segments in a state, sorted, without the suffix."""
+        try:
+            entries = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        suffix = f".{state}"
+        return sorted(entry.removesuffix(suffix) for entry in entries if entry.endswith(suffix))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make creations and renames inside a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_at(fd: int, data: bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``, however many calls it takes."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written

@@ -1,0 +1,37 @@
+"""The tree hash of RFC 6962, against its recursive definition and known roots."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from airflow_ai_provider.audit.merkle import leaf_hash, merkle_root
+
+
+def by_definition(leaves: list[bytes]) -> bytes:
+    if not leaves:
+        return sha256(b"").digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1
+    while split * 2 < len(leaves):
+        split *= 2
+    return sha256(b"\x01" + by_definition(leaves[:split]) + by_definition(leaves[split:])).digest()
+
+
+@pytest.mark.parametrize("size", range(40))
+def test_equals_the_recursive_definition(size: int) -> None:
+    leaves = [leaf_hash(bytes([index])) for index in range(size)]
+    assert merkle_root(leaves) == by_definition(leaves)
+
+
+def test_known_roots() -> None:
+    """Empty tree and empty leaf, as published with the Certificate Transparency test data."""
+    assert merkle_root([]).hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert merkle_root([leaf_hash(b"")]).hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
+
+
+def test_a_leaf_cannot_stand_for_a_node() -> None:
+    one, two = leaf_hash(b"1"), leaf_hash(b"2")
+    assert merkle_root([one, two]) != merkle_root([leaf_hash(one + two)])
