@@ -1,0 +1,140 @@
+"""What the double charges: one line for every answer it produced, whether or not the client got it.
+
+Amounts are integer nano-dollars (10⁻⁹ USD), computed in exact decimals from prices in USD per million tokens and
+rounded half up once per line. A line is in the file, past this process, before the answer is sent: the invoice
+survives a kill of either side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
+from io import FileIO
+from pathlib import Path
+
+import orjson
+
+NANO_PER_TOKEN = 1000
+"""One USD per million tokens is 1,000 nano-dollars per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens, as decimal strings."""
+
+    input: str
+    output: str
+    cached_input: str | None = None
+    """Of the input tokens the vendor had cached; ``None``: as other input."""
+
+    def __post_init__(self) -> None:
+        for text in (self.input, self.output, self.cached_input):
+            if text is not None and not _is_price(text):
+                raise ValueError(f"price {text!r}: expected USD per million tokens as a decimal string, such as '0.15'")
+
+    def nano_per_token(self) -> NanoRates:
+        cached = self.input if self.cached_input is None else self.cached_input
+        return NanoRates(*(Decimal(text) * NANO_PER_TOKEN for text in (self.input, self.output, cached)))
+
+
+@dataclass(frozen=True, slots=True)
+class NanoRates:
+    """A price in nano-dollars per token."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal
+
+    def cost(self, usage: Usage) -> int:
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        exact = fresh * self.input + usage.cached_tokens * self.cached_input + usage.completion_tokens * self.output
+        return int(exact.quantize(Decimal(1), ROUND_HALF_UP))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer. ``cached_tokens`` are part of ``prompt_tokens``."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceLine:
+    """One answer that was charged for."""
+
+    request_id: str
+    """The vendor's own, as in the answer's ``x-request-id``."""
+    endpoint: str
+    """``chat`` or ``embeddings``."""
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_nanodollars: int
+    outcome: str
+    """What happened to the answer: ``ok``, or the fault's name."""
+    at: float
+    """Unix time in seconds."""
+    idempotency_key: str | None
+    """``Idempotency-Key`` of the request."""
+    client_request_id: str | None
+    """``X-Client-Request-Id`` or ``X-Request-Id`` of the request."""
+
+
+class Invoice:
+    """Every line since the start or the last reset, in memory and, where asked, appended to a JSONL file."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._out: FileIO | None = None
+        self._lines: list[InvoiceLine] = []
+        self.total_nanodollars = 0
+
+    def add(self, line: InvoiceLine) -> None:
+        if self._file is not None:
+            self._out = self._out or open_for_appending(self._file)
+            self._out.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.append(line)
+        self.total_nanodollars += line.cost_nanodollars
+
+    def lines(self) -> list[InvoiceLine]:
+        return self._lines.copy()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def reset(self) -> None:
+        """Forget the lines in memory. The file keeps them."""
+        self._lines.clear()
+        self.total_nanodollars = 0
+
+    def close(self) -> None:
+        if self._out is not None:
+            self._out.close()
+            self._out = None
+
+
+def read_invoice(file: Path) -> list[InvoiceLine]:
+    """The lines of an invoice file. A last line cut short by a kill is an error: lines are written whole."""
+    return [InvoiceLine(**orjson.loads(line)) for line in file.read_bytes().splitlines()]
+
+
+def price_list(prices: Mapping[str, Price]) -> dict[str, NanoRates]:
+    return {model: price.nano_per_token() for model, price in prices.items()}
+
+
+def open_for_appending(file: Path) -> FileIO:
+    """Unbuffered: one ``write`` is one line handed to the operating system."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return FileIO(file, "a")
+
+
+def _is_price(text: str) -> bool:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        return False
+    return amount.is_finite() and amount >= 0

@@ -1,0 +1,117 @@
+"""The real servers that tests run on: they keep data over a restart and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
+
+TESTS = Path(__file__).resolve().parents[2]
+
+
+def rows(url: str, statement: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def test_postgres_keeps_its_rows_over_a_stop_and_over_a_crash(postgres: PostgresServer, postgres_url: str) -> None:
+    """Committed rows are there after a stop in order and after a crash: fsync is on."""
+    rows(postgres_url, "CREATE TABLE t (n int); INSERT INTO t VALUES (1)")
+    postgres.stop()
+    assert not postgres.running
+    with pytest.raises(psycopg.OperationalError):
+        rows(postgres_url, "SELECT 1")
+    postgres.start()
+    rows(postgres_url, "INSERT INTO t VALUES (2)")
+    postgres.crash()
+    postgres.start()
+    assert rows(postgres_url, "SELECT n FROM t ORDER BY n") == [(1,), (2,)]
+    assert rows(postgres_url, "SHOW fsync") == [("on",)]
+
+
+def test_each_test_has_a_database_of_its_own(postgres: PostgresServer, postgres_url: str) -> None:
+    """A database is made with UTF-8 and C locale, and dropped although a session is still on it."""
+    other = postgres.create_database("other")
+    assert other != postgres_url
+    assert rows(other, "SHOW server_encoding") == [("UTF8",)]
+    with psycopg.connect(other.replace("+psycopg", "")):
+        postgres.drop_database("other")
+    assert rows(postgres.url, "SELECT 1 FROM pg_database WHERE datname = 'other'") == []
+
+
+def test_redis_stops_starts_and_empties(redis_service: RedisServer, empty_redis_url: str) -> None:
+    client = redis.Redis.from_url(empty_redis_url)
+    client.set("k", "v")
+    assert client.dbsize() == 1
+    redis_service.restart()
+    assert client.dbsize() == 0
+    redis_service.crash()
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+    redis_service.start()
+    assert client.ping()
+
+
+def test_a_server_ends_and_its_folder_goes_when_the_test_fails(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def fails() -> None:
+        with redis_server(tmp_path) as server:
+            assert server._process is not None
+            pids.append(server._process.pid)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert gone(pids[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_servers_end_when_the_tests_are_killed_outright() -> None:
+    """kill -9 of the process that started them leaves no server and no folder behind."""
+    script = (
+        f"import sys, time; sys.path.insert(0, {str(TESTS)!r}); from services import redis_server\n"
+        "with redis_server() as s:\n    print(s._process.pid, s.folder, flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        pid, folder = owner.stdout.readline().split()
+        watched = os.pidfd_open(int(pid))
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+    readable, _, _ = select.select([watched], [], [], 20)
+    os.close(watched)
+    assert readable, f"redis {pid} is still running"
+    deadline = time.monotonic() + 20
+    while Path(folder).exists():
+        assert time.monotonic() < deadline, f"{folder} is still there"
+
+
+def test_a_missing_server_is_named_with_the_command_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.find_postgres", lambda: None)
+    monkeypatch.setattr("services.find_redis", lambda: None)
+    with pytest.raises(MissingService, match="apt-get install postgresql"), postgres_server():
+        pass
+    with pytest.raises(MissingService, match="apt-get install redis-server"), redis_server():
+        pass
