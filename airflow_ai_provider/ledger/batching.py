@@ -17,9 +17,7 @@ class Batcher(Generic[Item, Result]):
     who asked. If ``send`` itself raises, all of the group get that.
     """
 
-    def __init__(
-        self, send: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]], most: int = 2000
-    ) -> None:
+    def __init__(self, send: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]], most: int = 2000) -> None:
         self._send = send
         self._most = most
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -163,7 +163,9 @@ def _sqlite_engine(url: str, database: str | None) -> Engine:
         os.close(os.open(database, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
         raise LedgerUnavailable(f"ledger {database}: {error.strerror}; [ai] home must be a writable folder") from None
-    engine = create_engine(url, poolclass=QueuePool, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
+    engine = create_engine(
+        url, poolclass=QueuePool, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False}
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:

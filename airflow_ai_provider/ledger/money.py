@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 
 NANO = 1_000_000_000
 MESSAGE_OVERHEAD_TOKENS = 16
@@ -20,6 +21,7 @@ def nano_from_usd(usd: Decimal) -> int:
     return int(nano)
 
 
+@lru_cache(maxsize=1024)
 def usd_from_nano(nano: int) -> Decimal:
     return Decimal(nano) / NANO
 

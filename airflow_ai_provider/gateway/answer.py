@@ -1,0 +1,33 @@
+"""What came of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from airflow_ai_provider.ledger.money import Usage
+
+RowStatus = Literal["ok", "rejected", "over_budget", "error"]
+FINAL: frozenset[RowStatus] = frozenset({"ok", "rejected"})
+"""Statuses a later try of the task leaves as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One row's outcome, with its own values back in place."""
+
+    status: RowStatus
+    request_id: str
+    text: str | None = field(default=None, repr=False)
+    error: str | None = None
+    """What went wrong, as ``kind: explanation``; free of row data."""
+    final: bool = True
+    """A later try of the task would change nothing."""
+    tier: str | None = None
+    deployment: str | None = None
+    model: str | None = None
+    reused: bool = False
+    usage: Usage | None = None
+    cost_nano: int = 0
+    """What this row added to the ledger now, failed attempts and escalation included."""
+    saved_nano: int = 0

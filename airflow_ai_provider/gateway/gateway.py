@@ -1,0 +1,345 @@
+"""The one path: prepare → reuse? → hold → pace → call → settle → check → restore.
+
+Each row walks it as one coroutine; what the rows of a batch ask of the response store, the budgets and the ledger
+travels in groups. Two rules carry the rest: nothing is sent before its attempt is durable in the ledger, and a slot is
+given up only when the answer is safe in the response store, so that a crash loses at most the calls in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from airflow_ai_provider.errors import PrivacyError, PromptError, VendorError
+from airflow_ai_provider.gateway.answer import Answer, RowStatus
+from airflow_ai_provider.gateway.checks import AnswerChecks
+from airflow_ai_provider.gateway.funds import BatchFunds
+from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope, run_tag
+from airflow_ai_provider.gateway.job import Caller, Row
+from airflow_ai_provider.gateway.lanes import Lane
+from airflow_ai_provider.gateway.prepare import Prepared, Preparer
+from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
+from airflow_ai_provider.gateway.recorder import Recorder
+from airflow_ai_provider.gateway.retry import Again, decide
+from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
+from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
+from airflow_ai_provider.ledger.holds import TaskRef
+from airflow_ai_provider.ledger.journal import Journal
+from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.policy import Budget, Route, Tier
+
+_BYTES_PER_TOKEN = 8
+"""No tokenizer in use packs more text than this into a token on average: what is over it cannot fit a context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is the same for every row of a job."""
+
+    caller: Caller
+    task: TaskRef
+    team: str
+    route_name: str
+    route: Route
+    budgets: Sequence[Budget]
+    max_tokens: int
+    output_schema: Mapping[str, object] | None
+    owner: str
+    """Names this process in the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A tier's answer to a row, paid for or found; or why there is none."""
+
+    stored: Stored | None
+    tier: Tier
+    lane: Lane
+    reused: bool = False
+    cost_nano: int = 0
+    failure: str | None = None
+    status: RowStatus = "ok"
+    final: bool = True
+
+
+class Gateway:
+    """Answers batches of rows for one job. For one event loop."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        preparer: Preparer,
+        lanes: Mapping[Tier, Sequence[Lane]],
+        checks: AnswerChecks,
+        store: ResponseStore,
+        journal: Journal,
+        recorder: Recorder,
+    ) -> None:
+        self._plan = plan
+        self._preparer = preparer
+        self._lanes = lanes
+        self._checks = checks
+        self._store = store
+        self._journal = journal
+        self._recorder = recorder
+        self._run = run_tag(plan.caller)
+        self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
+        self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
+
+    async def answer(self, rows: Sequence[Row], row_keys: Sequence[str]) -> list[Answer]:
+        """Answers in the order of the rows. A bad row is an answer with status ``error``.
+
+        Raises ``LedgerUnavailable``, ``LedgerError`` or ``AuditError`` where no call may be made at all; every call
+        that was under way then is finished and settled first.
+        """
+        funds = BatchFunds(
+            self._journal,
+            owner=self._plan.owner,
+            task=self._plan.task,
+            budgets=self._plan.budgets,
+            caller=self._plan.caller,
+        )
+        await self._recorder.batch_started(len(rows))
+        try:
+            walks = (self._walk(row, key, funds) for row, key in zip(rows, row_keys, strict=True))
+            outcomes = await asyncio.gather(*walks, return_exceptions=True)
+        finally:
+            await asyncio.shield(funds.close())
+        await self._recorder.flush()
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+
+    async def _walk(self, row: Row, row_key: str, funds: BatchFunds) -> Answer:
+        """One row along the whole path."""
+        name = request_id(self._plan.caller, row_key, self._plan.route_name)
+        try:
+            prepared = self._preparer.prepare(row, row_key)
+        except (PromptError, PrivacyError) as error:
+            kind = "prompt" if isinstance(error, PromptError) else "privacy"
+            return Answer("error", name, error=f"{kind}: {error}")
+        reply = await self._reply(prepared, prepared.tier, name, funds)
+        problem = self._problem(prepared, reply)
+        spent, upper = reply.cost_nano, self._plan.route.escalate.to
+        if problem and upper is not None and upper != prepared.tier:
+            first, reply = reply, await self._reply(prepared, upper, name, funds)
+            spent += reply.cost_nano
+            if reply.failure is None:
+                problem = self._problem(prepared, reply)
+            else:
+                reply = replace(first, final=reply.final)
+        return self._answer(prepared, reply, name, problem, spent)
+
+    def _problem(self, prepared: Prepared, reply: _Reply) -> str | None:
+        return self._checks.problem(reply.stored.text, prepared.text) if reply.stored else None
+
+    def _answer(self, prepared: Prepared, reply: _Reply, name: str, problem: str | None, spent: int) -> Answer:
+        stored, status, error, text = reply.stored, reply.status, reply.failure, None
+        if stored is not None:
+            status, error = ("rejected", problem) if problem else ("ok", None)
+            try:
+                text = prepared.restored(stored.text, structured=self._plan.output_schema is not None)
+            except PrivacyError as failure:
+                status, error = "error", f"privacy: {failure}"
+        return Answer(
+            status,
+            name,
+            text=text,
+            error=error,
+            final=reply.final,
+            tier=reply.tier,
+            deployment=reply.lane.name,
+            model=reply.lane.deployment.model,
+            reused=reply.reused,
+            usage=Usage(stored.input_tokens, stored.output_tokens) if stored and not reply.reused else None,
+            cost_nano=spent,
+            saved_nano=stored.cost_nano if stored and reply.reused else 0,
+        )
+
+    async def _reply(self, prepared: Prepared, tier: Tier, name: str, funds: BatchFunds) -> _Reply:
+        """A tier's answer: from whoever is asking the same, from the store, or by calling."""
+        lanes = self._lanes[tier]
+        scope = reuse_scope(self._plan.route, self._plan.team, self._plan.caller, prepared.row_key)
+        keys = [lane.key.of(scope, prepared.messages) for lane in lanes]
+        while (asked := self._in_flight.get(keys[0])) is not None:
+            if (stored := await asyncio.shield(asked)) is not None:
+                return await self._reused(prepared, tier, name, stored)
+        mine = self._in_flight[keys[0]] = asyncio.get_running_loop().create_future()
+        answer: Stored | None = None
+        try:
+            reuse = self._plan.route.reuse
+            ttl = reuse.ttl if reuse.scope != "off" else 0
+            answer = await self._store.find(keys, run=self._run, ttl=ttl)
+            if answer is not None:
+                return await self._reused(prepared, tier, name, answer)
+            reply = await self._call(prepared, tier, name, funds, keys)
+            answer = reply.stored
+            return reply
+        finally:
+            del self._in_flight[keys[0]]
+            mine.set_result(answer)
+
+    async def _reused(self, prepared: Prepared, tier: Tier, name: str, stored: Stored) -> _Reply:
+        lane = next((lane for lane in self._lanes[tier] if lane.name == stored.deployment), self._lanes[tier][0])
+        settled = Settled(
+            attempt_id(),
+            datetime.now(UTC),
+            self._request(prepared, tier, name, lane),
+            "reused",
+            Usage(0, 0),
+            saved_nano=stored.cost_nano,
+        )
+        await self._settle(settled, prepared, stored.text)
+        return _Reply(stored, tier, lane, reused=True)
+
+    async def _call(
+        self, prepared: Prepared, tier: Tier, name: str, funds: BatchFunds, keys: Sequence[bytes]
+    ) -> _Reply:
+        """Lane after lane, attempt after attempt, until one answers or none is left."""
+        lanes = self._lanes[tier]
+        share = max(self._bound(prepared, lane) for lane in lanes)
+        held, spent, failure, final = False, 0, "no deployment", True
+        for lane, key in zip(lanes, keys, strict=True):
+            if (limit := lane.facts.context_tokens) and prepared.size / _BYTES_PER_TOKEN > limit:
+                failure = f"context_window: the row needs more than the {limit} tokens that {lane.name} takes"
+                continue
+            attempt = 0
+            while True:
+                if not held and (short := await funds.room(share)):
+                    reason = f"over_budget: no room left in budget {short}"
+                    return _Reply(None, tier, lane, cost_nano=spent, failure=reason, status="over_budget", final=False)
+                held, attempt = True, attempt + 1
+                outcome = await self._attempt(prepared, tier, name, lane, key, funds.hold_id, share)
+                spent += outcome.cost_nano
+                if outcome.stored is not None:
+                    return _Reply(outcome.stored, tier, lane, cost_nano=spent)
+                assert outcome.error is not None
+                failure = f"{outcome.error.kind}: {outcome.error}"
+                held = not outcome.error.billed
+                decision = decide(outcome.error, attempt=attempt, retry=self._plan.route.retry, rng=self._rng)
+                if isinstance(decision, Again):
+                    await asyncio.sleep(decision.seconds)
+                    continue
+                final = decision == "give up"
+                break
+            if final:
+                break
+        return _Reply(None, tier, lanes[-1], cost_nano=spent, failure=failure, status="error", final=final)
+
+    def _bound(self, prepared: Prepared, lane: Lane) -> int:
+        return lane.facts.rate.bound(
+            input_bytes=prepared.size, messages=len(prepared.messages), max_tokens=self._plan.max_tokens
+        )
+
+    async def _attempt(
+        self, prepared: Prepared, tier: Tier, name: str, lane: Lane, key: bytes, hold_id: str, share: int
+    ) -> _Attempted:
+        """One HTTP request: open, send, store, settle."""
+        request = self._request(prepared, tier, name, lane)
+        expected = prepared.size // 4 + self._plan.max_tokens
+        async with lane.pacer.slots:
+            await lane.pacer.wait(expected)
+            attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
+            await self._journal.open(attempt)
+            started = time.monotonic()
+            try:
+                reply = await lane.provider.complete(self._model_request(attempt.attempt_id, prepared, lane))
+            except VendorError as error:
+                if error.retry_after:
+                    lane.pacer.cool_down(error.retry_after)
+                outcome = _Attempted(None, error, share if error.billed else 0)
+                settled = self._failed(attempt, error, started)
+            else:
+                settled = self._succeeded(attempt, lane, reply, started)
+                if reply.usage:
+                    lane.pacer.used(expected=expected, actual=reply.usage.input + reply.usage.output)
+                stored = self._stored(reply, lane, settled.cost_nano)
+                await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
+                outcome = _Attempted(stored, None, settled.cost_nano)
+        await self._settle(settled, prepared, outcome.stored.text if outcome.stored else None)
+        return outcome
+
+    def _model_request(self, attempt: str, prepared: Prepared, lane: Lane) -> ModelRequest:
+        return ModelRequest(
+            attempt_id=attempt,
+            messages=prepared.messages,
+            max_tokens=self._plan.max_tokens,
+            output_schema=self._plan.output_schema,
+            timeout=lane.deployment.timeout,
+        )
+
+    def _succeeded(self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, started: float) -> Settled:
+        """The vendor's figure at the lane's price; without a figure the whole hold, until it is known."""
+        return Settled(
+            attempt.attempt_id,
+            datetime.now(UTC),
+            attempt.request,
+            "ok" if reply.usage else "unknown",
+            reply.usage,
+            cost_nano=lane.facts.rate.cost(reply.usage) if reply.usage else attempt.bound_nano,
+            latency_ms=_milliseconds(started),
+            error_type=None if reply.usage else "no_usage",
+        )
+
+    def _failed(self, attempt: OpenAttempt, error: VendorError, started: float) -> Settled:
+        """A definite refusal costs nothing and leaves its share held for the next attempt."""
+        return Settled(
+            attempt.attempt_id,
+            datetime.now(UTC),
+            attempt.request,
+            "unknown" if error.billed else "error",
+            None if error.billed else Usage(0, 0),
+            cost_nano=attempt.bound_nano if error.billed else 0,
+            latency_ms=_milliseconds(started),
+            error_type=error.kind,
+            keeps_hold=not error.billed,
+        )
+
+    def _stored(self, reply: ModelReply, lane: Lane, cost_nano: int) -> Stored:
+        usage = reply.usage or Usage(0, 0)
+        return Stored(
+            text=reply.text,
+            deployment=lane.name,
+            finish_reason=reply.finish_reason,
+            input_tokens=usage.input,
+            output_tokens=usage.output,
+            cost_nano=cost_nano,
+            run=self._run,
+            created_at=int(time.time()),
+        )
+
+    async def _settle(self, settled: Settled, prepared: Prepared, text: str | None) -> None:
+        self._recorder.call(settled, prompt=prepared.text, answer=text)
+        await self._journal.settle([settled])
+
+    def _request(self, prepared: Prepared, tier: Tier, name: str, lane: Lane) -> Request:
+        return Request(
+            request_id=name,
+            task=self._plan.task,
+            row_key=prepared.row_key,
+            route=self._plan.route_name,
+            tier=tier,
+            deployment=lane.name,
+            model=lane.deployment.model,
+            provider=lane.deployment.provider,
+            price_version=lane.facts.rate.version,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempted:
+    """What one HTTP request came to."""
+
+    stored: Stored | None
+    error: VendorError | None
+    cost_nano: int
+
+
+def _milliseconds(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,77 @@
+"""Names of requests: the same for the same thing, for ever.
+
+``request_id`` names a row's request across retries and clears; ``attempt_id`` is new for each HTTP request; the reuse
+key names an answer: two requests that could be answered differently never share one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from airflow_ai_provider.gateway.job import Caller, Message
+from airflow_ai_provider.policy import Deployment, Route
+
+_KEY_VERSION = 1
+"""Raised when the meaning of a stored answer changes; older answers are then not found."""
+
+
+def request_id(caller: Caller, row_key: str, step: str) -> str:
+    """32 hex digits from (dag, run, task, map index, row key, step)."""
+    parts = (caller.dag_id, caller.run_id, caller.task_id, caller.map_index, row_key, step)
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
+
+
+def attempt_id() -> str:
+    """32 hex digits that sort by time: 48 bits of milliseconds, then 80 random bits."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+def token_scope(route: Route, team: str, caller: Caller) -> str:
+    """Where a masked value keeps its token: as wide as answers are shared, so that equal rows stay equal."""
+    match route.reuse.scope:
+        case "team":
+            return f"team:{team}"
+        case "dag":
+            return f"dag:{team}:{caller.dag_id}"
+        case _:
+            return f"run:{team}:{caller.dag_id}:{caller.run_id}"
+
+
+def reuse_scope(route: Route, team: str, caller: Caller, row_key: str) -> str:
+    """Who shares an answer. With reuse off it is the row of this run alone: a retry still finds what was paid for."""
+    if route.reuse.scope == "off":
+        return f"row:{team}:{request_id(caller, row_key, 'reuse')}"
+    return token_scope(route, team, caller)
+
+
+def run_tag(caller: Caller) -> str:
+    """Names the run that paid for an answer."""
+    return hashlib.sha256(orjson.dumps((caller.dag_id, caller.run_id))).hexdigest()[:16]
+
+
+class ReuseKey:
+    """Makes the keys of one job's answers by one deployment; what is the same for all rows is hashed once."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        *,
+        max_tokens: int,
+        output_schema: Mapping[str, Any] | None,
+        prompt_version: str,
+    ) -> None:
+        place = (deployment.model, deployment.api_base, deployment.connection, deployment.params)
+        common = (_KEY_VERSION, place, max_tokens, output_schema, prompt_version)
+        self._common = hashlib.sha256(orjson.dumps(common, option=orjson.OPT_SORT_KEYS))
+
+    def of(self, scope: str, messages: Sequence[Message]) -> bytes:
+        """32 bytes for the masked ``messages`` of one row."""
+        digest = self._common.copy()
+        digest.update(orjson.dumps((scope, messages), option=orjson.OPT_SORT_KEYS))
+        return digest.digest()

@@ -1,0 +1,73 @@
+"""What is asked, and who asks: the values an operator hands to the heart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_ai_provider.rows.shard import Shard
+
+Row = Mapping[str, Any]
+Message = Mapping[str, Any]
+"""``{"role": "system" | "user" | "assistant", "content": str}``."""
+RowPrompt = Callable[[Row], "str | Sequence[Message]"]
+"""A function from a row to its prompt, or to whole messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The task instance on whose behalf calls are made; recorded with every one of them."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    try_number: int = 1
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MapJob:
+    """One prompt over every row of a source."""
+
+    source: str
+    sink: str
+    prompt: str | RowPrompt
+    """A sandboxed Jinja template over the row's columns, ``file:PATH`` of one, or a function."""
+    key: str
+    """Column that names a row, unique in the source; ``#row`` is the row's number, for files without one."""
+    team: str
+    route: str
+    system_prompt: str | None = None
+    output_schema: Mapping[str, Any] | None = None
+    """JSON schema the answer must satisfy."""
+    shard: Shard = field(default_factory=lambda: Shard(0, 1))
+    max_tokens: int | None = None
+    """Output limit in tokens; ``None`` takes the route's."""
+    batch_rows: int = 250
+    """Rows per batch, and per part of the sink."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapSummary:
+    """What came of a job; small enough for XCom, free of row data. Counts are rows."""
+
+    sink: str
+    rows: int
+    ok: int
+    reused: int
+    """Rows of ``ok`` that were answered from the response store."""
+    rejected: int
+    over_budget: int
+    error: int
+    skipped: int
+    """Rows in parts that an earlier try had finished; counted in the figures above as well."""
+    input_tokens: int
+    output_tokens: int
+    cost_usd: str
+    """What this try added to the ledger, as a decimal string."""
+    saved_usd: str
+    seconds: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """Rows by kind of error."""

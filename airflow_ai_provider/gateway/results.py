@@ -1,0 +1,113 @@
+"""Answers as rows of the output: the source's columns, then ours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_ai_provider.errors import SourceError
+from airflow_ai_provider.gateway.answer import Answer
+from airflow_ai_provider.ledger.money import usd_from_nano
+from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
+
+ROW_KEY_COLUMN = "row_number"
+"""Column of the key where the source has none of its own."""
+_OUTPUT = pa.schema(
+    [
+        *(pa.field(name, pa.string()) for name in ("answer", "status", "error", "tier", "deployment", "model")),
+        pa.field("reused", pa.bool_()),
+        pa.field("cost_usd", pa.decimal128(20, 10)),
+        pa.field("request_id", pa.string()),
+    ]
+)
+
+
+def check_output_columns(uri: str, columns: Sequence[str], key: str) -> None:
+    """Raise ``SourceError`` if a column of the source has the name of one that the output adds."""
+    added = [*_OUTPUT.names, *([ROW_KEY_COLUMN] if key == ROW_NUMBER_KEY else [])]
+    if clash := [name for name in columns if name in added]:
+        raise SourceError(
+            f"{uri}: column {', '.join(clash)} has the name of an output column; rename it in the source "
+            f"(the output adds {', '.join(added)})"
+        )
+
+
+def to_table(batch: pa.RecordBatch, keys: Sequence[str], key: str, answers: Sequence[Answer]) -> pa.Table:
+    """The output of one batch, row for row."""
+    columns: dict[str, list[Any]] = {
+        "answer": [a.text for a in answers],
+        "status": [a.status for a in answers],
+        "error": [a.error for a in answers],
+        "tier": [a.tier for a in answers],
+        "deployment": [a.deployment for a in answers],
+        "model": [a.model for a in answers],
+        "reused": [a.reused for a in answers],
+        "cost_usd": [usd_from_nano(a.cost_nano) for a in answers],
+        "request_id": [a.request_id for a in answers],
+    }
+    ours = pa.Table.from_pydict(columns, schema=_OUTPUT)
+    table = pa.Table.from_batches([batch])
+    if key == ROW_NUMBER_KEY:
+        table = table.add_column(0, ROW_KEY_COLUMN, pa.array([int(k) for k in keys], pa.int64()))
+    for name in _OUTPUT.names:
+        table = table.append_column(name, ours.column(name))
+    return table
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of rows and sums of money and tokens; parts add up to shards, shards to sinks."""
+
+    rows: int = 0
+    ok: int = 0
+    reused: int = 0
+    rejected: int = 0
+    over_budget: int = 0
+    error: int = 0
+    skipped: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_nano: int = 0
+    saved_nano: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> Tally:
+        by_status = Counter(answer.status for answer in answers)
+        used = [answer.usage for answer in answers if answer.usage]
+        return cls(
+            rows=len(answers),
+            ok=by_status["ok"],
+            reused=sum(answer.reused and answer.status == "ok" for answer in answers),
+            rejected=by_status["rejected"],
+            over_budget=by_status["over_budget"],
+            error=by_status["error"],
+            input_tokens=sum(usage.input for usage in used),
+            output_tokens=sum(usage.output for usage in used),
+            cost_nano=sum(answer.cost_nano for answer in answers),
+            saved_nano=sum(answer.saved_nano for answer in answers),
+            errors=Counter(answer.error.partition(":")[0] for answer in answers if answer.error),
+        )
+
+    @classmethod
+    def of_finished_part(cls, summary: dict[str, Any]) -> Tally:
+        """A part of an earlier try: its rows count, its money was spent then."""
+        known = ("rows", "ok", "reused", "rejected", "over_budget", "error")
+        counts = {name: int(summary.get(name, 0)) for name in known}
+        return cls(**counts, skipped=counts["rows"], errors=Counter(summary.get("errors", {})))
+
+    def add(self, other: Tally) -> None:
+        for name in self.__slots__:
+            if name == "errors":
+                self.errors.update(other.errors)
+            else:
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def to_summary(self) -> dict[str, Any]:
+        """As it stands in a part's footer and in manifests."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name != "errors"}
+        return {**plain, "errors": dict(self.errors)}

@@ -1,0 +1,258 @@
+"""Run a job: batches of a source through the gateway into a sink.
+
+Memory does not grow with rows: a bounded number of batches is under way, and each is written as a part and let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from airflow_ai_provider.audit.database import LedgerAuditStore
+from airflow_ai_provider.audit.recover import recover_open
+from airflow_ai_provider.audit.spool import Spool
+from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.gateway.gateway import Gateway, Plan
+from airflow_ai_provider.gateway.identity import token_scope
+from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
+from airflow_ai_provider.gateway.lanes import Lane, open_lanes
+from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
+from airflow_ai_provider.gateway.prepare import Preparer, open_masker
+from airflow_ai_provider.gateway.progress import Progress, progress_line
+from airflow_ai_provider.gateway.recorder import Recorder
+from airflow_ai_provider.gateway.results import Tally, to_table
+from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
+from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.ledger.attempts import recover
+from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.ledger.holds import TaskRef
+from airflow_ai_provider.ledger.journal import Journal
+from airflow_ai_provider.ledger.money import usd_from_nano
+from airflow_ai_provider.policy import Tier
+from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.rows.inspect import key_values
+from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.rows.sink import PartSink
+
+
+def run_map(job: MapJob, caller: Caller, settings: Settings, *, log: logging.Logger) -> MapSummary:
+    """Answer every row of a job's shard and write the parts; blocks until done.
+
+    Raises errors of ``airflow_ai_provider.errors``; a bad row is no error but a row with a status.
+    """
+    plan = plan_job(job, caller, settings)
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        log.info("%s", _parts_line(settings, ledger, plan, job))
+        return asyncio.run(_run(job, caller, settings, plan, ledger, log))
+
+
+async def _run(
+    job: MapJob, caller: Caller, settings: Settings, plan: JobPlan, ledger: Ledger, log: logging.Logger
+) -> MapSummary:
+    sink = PartSink(job.sink, fingerprint=plan.fingerprint, shard=job.shard, storage_options=settings.storage_options)
+    sink.begin()
+    async with _open_gateway(job, caller, settings, plan, ledger, log) as opened:
+        tally = opened.recovered
+        progress = Progress(log, tally, _rows_of_shard(plan.inspection.rows, job.batch_rows, job.shard))
+        reporter = asyncio.create_task(progress.report())
+        try:
+            await _Batches(job, plan, sink, opened.gateway, tally, opened.at_once).run()
+        finally:
+            reporter.cancel()
+        sink.commit(tally.to_summary())
+        log.info("%s", progress_line(tally, tally.rows, progress.seconds))
+        opened.summary = _summary(job, tally, progress.seconds)
+        return opened.summary
+
+
+@dataclass(slots=True)
+class _Opened:
+    """The parts of a running job."""
+
+    gateway: Gateway
+    at_once: int
+    """Batches under way at the same time."""
+    recovered: Tally
+    """What a dead predecessor's calls were captured at."""
+    summary: MapSummary | None = None
+
+
+@asynccontextmanager
+async def _open_gateway(
+    job: MapJob, caller: Caller, settings: Settings, plan: JobPlan, ledger: Ledger, log: logging.Logger
+) -> AsyncIterator[_Opened]:
+    """Open what the gateway needs, in the order of what each needs; close it in the reverse order, whatever happens."""
+    keyring = (
+        Keyring.from_mapping(settings.keyring) if settings.keyring else Keyring.open(settings.home / "keyring.json")
+    )
+    scope = token_scope(plan.route, job.team, caller)
+    masker = open_masker(plan.policy, plan.route, keyring, team=job.team, scope=scope)
+    lanes = open_lanes(
+        plan.policy,
+        plan.route,
+        settings,
+        max_tokens=plan.max_tokens,
+        output_schema=job.output_schema,
+        prompt_version=plan.renderer.version,
+    )
+    owner, task = uuid.uuid4().hex, _task_ref(job, caller)
+    spool = Spool(settings.home / "audit" / "spool")
+    with Trail(spool, LedgerAuditStore(ledger)) as trail:
+        recorder = Recorder(trail, hash_key=keyring.derive("audit-hashes"), caller=caller, job=job)
+        recorder.task_started(policy_digest=plan.policy.digest, shard=str(job.shard))
+        for recovery in recover_open(spool, datetime.now(UTC)):
+            trail.emit("segment.recovered", "unknown", **recovery.fields())
+        recovered = _settle_predecessor(ledger, task, owner, recorder, log)
+        store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring)
+        journal = Journal(ledger, owner)
+        gateway = Gateway(
+            Plan(
+                caller=caller,
+                task=task,
+                team=job.team,
+                route_name=job.route,
+                route=plan.route,
+                budgets=plan.budgets,
+                max_tokens=plan.max_tokens,
+                output_schema=job.output_schema,
+                owner=owner,
+            ),
+            preparer=Preparer(plan.renderer, plan.route, masker),
+            lanes=lanes,
+            checks=plan.checks,
+            store=store,
+            journal=journal,
+            recorder=recorder,
+        )
+        opened = _Opened(gateway, _batches_at_once(lanes, job.batch_rows), recovered)
+        error_type: str | None = None
+        try:
+            yield opened
+        except BaseException as error:
+            error_type = type(error).__name__
+            raise
+        finally:
+            await journal.close()
+            await store.close()
+            for lane in {lane.name: lane for tier in lanes.values() for lane in tier}.values():
+                await lane.provider.close()
+            recorder.task_finished(opened.summary, error_type)
+
+
+class _Batches:
+    """Feeds a bounded number of batches to the gateway and writes what comes back."""
+
+    def __init__(
+        self, job: MapJob, plan: JobPlan, sink: PartSink, gateway: Gateway, tally: Tally, at_once: int
+    ) -> None:
+        self._job = job
+        self._source = plan.source
+        self._sink = sink
+        self._gateway = gateway
+        self._tally = tally
+        self._at_once = at_once
+
+    async def run(self) -> None:
+        """Every batch of the shard that is not finished yet. After an error no new batch is begun; those under way end."""
+        tasks: set[asyncio.Task[None]] = set()
+        failures: list[BaseException] = []
+        batches = self._unfinished()
+        while not failures and (item := await asyncio.to_thread(next, batches, None)) is not None:
+            tasks.add(asyncio.create_task(self._one(*item)))
+            if len(tasks) >= self._at_once:
+                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                failures += [error for task in done if (error := task.exception())]
+        if tasks:
+            done, _ = await asyncio.wait(tasks)
+            failures += [error for task in done if (error := task.exception())]
+        if failures:
+            raise failures[0]
+
+    def _unfinished(self) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+        """(batch index, number of its first row, rows) of what this shard has still to do."""
+        first_row = 0
+        for index, batch in enumerate(self._source.batches(self._job.batch_rows)):
+            if self._job.shard.owns(index):
+                part = self._sink.finished(index)
+                if part is not None:
+                    self._tally.add(Tally.of_finished_part(dict(part.summary)))
+                else:
+                    yield index, first_row, batch
+            first_row += batch.num_rows
+
+    async def _one(self, index: int, first_row: int, batch: pa.RecordBatch) -> None:
+        keys = key_values(batch, self._job.key, first_row)
+        answers = await self._gateway.answer(batch.to_pylist(), keys)
+        done = Tally.of(answers)
+        final = all(answer.final for answer in answers)
+        table = to_table(batch, keys, self._job.key, answers)
+        await asyncio.to_thread(self._sink.write, index, table, summary=done.to_summary(), final=final)
+        self._tally.add(done)
+
+
+def _settle_predecessor(ledger: Ledger, task: TaskRef, owner: str, recorder: Recorder, log: logging.Logger) -> Tally:
+    """Capture what a dead try of this task left open, before anything new is sent."""
+    with ledger.write() as conn:
+        settled = recover(conn, task, owner, datetime.now(UTC))
+    for item in settled:
+        recorder.call(item, prompt=None, answer=None)
+    if settled:
+        log.warning("an earlier try died with %d calls in flight; they are in the ledger as unknown", len(settled))
+    return Tally(cost_nano=sum(item.cost_nano for item in settled))
+
+
+def _task_ref(job: MapJob, caller: Caller) -> TaskRef:
+    return TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
+
+
+def _batches_at_once(lanes: dict[Tier, tuple[Lane, ...]], batch_rows: int) -> int:
+    """Enough that a batch's last, slow rows leave no slot idle."""
+    slots = sum({lane.name: lane.deployment.concurrency for tier in lanes.values() for lane in tier}.values())
+    return 2 + -(-slots // batch_rows)
+
+
+def _rows_of_shard(rows: int, batch_rows: int, shard: Shard) -> int:
+    starts = range(shard.index * batch_rows, rows, shard.count * batch_rows)
+    return sum(min(batch_rows, rows - start) for start in starts)
+
+
+def _summary(job: MapJob, tally: Tally, seconds: float) -> MapSummary:
+    return MapSummary(
+        sink=job.sink,
+        rows=tally.rows,
+        ok=tally.ok,
+        reused=tally.reused,
+        rejected=tally.rejected,
+        over_budget=tally.over_budget,
+        error=tally.error,
+        skipped=tally.skipped,
+        input_tokens=tally.input_tokens,
+        output_tokens=tally.output_tokens,
+        cost_usd=f"{usd_from_nano(tally.cost_nano):.9f}",
+        saved_usd=f"{usd_from_nano(tally.saved_nano):.9f}",
+        seconds=round(seconds, 3),
+        errors=dict(tally.errors),
+    )
+
+
+def _parts_line(settings: Settings, ledger: Ledger, plan: JobPlan, job: MapJob) -> str:
+    """Which parts this task uses, embedded or real; without secrets."""
+    models = sorted({plan.policy.deployments[n].model for names in plan.route.tiers.values() for n in names})
+    parts = {
+        "ledger": ledger.place,
+        "response store": "Redis" if settings.cache_url else f"SQLite {settings.home / 'responses.db'}",
+        "audit": settings.archive_uri or str(settings.home / "audit"),
+        "models": ", ".join(models),
+        "masking": plan.route.masking,
+        "reuse": plan.route.reuse.scope,
+        "rows": f"{plan.inspection.rows:,} (shard {job.shard})",
+    }
+    return " · ".join(f"{name}: {value}" for name, value in parts.items())

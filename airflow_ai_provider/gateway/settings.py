@@ -1,0 +1,54 @@
+"""Where the heart finds its parts: plain values and resolvers, filled in by whoever calls it.
+
+The Airflow surface fills this from the ``[ai]`` section and connections; a notebook fills it by hand. Everything
+left ``None`` is the embedded default inside ``home``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach a model vendor. ``api_key`` never shows in ``repr``."""
+
+    api_base: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Further keyword arguments of the adapter, such as ``api_version`` or ``aws_region_name``."""
+
+
+def no_connections(conn_id: str) -> Endpoint:
+    """The resolver of an installation without connections: any use is an error."""
+    raise LookupError(f"connection {conn_id!r} cannot be resolved here: no connections are configured")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The parts of one installation."""
+
+    home: Path
+    """Folder of the embedded defaults: ``ledger.db``, ``responses.db``, ``audit/``, ``vectors/``, ``keyring.json``."""
+    policy_path: Path
+    ledger_url: str | None = field(default=None, repr=False)
+    """SQLAlchemy URL; ``None`` is SQLite in ``home``."""
+    cache_url: str | None = field(default=None, repr=False)
+    """``redis://…`` or ``rediss://…``; ``None`` is SQLite in ``home``."""
+    archive_uri: str | None = None
+    """Folder of the audit archive; ``None`` is ``home/audit/archive``."""
+    vectors_uri: str | None = field(default=None, repr=False)
+    """Milvus server ``http(s)://…``; ``None`` is Milvus Lite in ``home/vectors``."""
+    vectors_token: str | None = field(default=None, repr=False)
+    keyring: Mapping[str, Any] | None = field(default=None, repr=False)
+    """Contents of a keyring; ``None`` is the 0600 file in ``home``."""
+    endpoint: Callable[[str], Endpoint] = no_connections
+    """Resolves the ``connection`` of a deployment."""
+    database: Callable[[str], Any] | None = None
+    """Opens a DB-API connection by connection id, for ``sql://`` sources."""
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Passed to fsspec for object stores."""
