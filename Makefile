@@ -1,0 +1,57 @@
+# Everything runs inside .venv, which is made from uv.lock. The only things needed before are python3 ≥ 3.11 with
+# venv, and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+DEMO_HOME ?= .demo
+INPUT ?=
+PYTHON ?= $(shell scripts/find-python)
+UV := .tools/bin/uv
+RUN := .venv/bin
+# Compiled modules are kept: Airflow starts many processes, and each would compile some thousand modules anew.
+export PYTHONDONTWRITEBYTECODE :=
+STAMP := .venv/.installed
+STAMP_DEV := .venv/.installed-dev
+
+.PHONY: help install demo test standalone bench lint clean
+
+help: ## show this
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv from uv.lock
+
+demo: $(STAMP) ## answer the sample inquiries (or INPUT=file.csv|parquet) with no server, key or account
+	@DEMO_HOME="$(DEMO_HOME)" INPUT="$(INPUT)" $(RUN)/python scripts/demo.py
+
+standalone: $(STAMP) ## Airflow in a browser, with the demo's DAG and data
+	@DEMO_HOME="$(DEMO_HOME)" $(RUN)/python scripts/standalone.py
+
+test: $(STAMP_DEV) ## start the real servers, run every test, stop them
+	@$(RUN)/python scripts/ensure_services.py
+	@$(RUN)/python -m pytest $(ARGS)
+
+bench: $(STAMP_DEV) ## run the benchmarks and print their tables
+	@$(RUN)/python scripts/ensure_services.py
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(RUN)/python "$$script" || exit 1; done
+
+lint: $(STAMP_DEV) ## ruff, mypy, import contracts
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+clean: ## remove what the targets made, .demo included
+	rm -rf .venv .tools $(DEMO_HOME) .standalone .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(UV): requirements/uv.txt
+	@test -n "$(PYTHON)" || { echo "python3 3.11, 3.12 or 3.13 is needed and none was found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear .tools || { echo "python3 has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+
+$(STAMP): $(UV) uv.lock pyproject.toml
+	@test -e $(STAMP_DEV) || $(UV) sync --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all --no-default-groups
+	@test ! -e $(STAMP_DEV) || $(UV) sync --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all --group dev
+	@touch $@
+
+$(STAMP_DEV): $(UV) uv.lock pyproject.toml
+	@$(UV) sync --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all --group dev
+	@touch $(STAMP) $@
