@@ -1,0 +1,102 @@
+"""A finished sink as one file: every row once, or no file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rows_place import Place
+
+from airflow_ai_provider.errors import SinkError, SourceError
+from airflow_ai_provider.rows.result import gather
+from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.rows.sink import PartSink
+from airflow_ai_provider.rows.source import open_source
+
+ODD = 'a "quoted", text\nover lines 汉字 😀'
+
+
+def write(place: Place, *tables: pa.Table, commit: bool = True) -> str:
+    sink = PartSink(place.uri("sink"), fingerprint="f", shard=Shard(0, 1), storage_options=place.options)
+    sink.begin()
+    for batch, table in enumerate(tables):
+        sink.write(batch, table, summary={}, final=True)
+    if commit:
+        sink.commit({})
+    return place.uri("sink")
+
+
+def rows(first: int, answer: str | None) -> pa.Table:
+    return pa.table(
+        {
+            "id": [str(first), str(first + 1)],
+            "answer": pa.array([answer, ""], pa.string()),
+            "tags": [["a"], []],
+            "cost": pa.array([Decimal("0.10"), None], pa.decimal128(20, 10)),
+        }
+    )
+
+
+def test_parquet_csv_and_jsonl_hold_every_row_in_order(place: Place) -> None:
+    sink = write(place, rows(1, ODD), rows(3, None))
+    for name in ("all.parquet", "all.csv", "all.jsonl"):
+        assert gather(sink, place.uri(name), key="id", storage_options=place.options) == 4
+    assert pq.read_table(io.BytesIO(place.get("all.parquet")))["answer"].to_pylist() == [ODD, "", None, ""]
+    lines = list(csv.DictReader(io.StringIO(place.get("all.csv").decode(), newline="")))
+    assert [line["answer"] for line in lines] == [ODD, "", "", ""]
+    assert lines[0]["tags"] == '["a"]'
+    objects = [json.loads(line) for line in place.get("all.jsonl").splitlines()]
+    assert objects[0] == {"id": "1", "answer": ODD, "tags": ["a"], "cost": "0.1000000000"}
+    assert [one["answer"] for one in objects] == [ODD, "", None, ""]
+
+
+@pytest.mark.parametrize("name", ["all.parquet", "all.csv", "all.jsonl"])
+def test_the_result_is_a_source_again(place: Place, name: str) -> None:
+    gather(write(place, rows(1, ODD), rows(3, "x")), place.uri(name), key=None, storage_options=place.options)
+    source = open_source(place.uri(name), storage_options=place.options)
+    assert [value for batch in source.batches(3) for value in batch["answer"].to_pylist()] == [ODD, "", "x", ""]
+
+
+@pytest.mark.parametrize("name", ["all.parquet", "all.csv", "all.jsonl"])
+def test_a_sink_without_rows_gives_a_file_without_rows(place: Place, name: str) -> None:
+    sink = write(place, rows(1, "x").slice(0, 0))
+    assert gather(sink, place.uri(name), key="id", storage_options=place.options) == 0
+    assert name in place.names("")
+
+
+def test_a_key_that_is_there_twice_leaves_no_file(place: Place) -> None:
+    sink = write(place, rows(1, "x"), rows(2, "y"))
+    with pytest.raises(SourceError, match="'2' in rows 2, 3"):
+        gather(sink, place.uri("all.csv"), key="id", storage_options=place.options)
+    assert place.names("") == ["sink"]
+
+
+def test_rows_that_are_not_what_the_manifest_says_leave_no_file(place: Place) -> None:
+    sink = write(place, rows(1, "x"), rows(3, "y"))
+    shorter = io.BytesIO()
+    pq.write_table(rows(1, "x").slice(0, 1), shorter)
+    place.put("sink/part-00000-000000.parquet", shorter.getvalue())
+    with pytest.raises(SourceError, match="hold 3 rows, its manifest says 4"):
+        gather(sink, place.uri("all.csv"), key=None, storage_options=place.options)
+    assert place.names("") == ["sink"]
+
+
+def test_an_unfinished_sink_is_refused(place: Place) -> None:
+    sink = write(place, rows(1, "x"), commit=False)
+    with pytest.raises(SourceError, match="not a finished sink"):
+        gather(sink, place.uri("all.csv"), key="id", storage_options=place.options)
+
+
+def test_a_target_of_another_kind_or_inside_the_sink_is_refused(place: Place) -> None:
+    sink = write(place, rows(1, "x"))
+    with pytest.raises(SinkError, match=r"expected a name ending in \.parquet"):
+        gather(sink, place.uri("all.xlsx"), key=None, storage_options=place.options)
+    with pytest.raises(SinkError, match="own folder"):
+        gather(sink, place.uri("sink/all.csv"), key=None, storage_options=place.options)
+    with pytest.raises(SourceError, match="key column nope is missing; its columns are id"):
+        gather(sink, place.uri("all.csv"), key="nope", storage_options=place.options)
