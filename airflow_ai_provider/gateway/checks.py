@@ -54,8 +54,11 @@ def _schema_problem(validator: Draft202012Validator, answer: str) -> str | None:
 
 def _ungrounded(answer: str, prompt: str) -> str | None:
     """The first figure of the answer that does not stand in the prompt."""
+    figures = {figure: _plain(figure) for figure in _NUMBER.findall(answer)}
+    if not figures:
+        return None
     known = {_plain(figure) for figure in _NUMBER.findall(prompt)}
-    return next((figure for figure in _NUMBER.findall(answer) if _plain(figure) not in known), None)
+    return next((figure for figure, plain in figures.items() if plain not in known), None)
 
 
 def _plain(figure: str) -> str:

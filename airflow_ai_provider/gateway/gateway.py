@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+import orjson
+
 from airflow_ai_provider.errors import PrivacyError, PromptError, VendorError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
 from airflow_ai_provider.gateway.checks import AnswerChecks
@@ -88,6 +90,7 @@ class Gateway:
         self._journal = journal
         self._recorder = recorder
         self._run = run_tag(plan.caller)
+        self._schema_bytes = len(orjson.dumps(plan.output_schema)) if plan.output_schema else 0
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
         self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
 
@@ -234,7 +237,9 @@ class Gateway:
 
     def _bound(self, prepared: Prepared, lane: Lane) -> int:
         return lane.facts.rate.bound(
-            input_bytes=prepared.size, messages=len(prepared.messages), max_tokens=self._plan.max_tokens
+            input_bytes=prepared.size + self._schema_bytes,
+            messages=len(prepared.messages),
+            max_tokens=self._plan.max_tokens,
         )
 
     async def _attempt(

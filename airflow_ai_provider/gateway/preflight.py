@@ -96,7 +96,7 @@ def _finding(look: Callable[[], Any], place: str = "") -> list[str]:
 
 
 def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, inspection: Inspection) -> str:
-    """A retry that finds the same fingerprint may keep finished parts. Budgets are left out: raising one changes no row."""
+    """A retry that finds the same fingerprint keeps finished parts. Budgets are left out: raising one changes no row."""
     route = policy.routes[job.route]
     used = sorted({name for names in route.tiers.values() for name in names})
     parts = {

@@ -6,6 +6,7 @@ Memory does not grow with rows: a bounded number of batches is under way, and ea
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -161,7 +162,7 @@ class _Batches:
         self._at_once = at_once
 
     async def run(self) -> None:
-        """Every batch of the shard that is not finished yet. After an error no new batch is begun; those under way end."""
+        """Every batch of the shard that is not finished yet. After an error none is begun, and those under way end."""
         tasks: set[asyncio.Task[None]] = set()
         failures: list[BaseException] = []
         batches = self._unfinished()
@@ -176,25 +177,29 @@ class _Batches:
         if failures:
             raise failures[0]
 
-    def _unfinished(self) -> Iterator[tuple[int, int, pa.RecordBatch]]:
-        """(batch index, number of its first row, rows) of what this shard has still to do."""
+    def _unfinished(self) -> Iterator[tuple[int, list[str], pa.RecordBatch]]:
+        """(batch index, keys, rows) of what this shard has still to do.
+
+        A finished part counts only if it is of the same keys: a query without an order may deal its rows anew.
+        """
         first_row = 0
         for index, batch in enumerate(self._source.batches(self._job.batch_rows)):
             if self._job.shard.owns(index):
+                keys = key_values(batch, self._job.key, first_row)
                 part = self._sink.finished(index)
-                if part is not None:
+                if part is not None and part.summary.get("keys") == _digest(keys):
                     self._tally.add(Tally.of_finished_part(dict(part.summary)))
                 else:
-                    yield index, first_row, batch
+                    yield index, keys, batch
             first_row += batch.num_rows
 
-    async def _one(self, index: int, first_row: int, batch: pa.RecordBatch) -> None:
-        keys = key_values(batch, self._job.key, first_row)
+    async def _one(self, index: int, keys: list[str], batch: pa.RecordBatch) -> None:
         answers = await self._gateway.answer(batch.to_pylist(), keys)
         done = Tally.of(answers)
         final = all(answer.final for answer in answers)
         table = to_table(batch, keys, self._job.key, answers)
-        await asyncio.to_thread(self._sink.write, index, table, summary=done.to_summary(), final=final)
+        summary = {**done.to_summary(), "keys": _digest(keys)}
+        await asyncio.to_thread(self._sink.write, index, table, summary=summary, final=final)
         self._tally.add(done)
 
 
@@ -207,6 +212,10 @@ def _settle_predecessor(ledger: Ledger, task: TaskRef, owner: str, recorder: Rec
     if settled:
         log.warning("an earlier try died with %d calls in flight; they are in the ledger as unknown", len(settled))
     return Tally(cost_nano=sum(item.cost_nano for item in settled))
+
+
+def _digest(keys: list[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
 
 def _task_ref(job: MapJob, caller: Caller) -> TaskRef:

@@ -82,8 +82,8 @@ def _hits(rows: list[tuple[float, dict[str, str]]]) -> list[Hit]:
 
 
 def context_text(hits: Sequence[Hit]) -> str:
-    """Numbered passages with their titles, for a prompt; empty when there are no hits."""
-    return "\n\n".join(f"[{hit.rank}] {_label(hit)}\n{_compact(hit.text)}" for hit in hits)
+    """Numbered passages under their titles as Markdown headings, for a prompt; empty when there are no hits."""
+    return "\n\n".join(f"## [{hit.rank}] {_label(hit)}\n{_compact(hit.text)}" for hit in hits)
 
 
 def _compact(text: str) -> str:

@@ -102,5 +102,5 @@ def test_top_k_out_of_range_is_refused(store: MilvusStore, top_k: int) -> None:
 def test_context_text_numbers_the_passages() -> None:
     """Titles lead, blank lines inside a passage go."""
     hits = [Hit("a.md", "Refunds", "How long", "One.\n\n\nTwo.", 1, 3.0), Hit("b.md", "Cards", "", "Three.", 2, 1.0)]
-    assert context_text(hits) == "[1] Refunds > How long\nOne.\nTwo.\n\n[2] Cards\nThree."
+    assert context_text(hits) == "## [1] Refunds > How long\nOne.\nTwo.\n\n## [2] Cards\nThree."
     assert context_text([]) == ""
