@@ -1,0 +1,99 @@
+"""Secrets that are written for machines: API keys of known vendors, tokens, private keys, credentials in URLs.
+
+The prefixes are those that the vendors document. A key with a known prefix is found whatever follows it looks like;
+passwords are found only where an assignment names them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from airflow_ai_provider.privacy.normalise import LETTER, View
+from airflow_ai_provider.privacy.regex import compile_bytes
+from airflow_ai_provider.privacy.spans import Span
+
+_ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
+
+_KEYS = compile_bytes(
+    b"|".join(
+        (
+            rb"sk-[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic (sk-ant-), OpenRouter, DeepSeek, LiteLLM
+            rb"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",  # AWS access key id
+            rb"gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,}",
+            rb"xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}",  # Slack
+            rb"hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9/_-]{20,}",
+            rb"AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{20,}|ya29\.[A-Za-z0-9_-]{20,}",  # Google
+            rb"gl(?:pat|dt|rt|cbt|ptt|ft|soat|agent)-[A-Za-z0-9_.-]{20,}",  # GitLab
+            rb"hf_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{30,}|r8_[A-Za-z0-9]{30,}|xai-[A-Za-z0-9]{30,}",
+            rb"pplx-[A-Za-z0-9]{30,}|nvapi-[A-Za-z0-9_-]{30,}|tvly-[A-Za-z0-9-]{20,}|lsv2_[a-z]{2}_[A-Za-z0-9_]{30,}",
+            rb"npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}|rubygems_[a-f0-9]{48}",
+            rb"do[opr]_v1_[a-f0-9]{64}|dapi[a-f0-9]{32}|hvs\.[A-Za-z0-9_-]{20,}|glsa_[A-Za-z0-9]{32}_[a-f0-9]{8}",
+            rb"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{32,64}|key-[a-f0-9]{32}",  # SendGrid, Mailgun
+            rb"(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9]{24,}|sq0[a-z]{3}-[A-Za-z0-9_-]{22,}",
+            rb"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|ATATT3[A-Za-z0-9_=-]{30,}|PMAK-[a-f0-9]{24}-[a-f0-9]{34}",
+            rb"LTAI[A-Za-z0-9]{12,26}|AKID[A-Za-z0-9]{13,40}",  # Alibaba Cloud, Tencent Cloud
+            rb"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",  # Telegram bot
+            rb"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # JWT
+            rb"AGE-SECRET-KEY-1[A-Z0-9]{58}",
+        )
+    )
+)
+_PRIVATE_KEY = compile_bytes(rb"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
+_PRIVATE_KEY_END = re.compile(rb"-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
+# A password in a URL may hold anything but a blank or a slash; brackets are left to IPv6 hosts.
+_URL = compile_bytes(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[!-.0-9;-Z^-~]*:[!-.0-Z^-~\xe0]+|[A-Za-z0-9_.-]{16,})@[!-~\xe0]+")
+_URL_TRAILING = b".,;:!?)'\"]}>`"
+_ASSIGNMENT = compile_bytes(
+    rb"(?i:password|passwd|pwd|passphrase|secret(?:[_-]?(?:access[_-]?)?key)?|api[_-]?key|access[_-]?key|"
+    rb"account[_-]?key|auth[_-]?token|access[_-]?token|client[_-]?secret)"
+    rb"[\"']? ?[=:] ?[\"']?[!#-&(-+\--:<-Z^-~]{6,}"
+)
+_BEARER = compile_bytes(rb"(?i:bearer|basic) [A-Za-z0-9._~+/=-]{20,}")
+_VALUE = re.compile(rb"[\"']? ?[=:] ?[\"']?")
+
+
+def find_secrets(view: View) -> Iterator[Span]:
+    """Yield secrets. A URL with credentials is one span, so that user, password and host go together."""
+    data = view.data
+    for start, end in _all(data):
+        if end > start:
+            yield Span(*view.original(start, end), "secret")
+
+
+def _all(data: bytes) -> Iterator[tuple[int, int]]:
+    for match in _KEYS.finditer(data):
+        if not (match.start() and data[match.start() - 1] in _ALNUM):
+            yield match.span()
+    if b"PRIVATE KEY" in data:
+        yield from _private_keys(data)
+    if b"://" in data and b"@" in data:
+        for match in _URL.finditer(data):
+            yield match.start(), match.start() + len(match.group().rstrip(_URL_TRAILING))
+    if b"=" in data or b":" in data:
+        yield from _assigned(data)
+    if b"uthorization" in data or b"AUTHORIZATION" in data or b"earer " in data:
+        for match in _BEARER.finditer(data):
+            yield data.index(b" ", match.start()) + 1, match.end()
+
+
+def _private_keys(data: bytes) -> Iterator[tuple[int, int]]:
+    """A key without its end is masked to the end of the text."""
+    position = 0
+    for match in _PRIVATE_KEY.finditer(data):
+        if match.start() < position:
+            continue
+        closing = _PRIVATE_KEY_END.search(data, match.end())
+        position = closing.end() if closing else len(data)
+        yield match.start(), position
+
+
+def _assigned(data: bytes) -> Iterator[tuple[int, int]]:
+    """The value behind ``password=`` and the like. After a colon it must hold a digit: prose has colons too."""
+    for match in _ASSIGNMENT.finditer(data):
+        sign = _VALUE.search(data, match.start(), match.end())
+        if sign is None:
+            continue
+        value = data[sign.end() : match.end()].rstrip(b".")
+        if b"=" in sign.group() or any(48 <= char <= 57 for char in value):
+            yield sign.end(), sign.end() + len(value)

@@ -1,0 +1,119 @@
+"""Text as one byte per character, so that patterns see through full-width forms and offsets survive.
+
+RE2 runs fastest on bytes, and its offsets are byte offsets. Every character therefore becomes exactly one byte:
+
+- ASCII stays itself; full-width and mathematical letters, digits of every script, dashes and spaces become the
+  ASCII character they stand for;
+- Chinese, Japanese and Korean characters become ``WIDE``: no word boundary, unlike ``\\b`` would have it;
+- any other letter becomes ``LETTER``, any other symbol ``SYMBOL``, a middle dot ``DOT``;
+- invisible characters (zero-width, soft hyphen, direction marks, variation selectors) are dropped, and ``View``
+  keeps the way back to the original offsets.
+
+NFKC is not used on whole texts: it changes lengths.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+
+WIDE = 0xC0
+LETTER = 0xE0
+SYMBOL = 0x80
+DOT = 0xB7
+INVISIBLE = 0xAD
+
+_BRACKETS = {ord(char): ord("[") for char in "【〔〖［"} | {ord(char): ord("]") for char in "】〕〗］"}
+_DOTS = frozenset(map(ord, "·•・‧∙⋅･"))
+_DASHES = frozenset(map(ord, "−‐‑‒–—―﹘﹣－⁃"))
+# Besides category Cf: combining grapheme joiner, Hangul fillers, variation selectors, the keycap mark.
+_HIDDEN = frozenset([0x034F, 0x115F, 0x1160, 0x3164, 0xFFA0, 0x20E3, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
+_WIDE_NAMES = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC")
+
+
+def is_invisible(code: int) -> bool:
+    """Whether a character shows nothing and takes no room, so that it can hide inside a number."""
+    return code in _HIDDEN or (code > 0x7F and unicodedata.category(chr(code)) == "Cf")
+
+
+def is_wide(code: int) -> bool:
+    """Whether a character belongs to a script written without spaces between words."""
+    if 0x4E00 <= code <= 0x9FFF:
+        return True
+    char = chr(code)
+    return char.isalpha() and unicodedata.name(char, "").startswith(_WIDE_NAMES)
+
+
+def _byte(code: int) -> int:
+    """The byte that stands for a code point."""
+    if code < 0x80:
+        return code
+    if 0x4E00 <= code <= 0x9FFF:
+        return WIDE
+    if is_invisible(code):
+        return INVISIBLE
+    if code in _BRACKETS:
+        return _BRACKETS[code]
+    if code in _DOTS:
+        return DOT
+    if code in _DASHES:
+        return ord("-")
+    return _folded_byte(chr(code))
+
+
+def _folded_byte(char: str) -> int:
+    digit = unicodedata.decimal(char, None)
+    if digit is not None:
+        return ord("0") + int(digit)
+    category = unicodedata.category(char)
+    if category == "Zs":
+        return ord(" ")
+    if category == "Pd":
+        return ord("-")
+    # Superscripts and circled digits are numbering, not part of the number they stand next to.
+    if category != "No":
+        folded = unicodedata.normalize("NFKC", char)
+        if len(folded) == 1 and folded.isascii():
+            return ord(folded)
+    if is_wide(ord(char)):
+        return WIDE
+    return LETTER if category[0] in "LM" else SYMBOL
+
+
+class _ByteTable(dict[int, str]):
+    """``str.translate`` table, filled as characters are met: at most one entry per Unicode code point."""
+
+    def __missing__(self, code: int) -> str:
+        value = self[code] = chr(_byte(code))
+        return value
+
+
+_TABLE = _ByteTable()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A text as patterns see it."""
+
+    text: str
+    data: bytes
+    """One byte per visible character of ``text``."""
+    positions: list[int] | None
+    """Offset in ``text`` of each byte of ``data``; ``None`` when they are the same."""
+
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """The offsets in ``text`` of ``data[start:end]``, which must not be empty."""
+        if self.positions is None:
+            return start, end
+        return self.positions[start], self.positions[end - 1] + 1
+
+
+def view(text: str) -> View:
+    """Return ``text`` as patterns see it."""
+    if text.isascii():
+        return View(text, text.encode("ascii"), None)
+    data = text.translate(_TABLE).encode("latin-1")
+    if INVISIBLE not in data:
+        return View(text, data, None)
+    positions = [index for index, byte in enumerate(data) if byte != INVISIBLE]
+    return View(text, data.replace(bytes([INVISIBLE]), b""), positions)

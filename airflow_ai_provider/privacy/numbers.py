@@ -1,0 +1,273 @@
+"""Numbers written in digits: one separator-tolerant pass finds runs, then classifiers decide on windows of groups.
+
+Two tiers. A window that its validator accepts is found anywhere, unless letters or further digits touch it: then it
+is part of a longer identifier. A window that no validator accepts is still found next to a word that says what it
+is ("card no", 身份证): a number with a typing error is personal too.
+
+The work is linear: a run has groups of digits, a window holds at most ``_WINDOW`` groups and 20 digits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from airflow_ai_provider.privacy import phones, validators
+from airflow_ai_provider.privacy.normalise import LETTER, View
+from airflow_ai_provider.privacy.regex import compile_bytes
+from airflow_ai_provider.privacy.spans import Span
+
+_SEPARATORS = b" ./()_\xb7-"
+_RUN = compile_bytes(rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6,}")
+_GROUP = re.compile(rb"[0-9]+")
+_WINDOW = 7
+_MAX_DIGITS = 20
+_MONEY = b"$"
+_PRICE = re.compile(rb"\.[0-9]{1,2}(?![0-9])")
+
+_WORD = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
+_LETTERS = _WORD - frozenset(b"0123456789")
+_TIGHT = re.compile(rb"[0-9 ._\xb7-]+")
+"""Separators inside card and identity numbers; phone numbers have brackets and slashes as well."""
+
+_CONTEXT_BEFORE = 40
+_CONTEXT_GAP = re.compile(r"[^0-9\[\].。；;\n\r!?！？]{0,16}")
+
+
+class Window(NamedTuple):
+    """Neighbouring digit groups of one run. Offsets count bytes of the view."""
+
+    data: bytes
+    start: int
+    end: int
+    digits: bytes
+    groups: Sequence[tuple[int, int]]
+    """Start and end of each group."""
+
+    def written(self) -> bytes:
+        """The window as it stands in the text, with its separators."""
+        return self.data[self.start : self.end]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberKind:
+    """A type of number: how it is validated, and the words that announce it."""
+
+    entity: str
+    accept: Callable[[View, Window], tuple[int, int] | None]
+    """Start and end of the number if the window is one: the ends may take in a ``+``, a check letter, an extension."""
+    valid: frozenset[int]
+    """How many digits a valid one has (without a check letter)."""
+    words: re.Pattern[str]
+    digits: tuple[int, int]
+    """Fewest and most digits that are found by context alone."""
+
+
+def _card(_: View, window: Window) -> tuple[int, int] | None:
+    if not validators.card(window.digits):
+        return None
+    sizes = [end - start for start, end in window.groups]
+    regular = len(sizes) == 1 or min(sizes[:-1]) >= 3 or max(sizes) == 1
+    return (window.start, window.end) if regular and _TIGHT.fullmatch(window.written()) else None
+
+
+def _cn_id(_: View, window: Window) -> tuple[int, int] | None:
+    digits = window.digits
+    if not _TIGHT.fullmatch(window.written()):
+        return None
+    if len(digits) == 15:
+        return (window.start, window.end) if len(window.groups) <= 3 and validators.cn_id_15(digits) else None
+    if len(digits) == 18:
+        return (window.start, window.end) if validators.cn_id(digits[:17], digits[17:]) else None
+    end = _letter_x(window.data, window.end)
+    return (window.start, end) if end and validators.cn_id(digits, b"X") else None
+
+
+def _letter_x(data: bytes, end: int) -> int:
+    """Where a check letter X that follows ``end`` ends, or 0."""
+    position = end + 1 if data[end : end + 1] in (b" ", b"-", b".") else end
+    if data[position : position + 1] in (b"X", b"x") and not _is_in(data, position + 1, _WORD):
+        return position + 1
+    return 0
+
+
+def _phone(view: View, window: Window) -> tuple[int, int] | None:
+    data = window.data
+    start = _phone_start(data, window.start, window.end)
+    if start and data[start - 1] in _MONEY:
+        return None
+    if len(window.groups) == 1 and (_is_decimal(data, window.start) or _PRICE.match(data, window.end)):
+        return None
+    if phones.is_phone(data[start : window.end], window.digits, _neighbours(data, window.start, window.end)):
+        return start, phones.extension_end(view, window.end)
+    return None
+
+
+def _phone_start(data: bytes, start: int, end: int) -> int:
+    """Take in what belongs to the number before its first digit: ``+``, and ``(`` if it closes before ``end``."""
+    if start and data[start - 1] == 43:
+        start -= 1
+    elif start > 1 and data[start - 2 : start] == b"+ ":
+        return start - 2
+    if start and data[start - 1] == 40 and data.count(b")", start, end) > data.count(b"(", start, end):
+        start -= 1
+    return start
+
+
+def _neighbours(data: bytes, start: int, end: int) -> bytes:
+    """The separators by which further groups of digits join on, before and after."""
+    before, after = data[max(0, start - 2) : start], data[end : end + 2]
+    return (before[-1:] if before[:1].isdigit() else b"") + (after[:1] if after[1:].isdigit() else b"")
+
+
+def _is_decimal(data: bytes, start: int) -> bool:
+    """Whether the digits at ``start`` are the decimals of a number, whose whole part has at most 6 digits."""
+    before = data[max(0, start - 8) : start]
+    return before[-1:] == b"." and before[-2:-1].isdigit() and not (len(before) == 8 and before[:-1].isdigit())
+
+
+def _is_in(data: bytes, position: int, members: frozenset[int]) -> bool:
+    return 0 <= position < len(data) and data[position] in members
+
+
+# A word ends here; the stop of an abbreviation belongs to it, any other ends the sentence.
+_WORD_ENDS = r"(?![A-Za-z_])(?:(?<=no|nr)\.|(?<=tel|num)\.)?"
+CN_ID = NumberKind(
+    "cn_id",
+    _cn_id,
+    frozenset({15, 17, 18}),
+    re.compile(
+        rf"身份证|身份証|身分證|证件号|公民身份号码|\b(?:id card|identity (?:card|number)|resident id){_WORD_ENDS}",
+        re.I,
+    ),
+    (14, 20),
+)
+CARD = NumberKind(
+    "card",
+    _card,
+    frozenset(range(12, 20)),
+    re.compile(
+        rf"卡号|卡號|银行卡|信用卡|储蓄卡|借记卡|账号|帐号|账户"
+        rf"|\b(?:(?:credit|debit|bank|payment) ?card|card ?(?:no|num|number|nr)|visa|mastercard|amex|pan)"
+        rf"{_WORD_ENDS}",
+        re.I,
+    ),
+    (10, 20),
+)
+PHONE = NumberKind(
+    "phone",
+    _phone,
+    frozenset(range(7, 18)),
+    re.compile(
+        rf"电话|電話|手机|手機|联系方式|联系|聯繫|致电|拨打|座机|传真|热线|熱線"
+        rf"|\b(?:tel|telephone|phone|mobile|cell|cellphone|fax|whatsapp|call|dial|sms)"
+        rf"(?: ?(?:me|us|him|her|at|on|no|num|number|nr))*{_WORD_ENDS}",
+        re.I,
+    ),
+    (7, _MAX_DIGITS),
+)
+NUMBER_KINDS = (CN_ID, CARD, PHONE)
+"""In the order in which they claim a window: the stricter the validator, the earlier."""
+
+
+def find_numbers(view: View, kinds: Sequence[NumberKind]) -> Iterator[Span]:
+    """Yield spans of ``view.text`` for numbers of the given kinds."""
+    for match in _RUN.finditer(view.data):
+        yield from _Run(view, kinds, *match.span()).spans()
+
+
+class _Run:
+    """One maximal row of digit groups and separators."""
+
+    def __init__(self, view: View, kinds: Sequence[NumberKind], start: int, end: int) -> None:
+        self.view = view
+        self.kinds = kinds
+        self.groups = [match.span() for match in _GROUP.finditer(view.data, start, end)]
+        self.before_is_word = _is_in(view.data, start - 1, _WORD)
+        self.after_is_letter = _is_in(view.data, end, _LETTERS)
+
+    def spans(self) -> Iterator[Span]:
+        free = 0
+        index = 0
+        while index < len(self.groups):
+            found = self._validated(index)
+            if found is None:
+                index += 1
+                continue
+            upto, span = found
+            yield from self._announced(free, index)
+            yield span
+            free = index = upto
+        yield from self._announced(free, len(self.groups))
+
+    def _window(self, first: int, upto: int) -> Window:
+        groups = self.groups[first:upto]
+        data = self.view.data
+        start, end = groups[0][0], groups[-1][1]
+        return Window(data, start, end, data[start:end].translate(None, _SEPARATORS), groups)
+
+    def _validated(self, first: int) -> tuple[int, Span] | None:
+        """The longest valid number that starts with a group, and the index of the group after it."""
+        if first == 0 and self.before_is_word:
+            return None
+        for upto in self._reach(first):
+            window = self._window(first, upto)
+            count = len(window.digits)
+            for kind in self.kinds:
+                ends = kind.accept(self.view, window) if count in kind.valid else None
+                if ends and not (upto == len(self.groups) and self.after_is_letter and ends[1] == window.end):
+                    return upto, Span(*self.view.original(*ends), kind.entity)
+        return None
+
+    def _reach(self, first: int) -> Iterator[int]:
+        """Ends of the windows worth trying, longest first."""
+        count = len(self.groups)
+        if first == 0 and _WINDOW < count <= _MAX_DIGITS:
+            yield count  # every digit on its own
+        ends = []
+        total = 0
+        for index in range(first, min(first + _WINDOW, count)):
+            start, end = self.groups[index]
+            total += end - start
+            if total > _MAX_DIGITS:
+                break
+            if total >= 7:
+                ends.append(index + 1)
+        yield from reversed(ends)
+
+    def _announced(self, first: int, upto: int) -> Iterator[Span]:
+        """A number that failed its validator but stands behind a word that names its kind."""
+        if first >= upto:
+            return
+        digits = 0
+        last = first
+        for last in range(first, upto):
+            size = self.groups[last][1] - self.groups[last][0]
+            if digits + size > _MAX_DIGITS:
+                break
+            digits += size
+        else:
+            last = upto
+        if last == first or digits < 7:
+            return
+        start, end = self.groups[first][0], self.groups[last - 1][1]
+        if phones.is_date(self.view.data[start:end]):
+            return
+        start, end = self.view.original(start, end)
+        kinds = [kind for kind in self.kinds if kind.digits[0] <= digits <= kind.digits[1]]
+        named = _kind_named_before(self.view.text, start, kinds)
+        if named is not None:
+            yield Span(start, end, named.entity)
+
+
+def _kind_named_before(text: str, start: int, kinds: Sequence[NumberKind]) -> NumberKind | None:
+    """The kind whose word is nearest before an offset of the text, within the same sentence."""
+    before = text[max(0, start - _CONTEXT_BEFORE) : start]
+    nearest, named = -1, None
+    for kind in kinds:
+        for match in kind.words.finditer(before):
+            if match.end() > nearest and _CONTEXT_GAP.fullmatch(before, match.end()):
+                nearest, named = match.end(), kind
+    return named

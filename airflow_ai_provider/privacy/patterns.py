@@ -1,0 +1,145 @@
+"""Scanners for what is written with signs of its own: e-mail addresses, IBANs, IP addresses.
+
+Each is gated by a byte that its matches must hold, so a text without one costs nothing. Patterns find candidates;
+boundaries and structure are decided here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from airflow_ai_provider.privacy import validators
+from airflow_ai_provider.privacy.normalise import LETTER, View
+from airflow_ai_provider.privacy.regex import compile_bytes
+from airflow_ai_provider.privacy.spans import Span
+
+_ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
+
+# The local part leaves out what RFC 5322 allows but texts use as delimiters: / = ? ` { | }
+_EMAIL = compile_bytes(rb"[A-Za-z0-9!#$%&'*+^_~.\xe0-]+@[A-Za-z0-9\xe0.-]+")
+_WIDE_EMAIL = compile_bytes(rb"[A-Za-z0-9+_.\xe0\xc0-]+@[A-Za-z0-9\xe0\xc0-]+\.\xc0{2,6}")
+_EMAIL_LEADING = b"!#$%&'*^~.-"
+_LABEL = re.compile(rb"[A-Za-z0-9\xe0]+(?:-+[A-Za-z0-9\xe0]+)*")
+_TOP_LABEL = re.compile(rb"[A-Za-z\xe0]{2,63}|[xX][nN]--[A-Za-z0-9-]{2,59}")
+_MAX_EMAIL = 320
+"""Octets: 64 of local part, 255 of domain (RFC 5321 §4.5.3.1)."""
+
+_IBAN_HEAD = compile_bytes(rb"[A-Za-z]{2}[0-9]{2}[ -]?[A-Za-z0-9]{2}")
+_IBAN_TAIL = re.compile(rb"[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]){11,30}")
+_IBAN_MAX = 34
+_IBAN_WORDS = re.compile(r"\biban(?![A-Za-z_])[^0-9\[\].;。；\n]{0,16}$", re.I)
+
+_IPV4 = compile_bytes(rb"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
+_IPV6 = compile_bytes(rb"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*")
+_ZONE = re.compile(rb"%[A-Za-z0-9]{1,15}")
+
+
+def find_emails(view: View) -> Iterator[Span]:
+    """Yield e-mail addresses: a local part, and a domain with a top level of letters."""
+    if b"@" not in view.data:
+        return
+    for match in _EMAIL.finditer(view.data):
+        found = _email(view.data, *match.span())
+        if found:
+            yield Span(*view.original(*found), "email")
+    if 0xC0 in view.data:
+        for match in _WIDE_EMAIL.finditer(view.data):
+            yield Span(*view.original(*match.span()), "email")
+
+
+def _email(data: bytes, start: int, end: int) -> tuple[int, int] | None:
+    at = data.index(b"@", start, end)
+    local = data[start:at].lstrip(_EMAIL_LEADING)
+    if not local:
+        return None
+    # Cut the domain back to its last label that can be a top level: "a@b.co.uk.7" ends at "uk".
+    labels: list[bytes] = []
+    for label in data[at + 1 : min(end, at + 256)].split(b"."):
+        whole = _LABEL.match(label)
+        if whole is None:
+            break
+        labels.append(whole.group())
+        if len(whole.group()) < len(label):
+            break
+    while labels and not _TOP_LABEL.fullmatch(labels[-1]):
+        labels.pop()
+    if len(labels) < 2:
+        return None
+    return max(at - len(local), at - _MAX_EMAIL), at + 1 + len(b".".join(labels))
+
+
+def find_ibans(view: View) -> Iterator[Span]:
+    """Yield IBANs, compact or in groups; one that fails its checksum is found behind the word IBAN."""
+    data = view.data
+    for match in _IBAN_HEAD.finditer(data):
+        start = match.start()
+        if start and data[start - 1] in _ALNUM:
+            continue
+        length = validators.IBAN_LENGTHS.get(data[start : start + 2].decode("ascii").upper())
+        if length is None:
+            continue
+        candidate = _IBAN_TAIL.match(data, start, start + 2 * _IBAN_MAX)
+        if candidate is None:
+            continue
+        end = _nth_alnum_end(data, start, candidate.end(), length)
+        if end and not (end < len(data) and data[end] in _ALNUM):
+            compact = data[start:end].replace(b" ", b"").replace(b"-", b"")
+            first, last = view.original(start, end)
+            if validators.iban(compact) or _IBAN_WORDS.search(view.text[max(0, first - 32) : first]):
+                yield Span(first, last, "iban")
+
+
+def _nth_alnum_end(data: bytes, start: int, end: int, count: int) -> int:
+    """Where the ``count``-th letter or digit from ``start`` ends, or 0 if there are fewer before ``end``."""
+    for position in range(start, end):
+        if data[position] in _ALNUM:
+            count -= 1
+            if count == 0:
+                return position + 1
+    return 0
+
+
+def find_ips(view: View) -> Iterator[Span]:
+    """Yield IPv4 and IPv6 addresses, without port or prefix length."""
+    data = view.data
+    if b"." in data:
+        for match in _IPV4.finditer(data):
+            start, end = match.span()
+            if not _continues(data, start, end) and validators.ipv4(data[start:end]):
+                yield Span(*view.original(start, end), "ip")
+    if data.count(b":") >= 2:
+        for match in _IPV6.finditer(data):
+            found = _ipv6(data, *match.span())
+            if found:
+                yield Span(*view.original(*found), "ip")
+
+
+def _continues(data: bytes, start: int, end: int) -> bool:
+    """Whether digits or dotted digits go on before or after, as in a version with five parts."""
+    before, after = data[max(0, start - 2) : start], data[end : end + 2]
+    return before[-1:].isdigit() or after[:1].isdigit() or _dotted(after) or _dotted(before[::-1])
+
+
+def _dotted(pair: bytes) -> bool:
+    return len(pair) == 2 and pair[:1] == b"." and pair[1:].isdigit()
+
+
+def _ipv6(data: bytes, start: int, end: int) -> tuple[int, int] | None:
+    """Cut what belongs to the sentence off a run of hexadecimal digits, colons and dots."""
+    if end - start > 64:
+        return None
+    candidate = data[start:end]
+    if start and data[start - 1] in _ALNUM:  # "addr:fe80::1": the word runs into the address
+        colon = candidate.index(b":") + 1
+        start, candidate = start + colon, candidate[colon:]
+    stripped = candidate.rstrip(b".")
+    if stripped[-1:] == b":" and stripped[-2:] != b"::":
+        stripped = stripped[:-1]
+    if stripped[:1] == b":" and stripped[:2] != b"::":
+        start, stripped = start + 1, stripped[1:]
+    end = start + len(stripped)
+    if (end < len(data) and data[end] in _ALNUM) or not validators.ipv6(stripped):
+        return None
+    zone = _ZONE.match(data, end)
+    return start, zone.end() if zone else end

@@ -1,0 +1,97 @@
+"""The shapes of telephone numbers.
+
+A number is accepted for its shape, not for being in service: numbering plans change, and a wrong digit in a real
+number is personal still. The ``phonenumbers`` library takes 20 µs a candidate and rejects such numbers.
+
+Shapes are tried on one short window of a numeric run (at most 40 bytes), written as separators and digits.
+"""
+
+from __future__ import annotations
+
+import re
+
+from airflow_ai_provider.privacy.normalise import WIDE, View
+
+_EXTENSION = re.compile(rb"[ ,]{0,2}(?:x|ext\.?|extn\.?|#|\xc0{1,3})[ .:]{0,2}\d{1,6}(?![0-9A-Za-z])", re.IGNORECASE)
+# Chinese words for an extension; the view holds one WIDE byte for each of their characters.
+_EXTENSION_WORDS = ("转", "轉", "分机", "分機", "内线")
+
+_CN_MOBILE = re.compile(rb"(?:\(?(?:\+|00)?86\)?[ -]?)?1[ ._\xb7-]?[3-9](?:[ ._\xb7-]?\d){9}")
+_CN_LANDLINE = re.compile(
+    rb"(?:\(?(?:\+|00)?86\)?[ -]?)?\(?0?(?:10|2\d|[3-9]\d\d)\)?[ -]{0,3}\d{3,4}[ -]?\d{4}(?:-\d{1,5})?"
+)
+_NANP = re.compile(rb"(?:\+?1[ .-]?)?(?:\(\d{3}\)[ -]{0,2}|\d{3}([ .-]))\d{3}[ .-]?\d{4}")
+_NANP_BARE = re.compile(rb"[2-9]\d\d[2-9]\d{6}")
+_INTERNATIONAL = re.compile(rb"\(?(?:\+ ?|00)[1-9][0-9 ()./_\xb7-]*\d")
+_TRUNK = re.compile(rb"(?:\(0\d{1,5}\)|0\d{1,5})(?:[ ./-]{1,3}\d{2,8}){1,5}")
+_AREA = re.compile(rb"\(\d{2,5}\)[ -]{0,2}\d{3,5}(?:[ -]?\d{2,5}){0,2}")
+_GROUPED = re.compile(rb"\d{2,5}([ .-])\d{2,4}(?:\1\d{2,4}){1,4}|\d{2,4}[ .-]\d{4}|\d{5}[ .-]\d{5}|\d{2,5}[ -]\d{6,8}")
+_DIGIT_GROUPS = re.compile(rb"\d+")
+_ISO_DATE = re.compile(rb"(?:19|20)\d\d([ ./-]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?:\D+\d\d?){0,3}")
+_WRITTEN_DATE = re.compile(rb"(?:0[1-9]|[12]\d|3[01])([ ./-]?)(?:0[1-9]|[12]\d|3[01])\1(?:19|20)\d\d")
+_YEAR = re.compile(rb"(?:19|20)\d\d")
+
+# 123-45-6789 is a US social security number.
+_OTHER_GROUPS = frozenset({(3, 2, 4)})
+
+
+def is_phone(window: bytes, digits: bytes, neighbours: bytes) -> bool:
+    """Whether a window of a numeric run (from ``+`` or ``(`` to the last digit) has the shape of a phone number.
+
+    ``neighbours`` holds the separators by which further groups of digits join on. A bare grouping counts only if they
+    are not its own: otherwise it is part of something longer, such as a card number with a typing error.
+    """
+    count = len(digits)
+    if window[0] == 43 or window[:2] in (b"(+", b"00"):
+        return _is_international(window, digits)
+    if count == 10 and _is_nanp(window):
+        return True
+    if count >= 11 and window[0] in b"18(" and (_CN_MOBILE.fullmatch(window) or _NANP.fullmatch(window)):
+        return True
+    if window[0] == 48 or window[:2] == b"(0":
+        return bool(_CN_LANDLINE.fullmatch(window) or (9 <= count <= 12 and _TRUNK.fullmatch(window)))
+    if window[0] == 40:
+        return 7 <= count <= 12 and _AREA.fullmatch(window) is not None
+    return count <= 12 and _is_grouped(window, neighbours)
+
+
+def is_date(window: bytes) -> bool:
+    """Whether a window is a calendar date in digits, possibly followed by a time."""
+    return bool(_ISO_DATE.fullmatch(window) or _WRITTEN_DATE.fullmatch(window))
+
+
+def extension_end(view: View, end: int) -> int:
+    """Return where a phone number's extension ends, or ``end`` if none follows. Offsets count bytes of the view."""
+    match = _EXTENSION.match(view.data, end, end + 20)
+    if match is None:
+        return end
+    if WIDE in match.group():
+        start, stop = view.original(*match.span())
+        if not any(word in view.text[start:stop] for word in _EXTENSION_WORDS):
+            return end
+    return match.end()
+
+
+def _is_nanp(window: bytes) -> bool:
+    return bool(_NANP_BARE.fullmatch(window) or _NANP.fullmatch(window))
+
+
+def _is_international(window: bytes, digits: bytes) -> bool:
+    if not _INTERNATIONAL.fullmatch(window):
+        return False
+    number = digits if 43 in window[:2] else digits[2:]
+    if number[:1] == b"1":
+        return len(number) == 11
+    if number[:2] == b"86":
+        return 10 <= len(number) <= 13
+    return 7 <= len(number) <= 15
+
+
+def _is_grouped(window: bytes, neighbours: bytes) -> bool:
+    """National numbers in groups of the same separator: ``612 345 678``, ``12-34-56-78``, ``555-0123``."""
+    separator = window.lstrip(b"0123456789")[:1]
+    if not separator or separator in neighbours or not _GROUPED.fullmatch(window) or is_date(window):
+        return False
+    groups = _DIGIT_GROUPS.findall(window)
+    years = len(groups) == 2 and all(_YEAR.fullmatch(group) for group in groups)
+    return not years and tuple(map(len, groups)) not in _OTHER_GROUPS

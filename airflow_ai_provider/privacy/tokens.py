@@ -1,0 +1,110 @@
+"""Tokens: what a model sees instead of a personal value, written so that they survive a model.
+
+A token is ``[EMAIL_7K2QM]``: the type, and a code of five characters taken from a keyed hash of the value. The code's
+alphabet has no characters that are read as one another (0 O, 1 I L, 5 S, 8 B, U V are told apart by leaving O, 1, 0,
+I, L, S, B and U out). Every code has a letter and a digit, so no word or number reads as one.
+
+Models change tokens: case, escapes, full-width brackets, HTML entities, lost brackets. ``TokenPattern`` finds all of
+these forms. It is used on what goes out and on what comes back: whatever restoring would take for a token is masked
+itself, so an input can neither smuggle a token in nor change by being masked and restored.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from airflow_ai_provider.privacy.normalise import LETTER, View
+from airflow_ai_provider.privacy.regex import compile_bytes
+
+ALPHABET = "23456789ACDEFGHJKMNPQRTVWXYZ"
+SHORTEST = 5
+"""Characters of a code, unless two values of a row collide: 28^5 is 17 million."""
+LONGEST = 24
+TYPE = re.compile(r"[A-Z](?:[A-Z_]*[A-Z])?")
+
+_SYMBOLS = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
+_UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))
+"""Bytes left out of a digest, so that every symbol is as likely as another."""
+
+_ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
+_OPEN = rb"(?:\\{0,2}\[|&(?:#91|#x5b|lbrack|lsqb);)"
+_CLOSE = rb"(?:\\{0,2}\]|&(?:#93|#x5d|rbrack|rsqb);)"
+_JOIN = rb"(?:\\{0,2}[ _-]|&(?:#95|#x5f|lowbar);)"
+_ENTITY = re.compile(rb"&[#A-Za-z0-9]+;")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something that reads as a token. Offsets count code points of the text."""
+
+    start: int
+    end: int
+    token: str
+    """The token as it is written when nothing changed it."""
+
+
+def write(entity: str, code: str) -> str:
+    """Return a token."""
+    return f"[{entity}_{code}]"
+
+
+def code_symbols(key: bytes, scope: str, entity: str, value: str) -> str:
+    """Return the ``LONGEST`` characters from which a value's code is cut: HMAC-SHA256 over scope, type and value.
+
+    The first ``SHORTEST`` of them hold a letter and a digit. The same arguments give the same characters anywhere.
+    """
+    block = f"{len(scope)}:{scope}{entity}:{value}".encode("utf-8", "surrogatepass")
+    symbols = ""
+    while True:
+        block = hmac.digest(key, block, "sha256")
+        symbols += block.translate(_SYMBOLS, _UNEVEN).decode("ascii")
+        for offset in range(len(symbols) - LONGEST + 1):
+            head = symbols[offset : offset + SHORTEST]
+            if not head.isdigit() and not head.isalpha():
+                return symbols[offset : offset + LONGEST]
+
+
+class TokenPattern:
+    """Finds whatever reads as a token of the given types, in any of the forms a model may give it."""
+
+    def __init__(self, entities: Iterable[str]) -> None:
+        # Longest first: of two types that fit, the whole name counts.
+        names = sorted(set(entities), key=lambda name: (-len(name), name))
+        types = b"|".join((_JOIN + b"{1,3}").join(name.encode("ascii").split(b"_")) for name in names)
+        code = f"[{ALPHABET}]{{{SHORTEST},{LONGEST}}}".encode("ascii")
+        self._pattern = compile_bytes(
+            b"(?i)(" + _OPEN + b"?)(" + types + b")(" + _JOIN + b"{1,3})(" + code + b")(" + _CLOSE + b"?)"
+        )
+
+    def find(self, view: View) -> Iterator[Found]:
+        """Yield token-like texts, in order. One as ``write`` writes it is found without what surrounds it."""
+        data = view.data
+        for match in self._pattern.finditer(data):
+            opening, name, join, code, closing = match.groups()
+            if not _is_token(data, match.span(), opening, join, code, closing):
+                continue
+            token = write(_canonical(name), code.upper().decode("ascii"))
+            start, end = view.original(*match.span())
+            if view.text[start:end].endswith(token):
+                start = end - len(token)  # a backslash before an unchanged token is the text's own
+            yield Found(start, end, token)
+
+
+def _is_token(data: bytes, span: tuple[int, int], opening: bytes, join: bytes, code: bytes, closing: bytes) -> bool:
+    if code.isdigit() or code.isalpha():
+        return False
+    start, end = span
+    if not opening and start and data[start - 1] in _ALNUM:
+        return False
+    if not closing and end < len(data) and data[end] in _ALNUM:
+        return False
+    # Without any bracket, a blank is not enough to join a type and a code.
+    return bool(opening or closing or join.strip(b" \\"))
+
+
+def _canonical(name: bytes) -> str:
+    plain = _ENTITY.sub(b"_", name).decode("latin-1").upper()
+    return "_".join(re.findall(r"[A-Z]+", plain))

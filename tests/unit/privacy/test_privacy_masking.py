@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from airflow_ai_provider.errors import PrivacyError
+from airflow_ai_provider.privacy import masking, tokens
+from airflow_ai_provider.privacy.detect import DETECTORS
+from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
+
+KEY = b"k" * 32
+RULES = MaskingRules(frozenset(DETECTORS), {"name": "PERSON", "city": "PLACE"})
+ROW = {"id": 7, "name": "Ann Lee", "city": None}
+
+
+def row_mask(row: dict[str, Any] | None = None, scope: str = "team/a", key: bytes = KEY) -> RowMask:
+    return Masker(RULES, key, scope).for_row(ROW if row is None else row)
+
+
+def test_values_and_findings_become_typed_tokens_and_return() -> None:
+    mask = row_mask()
+    text = "Ann Lee <ann@example.com>, 电话13812345678"
+    masked = mask.mask(text)
+    code = f"[{tokens.ALPHABET}]{{5}}"
+    assert re.fullmatch(rf"\[PERSON_{code}\] <\[EMAIL_{code}\]>, 电话\[PHONE_{code}\]", masked)
+    assert sorted(mask.tokens.values()) == ["13812345678", "Ann Lee", "ann@example.com"]
+    assert mask.restore(masked) == text
+
+
+def test_a_value_has_the_same_token_in_its_scope_and_another_elsewhere() -> None:
+    """Retries, other rows and other processes repeat tokens; scopes and keys share none."""
+    text = "write to ann@example.com"
+    again = row_mask({"name": "Bo"}).mask(text)
+    assert row_mask().mask(text) == again
+    assert row_mask(scope="team/b").mask(text) != again
+    assert row_mask(key=b"j" * 32).mask(text) != again
+
+
+def test_each_way_of_writing_a_value_is_given_back_as_written() -> None:
+    mask = row_mask()
+    text = "Ann Lee, ANN LEE, Ann\nLee"
+    masked = mask.mask(text)
+    assert "nn" not in masked.lower()
+    assert len(mask.tokens) == 3
+    assert mask.restore(masked) == text
+
+
+@pytest.mark.parametrize("name", ["Ann", "Bo", "李"])
+def test_short_values_are_hidden_whole(name: str) -> None:
+    masked = row_mask({"name": name}).mask("Bo and Ann")
+    assert name not in masked
+
+
+def test_a_number_that_touches_a_name_is_masked_too() -> None:
+    """Only once the name is gone does the number stand alone."""
+    mask = row_mask()
+    masked = mask.mask("Ann Lee13812345678")
+    assert sorted(mask.tokens.values()) == ["13812345678", "Ann Lee"]
+    assert mask.restore(masked) == "Ann Lee13812345678"
+
+
+def test_overlapping_findings_are_masked_together() -> None:
+    """A name inside an address, and a name that runs into one: no part stays readable."""
+    mask = row_mask({"name": "ann", "city": "Rome ann"})
+    masked = mask.mask("Rome ann@example.com and ann")
+    assert "Rome" not in masked
+    assert "ann" not in masked
+    assert next(iter(mask.tokens.values())) == "Rome ann@example.com"
+
+
+def test_known_values_win_over_equally_long_findings() -> None:
+    mask = row_mask({"name": "ann@example.com"})
+    assert mask.mask("ann@example.com").startswith("[PERSON_")
+
+
+def test_a_token_of_another_row_cannot_be_smuggled_in() -> None:
+    """Text that reads as a token is masked itself, in every form that restoring would accept."""
+    theirs = row_mask()
+    (token,) = [theirs.mask("ann@example.com")]
+    bare = token.strip("[]")
+    mask = row_mask({"name": "Bo"})
+    for form in (token, bare, token.lower(), rf"\[{bare}\]", bare.replace("_", "-"), f"&#91;{bare}&#93;"):
+        masked = mask.mask(f"tell me {form} and ann@example.com")
+        assert masked.count(token) == 1
+        assert "[TEXT_" in masked
+        assert mask.restore(masked) == f"tell me {form} and ann@example.com"
+
+
+def test_tokens_of_other_rows_stay_as_they_are() -> None:
+    theirs = row_mask().mask("ann@example.com")
+    mask = row_mask({"name": "Bo"})
+    mask.mask("bo@example.com")
+    assert mask.restore(f"{theirs} [EMAIL_22A22]") == f"{theirs} [EMAIL_22A22]"
+
+
+@pytest.mark.parametrize(
+    "mangle",
+    [
+        str.lower,
+        lambda token: rf"\{token}",
+        lambda token: rf"\[{token[1:-1]}\]".replace("_", r"\_"),
+        lambda token: token.strip("[]"),
+        lambda token: token.replace("_", "-"),
+        lambda token: token.replace("_", " "),
+        lambda token: f"&#91;{token[1:-1]}&#93;",
+        lambda token: "".join(chr(ord(char) + 0xFEE0) for char in token),
+        lambda token: f"【{token[1:-1]}】",
+    ],
+)
+def test_tokens_that_a_model_changed_are_restored(mangle: Any) -> None:
+    mask = row_mask()
+    token = mask.mask("ann@example.com")
+    restored = mask.restore(f"Mail: {mangle(token)}.")
+    assert restored.replace("\\", "") == "Mail: ann@example.com."
+
+
+def test_restored_text_is_not_looked_at_again() -> None:
+    """A value that reads as a token, or holds backslashes and group references, comes back as it was."""
+    mask = row_mask({"name": r"\1 \g<0> C:\new"})
+    text = r"it is \1 \g<0> C:\new or [PHONE_7K2QM], ann@example.com"
+    masked = mask.mask(text)
+    assert mask.restore(masked) == text
+    assert mask.restore(mask.restore(masked)) == text
+
+
+def test_colliding_codes_grow_in_either_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two values never share a token; within one text the outcome does not depend on their order."""
+
+    def symbols(key: bytes, scope: str, entity: str, value: str) -> str:
+        return "7K2QM" + {"a": "A", "b": "C", "c": "D"}[value[0]] * 19
+
+    monkeypatch.setattr(masking.tokens, "code_symbols", symbols)
+    mask, other = row_mask(), row_mask()
+    masked = mask.mask("a@example.com b@example.com")
+    assert masked == "[EMAIL_7K2QMA] [EMAIL_7K2QMC]"
+    assert other.mask("b@example.com a@example.com") == "[EMAIL_7K2QMC] [EMAIL_7K2QMA]"
+    alone = row_mask()
+    assert alone.mask("a@example.com") == "[EMAIL_7K2QM]"
+    assert alone.mask("c@example.com") == "[EMAIL_7K2QMD]"
+    assert alone.mask("a@example.com") == "[EMAIL_7K2QM]"
+    assert alone.restore("[EMAIL_7K2QM] [EMAIL_7K2QMD]") == "a@example.com c@example.com"
+
+
+def test_structures_are_restored_inside() -> None:
+    mask = row_mask()
+    token = mask.mask("ann@example.com")
+    answer = {token: [token, {"n": 1, "to": f"<{token}>"}], "ok": True, "none": None, "x": 1.5}
+    assert mask.restore_json(answer) == {
+        "ann@example.com": ["ann@example.com", {"n": 1, "to": "<ann@example.com>"}],
+        "ok": True,
+        "none": None,
+        "x": 1.5,
+    }
+    assert mask.restore_json({token: 1, token.lower(): 2}) == {"ann@example.com": 1, token.lower(): 2}
+
+
+def test_without_rules_only_token_like_text_changes() -> None:
+    mask = Masker(MaskingRules(frozenset(), {}), KEY, "s").for_row(ROW)
+    assert mask.mask("Ann Lee ann@example.com") == "Ann Lee ann@example.com"
+    assert mask.restore(mask.mask("[TEXT_7K2QM]")) == "[TEXT_7K2QM]"
+
+
+def test_masking_fails_closed_and_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the message nor the chain of an unexpected error holds the text."""
+
+    def broken(text: str) -> None:
+        raise ValueError(f"cannot handle {text}")
+
+    mask = row_mask()
+    monkeypatch.setattr(masking.normalise, "view", broken)
+    for action in (mask.mask, mask.restore):
+        with pytest.raises(PrivacyError, match="ValueError") as caught:
+            action("my secret is 42")
+        assert "42" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__context__ is None
+
+
+def test_a_cell_that_cannot_be_read_stops_the_row() -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("Ann Lee")
+
+    with pytest.raises(PrivacyError, match="RuntimeError") as caught:
+        row_mask({"name": Broken()})
+    assert "Ann" not in str(caught.value)
+
+
+def test_what_is_not_text_is_refused() -> None:
+    with pytest.raises(PrivacyError):
+        row_mask().mask(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("detect", "columns", "message"),
+    [
+        ({"email", "passport"}, {}, "'passport'.*phone"),
+        (set(), {"name": "person"}, "'name'.*PERSON"),
+        (set(), {"name": "PERSON_"}, "'name'"),
+        (set(), {"name": ""}, "'name'"),
+    ],
+)
+def test_wrong_rules_are_refused(detect: set[str], columns: dict[str, str], message: str) -> None:
+    with pytest.raises(PrivacyError, match=message):
+        MaskingRules(frozenset(detect), columns)
+
+
+def test_a_short_key_is_refused() -> None:
+    with pytest.raises(PrivacyError, match="16 bytes"):
+        Masker(RULES, b"short", "s")
+
+
+def test_values_do_not_show() -> None:
+    mask = row_mask()
+    mask.mask("ann@example.com")
+    assert repr(mask) == "RowMask(1 tokens)"
+    assert repr(Masker(RULES, KEY, "s")) == "Masker(scope='s')"
+
+
+def test_lone_surrogates_pass_through() -> None:
+    """What a broken decoder leaves in a text neither stops masking nor gets lost."""
+    mask = row_mask({"name": "\ud800nn"})
+    text = "\ud800nn \udfff ann@example.com"
+    assert mask.restore(mask.mask(text)) == text
+    assert len(mask.tokens) == 2

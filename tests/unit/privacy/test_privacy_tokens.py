@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_ai_provider.privacy import tokens
+from airflow_ai_provider.privacy.normalise import view
+from airflow_ai_provider.privacy.tokens import TokenPattern
+
+PATTERN = TokenPattern(["EMAIL", "CN_ID", "ID", "TEXT"])
+KEY = b"k" * 32
+
+
+def found(text: str) -> list[str]:
+    return [item.token for item in PATTERN.find(view(text))]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "[CN_ID_7K2QM]",
+        "[cn_id_7k2qm]",
+        "CN_ID_7K2QM",
+        "cn-id-7k2qm",
+        "[CN ID 7K2QM]",
+        "[CN-ID 7K2QM",
+        r"\[CN\_ID\_7K2QM\]",
+        r"CN\_ID\_7K2QM",
+        "**[CN_ID_7K2QM]**",
+        "`CN_ID_7K2QM`",
+        "(CN_ID_7K2QM)",
+        "&#91;CN_ID_7K2QM&#93;",
+        "&lbrack;CN&#95;ID&lowbar;7K2QM&rbrack;",
+        "［ＣＮ＿ＩＤ＿７Ｋ２ＱＭ］",
+        "【CN_ID_7K2QM】",
+        "[CN_ID_7K2QM](mailto:x)",
+        "客户CN_ID_7K2QM的",
+        "[CN__ID_ 7K2QM]",
+    ],
+)
+def test_what_models_make_of_a_token_is_still_found(form: str) -> None:
+    assert found(form) == ["[CN_ID_7K2QM]"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[CN_ID_7K2Q]", "[CN_ID_7K2QO]", "xCN_ID_7K2QM", "CN_ID_7K2QMo", "CN ID 7K2QM", "id 23456", "[ID_23456]",
+        "email-react", "[EMAIL_REACT]", "[PHONE_7K2QM]", "[7K2QM]", "CN_ID_", "",
+    ],
+)  # fmt: skip
+def test_other_words_are_no_tokens(text: str) -> None:
+    """Codes have a letter and a digit; a bare type and code are joined by more than a blank; edges count."""
+    assert found(text) == []
+
+
+def test_a_backslash_before_an_unchanged_token_is_the_texts_own() -> None:
+    (item,) = PATTERN.find(view("C:\\[EMAIL_7K2QM]"))
+    assert (item.start, item.end) == (3, 16)
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_codes_are_well_formed_and_stable(scope: str, value: str) -> None:
+    symbols = tokens.code_symbols(KEY, scope, "EMAIL", value)
+    assert symbols == tokens.code_symbols(KEY, scope, "EMAIL", value)
+    for length in (tokens.SHORTEST, tokens.LONGEST):
+        token = tokens.write("EMAIL", symbols[:length])
+        assert found(token) == [token]
+
+
+def test_codes_depend_on_key_scope_type_and_value() -> None:
+    codes = [
+        tokens.code_symbols(KEY, "team/a", "EMAIL", "x"),
+        tokens.code_symbols(b"j" * 32, "team/a", "EMAIL", "x"),
+        tokens.code_symbols(KEY, "team/b", "EMAIL", "x"),
+        tokens.code_symbols(KEY, "team/a", "ID", "x"),
+        tokens.code_symbols(KEY, "team/a", "EMAIL", "X"),
+        tokens.code_symbols(KEY, "team/aEMAIL", "", "x"),
+    ]
+    assert len({code[: tokens.SHORTEST] for code in codes}) == len(codes)
+
+
+def test_codes_never_change() -> None:
+    """A cleared task a month later must mint the same tokens: reuse keys hold them."""
+    assert tokens.code_symbols(KEY, "team/a", "EMAIL", "a@example.com")[:8] == "XVJ8W5JX"
