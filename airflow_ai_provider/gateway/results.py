@@ -16,14 +16,14 @@ from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
 
 ROW_KEY_COLUMN = "row_number"
 """Column of the key where the source has none of its own."""
-_OUTPUT = pa.schema(
-    [
-        *(pa.field(name, pa.string()) for name in ("answer", "status", "error", "tier", "deployment", "model")),
-        pa.field("reused", pa.bool_()),
-        pa.field("cost_usd", pa.decimal128(20, 10)),
-        pa.field("request_id", pa.string()),
-    ]
-)
+_TEXT = ("answer", "status", "error", "tier", "deployment", "model")
+_TYPES: dict[str, pa.DataType] = {
+    **dict.fromkeys(_TEXT, pa.string()),
+    "reused": pa.bool_(),
+    "cost_usd": pa.decimal128(20, 10),
+    "request_id": pa.string(),
+}
+_OUTPUT = pa.schema(_TYPES)
 
 
 def check_output_columns(uri: str, columns: Sequence[str], key: str) -> None:

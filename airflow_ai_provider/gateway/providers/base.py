@@ -1,4 +1,9 @@
-"""What a wire adapter is: one HTTP request in, its answer or one of our errors out. It never retries."""
+"""What a wire adapter is: one HTTP request in, its answer or one of our errors out. It never retries.
+
+What a failed attempt may have cost is decided in one place for all adapters. The rule that must not be relaxed: an
+attempt counts as not billed only where it is certain that the vendor did not charge, which is where the request never
+left, or the vendor itself refused it in a complete HTTP response of a status in ``not_charged``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
 from airflow_ai_provider.ledger.money import Usage
+
+_VENDOR_FAILED = frozenset({500, 503, 529})
+"""The vendor says itself that it failed. A gateway's 502 or 504 may hide an answer that was made and charged."""
+_MAYBE_CHARGED = frozenset({408, 409})
+"""Another request, or this one, may have been under way when the vendor gave up on it."""
+_TRANSIENT = {408: "timeout", 409: "conflict", 429: "rate_limited", 504: "timeout"}
+_PERMANENT = {
+    400: "bad_request",
+    401: "unauthorized",
+    402: "payment_required",
+    403: "forbidden",
+    404: "not_found",
+    413: "too_large",
+    422: "unprocessable",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +60,22 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def not_charged(status: int) -> bool:
+    """Whether a complete HTTP response of this status is the vendor's word that it charges nothing."""
+    return status in _VENDOR_FAILED or (400 <= status < 500 and status not in _MAYBE_CHARGED)
+
+
+def http_error(name: str, status: int, *, detail: str = "", retry_after: float | None = None) -> VendorError:
+    """The error for a complete HTTP response of ``status`` from deployment ``name``.
+
+    ``detail`` is added to the message and must hold nothing of the request. ``kind`` depends on the status alone.
+    """
+    message = f"{name}: HTTP {status}{f' ({detail})' if detail else ''}"
+    billed = not not_charged(status)
+    if status in _TRANSIENT or status >= 500:
+        kind = _TRANSIENT.get(status, "server_error")
+        return VendorTransientError(message, kind=kind, http_status=status, billed=billed, retry_after=retry_after)
+    kind = _PERMANENT.get(status, f"http_{status}")
+    return VendorPermanentError(message, kind=kind, http_status=status, billed=billed)

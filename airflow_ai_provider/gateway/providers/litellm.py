@@ -1,32 +1,47 @@
 """Every provider litellm knows, through ``litellm.acompletion``: one HTTP request per call, its retries switched off.
 
+litellm's classes and status codes do not say what happened: a dropped connection and a body it cannot read both
+arrive as its own ``InternalServerError`` 500, or as a 422, and either may have been charged. What happened is read
+from the chain of causes instead: only an ``httpx.HTTPStatusError`` in it proves that the vendor answered with that
+status.
+
 litellm takes seconds and well over 100 MB to import; it is imported when the first such deployment is opened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
-from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
+import orjson
+
+from airflow_ai_provider.errors import PolicyError, VendorError, VendorPermanentError, VendorTransientError
+from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest, http_error
 from airflow_ai_provider.gateway.settings import Endpoint
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.policy import Deployment
 
-_CODE = re.compile(r"[a-z][a-z0-9_]{2,59}")
-_UNBILLED_5XX = frozenset({500, 503, 529})
-"""The vendor says itself that it failed. A gateway's 502 or 504 may hide an answer that was made and charged."""
-_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "credit_balance_too_low"})
+_CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
+_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_QUOTA_MESSAGE = "credit balance is too low"
+"""Anthropic's, which has no code of its own. Gemini words its ordinary rate limit as OpenAI words a spent quota."""
+_UNSENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientConnectorError", "ConnectionTimeoutError"})
+"""Errors of httpx, and of aiohttp below it, that come before a request leaves."""
+_UNREADABLE = frozenset({"JSONDecodeError", "ValidationError", "APIResponseValidationError"})
+_MOST_RETRY_AFTER = 3600.0
 
 
 class LitellmProvider:
     """One deployment behind litellm."""
 
     def __init__(self, name: str, deployment: Deployment, endpoint: Endpoint) -> None:
+        """Raises ``PolicyError`` where litellm does not know the provider, or key or ``api_base`` cannot be used."""
         self._litellm = _import_litellm()
         self._name = name
         self._fixed: dict[str, Any] = {
@@ -38,13 +53,50 @@ class LitellmProvider:
             "max_retries": 0,
         }
         self._headers = dict(endpoint.headers)
+        self._check()
+
+    def _check(self) -> None:
+        key, base, model = (self._fixed[name] for name in ("api_key", "api_base", "model"))
+        if key is not None and (not key.isprintable() or key != key.strip()):
+            raise PolicyError(
+                f"deployments.{self._name}: the API key of its connection begins or ends with a space, or has a line "
+                "break in it; store it again without"
+            )
+        if base is not None and not base.startswith(("http://", "https://")):
+            raise PolicyError(f"deployments.{self._name}: api_base {base!r}: expected a URL such as https://host/v1")
+        try:
+            self._litellm.get_llm_provider(model=model, api_base=base)
+        except self._litellm.BadRequestError:
+            raise PolicyError(
+                f"deployments.{self._name}: litellm knows no provider of model {model!r}; expected "
+                "provider/name, for example openai/gpt-4o-mini, or hosted_vllm/NAME for a server of your own"
+            ) from None
 
     async def complete(self, request: ModelRequest) -> ModelReply:
+        try:
+            async with asyncio.timeout(request.timeout):  # litellm's own covers no body that trickles in
+                response = await self._litellm.acompletion(**self._arguments(request))
+        except TimeoutError:
+            raise _timed_out(self._name) from None
+        except Exception as error:  # noqa: BLE001 - litellm raises its own, openai's, httpx's and pydantic's
+            raise mapped(self._name, error) from None
+        return self._reply(response)
+
+    async def close(self) -> None:
+        await self._litellm.close_litellm_async_clients()
+
+    def _timeout(self, seconds: float) -> Any:
+        """Half of the time for the connection: what is not connected by then was certainly not sent."""
+        import httpx
+
+        return httpx.Timeout(seconds, connect=seconds / 2)
+
+    def _arguments(self, request: ModelRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             **self._fixed,
             "messages": list(request.messages),
             "max_tokens": request.max_tokens,
-            "timeout": request.timeout,
+            "timeout": self._timeout(request.timeout),
             "extra_headers": {**self._headers, "Idempotency-Key": request.attempt_id},
         }
         if request.output_schema is not None:
@@ -52,17 +104,7 @@ class LitellmProvider:
                 "type": "json_schema",
                 "json_schema": {"name": "answer", "schema": dict(request.output_schema)},
             }
-        try:
-            async with asyncio.timeout(request.timeout + 1):  # litellm's own time-out does not cover a slow body
-                response = await self._litellm.acompletion(**arguments)
-        except TimeoutError:
-            raise VendorTransientError(f"{self._name}: no answer in time", kind="timeout", billed=True) from None
-        except Exception as error:  # noqa: BLE001 - litellm raises its own, openai's, httpx's and pydantic's
-            raise self._mapped(error) from None
-        return self._reply(response)
-
-    async def close(self) -> None:
-        await self._litellm.close_litellm_async_clients()
+        return arguments
 
     def _reply(self, response: Any) -> ModelReply:
         try:
@@ -70,88 +112,85 @@ class LitellmProvider:
             text = choice.message.content or ""
             reason = choice.finish_reason or "stop"
         except (AttributeError, IndexError, TypeError):
-            raise VendorTransientError(f"{self._name}: malformed answer", kind="malformed", billed=True) from None
+            raise _unreadable(self._name) from None
         return ModelReply(text, _usage(getattr(response, "usage", None)), reason)
 
-    def _mapped(self, error: Exception) -> VendorError:
-        """One of our errors for one of litellm's. The vendor's own text stays out: it may repeat the prompt."""
-        status = getattr(error, "status_code", None)
-        code = _code(error)
-        names = {cls.__name__ for cls in type(error).__mro__}
-        status = status if isinstance(status, int) else None
-        place = f"{self._name}: {'HTTP ' + str(status) if status else type(error).__name__}"
-        after = _retry_after(error)
-        if names & {"Timeout", "APITimeoutError"} or status == 408:
-            return VendorTransientError(f"{self._name}: no answer in time", kind="timeout", billed=True)
-        if code in _QUOTA_CODES:
-            return VendorPermanentError(f"{place}: quota exhausted", kind="quota_exhausted", http_status=status)
-        if "ContextWindowExceededError" in names:
-            return VendorPermanentError(
-                f"{place}: the row is larger than the model's context", kind="context_window", http_status=status
-            )
-        if "ContentPolicyViolationError" in names:
-            return VendorPermanentError(
-                f"{place}: refused by content policy", kind="content_policy", http_status=status
-            )
-        if status == 429:
-            return VendorTransientError(
-                f"{place}: rate limited", kind="rate_limited", http_status=status, retry_after=after
-            )
-        if "APIConnectionError" in names:
-            return self._connection_error(error)
-        if status in _UNBILLED_5XX and "APIError" in names | {"APIError"} and not _malformed(error):
-            return VendorTransientError(
-                f"{place}: the vendor failed", kind="server_error", http_status=status, retry_after=after
-            )
-        if status is None or status == 409 or status >= 500:
-            return VendorTransientError(f"{place}: failed", kind="server_error", http_status=status, billed=True)
-        detail = f" ({code})" if code else ""
-        return VendorPermanentError(f"{place}: refused{detail}", kind=code or f"http_{status}", http_status=status)
 
-    def _connection_error(self, error: Exception) -> VendorTransientError:
-        """A connection that was never made cost nothing; one that broke may have."""
-        chain = _chain(error)
-        unsent = {"ConnectError", "ClientConnectorError", "ConnectTimeout", "ConnectionRefusedError", "gaierror"}
-        billed = not any(type(link).__name__ in unsent for link in chain)
-        kind = "connection_lost" if billed else "connection_refused"
-        return VendorTransientError(f"{self._name}: {kind.replace('_', ' ')}", kind=kind, billed=billed)
+def mapped(name: str, error: Exception) -> VendorError:
+    """One of our errors for one of litellm's. The vendor's own text stays out: it may repeat the prompt."""
+    links = _chain(error)
+    if (response := _http_response(links)) is not None:
+        return _refused(name, links[0], response)
+    if _never_sent(links):
+        return _not_sent(name, links)
+    if any("Timeout" in cls.__name__ for link in links for cls in type(link).__mro__):
+        return _timed_out(name)
+    if any(type(link).__name__ in _UNREADABLE for link in links):
+        return _unreadable(name)
+    if _transport(links):
+        return VendorTransientError(f"{name}: connection lost", kind="connection_lost", billed=True)
+    return VendorTransientError(f"{name}: {type(error).__name__} of litellm", kind="unexplained", billed=True)
 
 
-def _usage(reported: Any) -> Usage | None:
-    """The vendor's figure; ``None`` where there is none, or litellm made one up from nothing."""
-    prompt = getattr(reported, "prompt_tokens", None)
-    completion = getattr(reported, "completion_tokens", None)
-    if not isinstance(prompt, int) or not isinstance(completion, int) or prompt <= 0:
-        return None
-    details = getattr(reported, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
-    return Usage(prompt, completion, min(int(cached), prompt))
+def _http_response(links: Sequence[BaseException]) -> Any:
+    """The vendor's own response. litellm's exceptions carry responses too, but it makes those up."""
+    import httpx
+
+    return next((link.response for link in reversed(links) if isinstance(link, httpx.HTTPStatusError)), None)
 
 
-def _code(error: Exception) -> str | None:
-    body = getattr(error, "body", None)
-    inner = body.get("error", body) if isinstance(body, Mapping) else {}
-    found = getattr(error, "code", None) or (inner.get("code") if isinstance(inner, Mapping) else None)
-    return found if isinstance(found, str) and _CODE.fullmatch(found) else None
+def _refused(name: str, error: BaseException, response: Any) -> VendorError:
+    status, names = response.status_code, _names([error])
+    code, message = _said(response)
+    place = f"{name}: HTTP {status}"
+    if code in _QUOTA_CODES or _QUOTA_MESSAGE in message:
+        return VendorPermanentError(f"{place}: quota exhausted", kind="quota_exhausted", http_status=status)
+    if "ContextWindowExceededError" in names:
+        explanation = f"{place}: the row is larger than the model's context"
+        return VendorPermanentError(explanation, kind="context_window", http_status=status)
+    if "ContentPolicyViolationError" in names:
+        return VendorPermanentError(f"{place}: refused by content policy", kind="content_policy", http_status=status)
+    detail = code if code and _CODE.fullmatch(code) else ""
+    return http_error(name, status, detail=detail, retry_after=_retry_after(response.headers))
 
 
-def _retry_after(error: Exception) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    headers = headers or getattr(error, "litellm_response_headers", None) or {}
-    try:
-        seconds = float(str(headers.get("retry-after")))
-    except (TypeError, ValueError, AttributeError):
-        return None
-    return min(max(seconds, 0.0), 3600.0)
+def _never_sent(links: Sequence[BaseException]) -> bool:
+    """Whether the request certainly never left: no connection was made, or litellm had not come to making one."""
+    if transport := _transport(links):
+        return all(_names([link]) & _UNSENT for link in transport)
+    if type(links[-1]).__module__ == "openai" and type(links[-1]).__name__ == "OpenAIError":
+        return True  # no credentials: raised while the client is made
+    return len(links) == 1 and type(links[0]).__name__ in {"UnsupportedParamsError", "AuthenticationError"}
 
 
-def _malformed(error: Exception) -> bool:
-    """litellm reports a body it cannot parse as a 500 of its own: then the vendor did answer, and charged."""
-    names = {type(link).__name__ for link in _chain(error)}
-    return bool(names & {"JSONDecodeError", "ValidationError", "APIResponseValidationError"})
+def _not_sent(name: str, links: Sequence[BaseException]) -> VendorError:
+    names = _names(links)
+    if _transport(links):
+        return VendorTransientError(f"{name}: no connection could be made", kind="connection_refused")
+    if "UnsupportedParamsError" in names:
+        explanation = f"{name}: the model does not take one of the deployment's params, or no output schema"
+        return VendorPermanentError(explanation, kind="unsupported_params")
+    return VendorPermanentError(f"{name}: no API key: give the deployment a connection", kind="unauthorized")
+
+
+def _timed_out(name: str) -> VendorTransientError:
+    return VendorTransientError(f"{name}: no answer in time", kind="timeout", billed=True)
+
+
+def _unreadable(name: str) -> VendorTransientError:
+    return VendorTransientError(f"{name}: the answer cannot be read", kind="malformed", billed=True)
+
+
+def _transport(links: Sequence[BaseException]) -> list[BaseException]:
+    return [link for link in links if type(link).__module__.partition(".")[0] in {"httpx", "httpcore", "aiohttp"}]
+
+
+def _names(links: Sequence[BaseException]) -> set[str]:
+    return {cls.__name__ for link in links for cls in type(link).__mro__}
 
 
 def _chain(error: BaseException) -> list[BaseException]:
+    """The error, what caused it, and so on."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
@@ -160,9 +199,54 @@ def _chain(error: BaseException) -> list[BaseException]:
     return links
 
 
+def _said(response: Any) -> tuple[str, str]:
+    """Code and message of the vendor's error body, empty where it has none; neither may leave this module as it is."""
+    try:
+        body = orjson.loads(response.content)
+    except (ValueError, RuntimeError):  # not JSON, or not read to its end
+        return "", ""
+    inner = body.get("error", body) if isinstance(body, Mapping) else {}
+    if not isinstance(inner, Mapping):
+        return "", str(inner).lower()
+    code = inner.get("code") if isinstance(inner.get("code"), str) else inner.get("type")
+    return str(code or ""), str(inner.get("message") or "").lower()
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the vendor asks to wait: ``retry-after-ms``, or ``retry-after`` in seconds or as a date (RFC 9110)."""
+    seconds = _number(headers.get("retry-after-ms"))
+    seconds = seconds / 1000 if seconds is not None else _number(headers.get("retry-after"))
+    if seconds is None and (date := headers.get("retry-after")):
+        try:
+            seconds = (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return None if seconds is None else min(max(seconds, 0.0), _MOST_RETRY_AFTER)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _usage(reported: Any) -> Usage | None:
+    """The vendor's figure; ``None`` where there is none: litellm then fills in zeros."""
+    prompt = getattr(reported, "prompt_tokens", None)
+    completion = getattr(reported, "completion_tokens", None)
+    if not isinstance(prompt, int) or not isinstance(completion, int) or prompt <= 0 or completion < 0:
+        return None
+    details = getattr(reported, "prompt_tokens_details", None)
+    cached = getattr(details, "cached_tokens", None) or 0
+    return Usage(prompt, completion, min(max(int(cached), 0), prompt))
+
+
 def _import_litellm() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
+    import openai.resources.chat.completions  # noqa: F401 - half a second that the first call would pay within its time
 
     litellm.telemetry = False
     litellm.suppress_debug_info = True
