@@ -26,7 +26,7 @@ from airflow_ai_provider.gateway.lanes import Lane
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.recorder import Recorder
-from airflow_ai_provider.gateway.retry import Again, decide
+from airflow_ai_provider.gateway.retry import Again, Decision, decide
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
 from airflow_ai_provider.ledger.holds import TaskRef
@@ -217,19 +217,17 @@ class Gateway:
                 if not held and (short := await funds.room(share)):
                     reason = f"over_budget: no room left in budget {short}"
                     return _Reply(None, tier, lane, cost_nano=spent, failure=reason, status="over_budget", final=False)
-                held, attempt = True, attempt + 1
-                outcome = await self._attempt(prepared, tier, name, lane, key, funds.hold_id, share)
-                spent += outcome.cost_nano
+                attempt += 1
+                outcome = await self._attempt(prepared, tier, name, lane, key, funds.hold_id, share, attempt)
+                spent, held = spent + outcome.cost_nano, outcome.still_held
                 if outcome.stored is not None:
                     return _Reply(outcome.stored, tier, lane, cost_nano=spent)
                 assert outcome.error is not None
                 failure = f"{outcome.error.kind}: {outcome.error}"
-                held = not outcome.error.billed
-                decision = decide(outcome.error, attempt=attempt, retry=self._plan.route.retry, rng=self._rng)
-                if isinstance(decision, Again):
-                    await asyncio.sleep(decision.seconds)
+                if isinstance(outcome.decision, Again):
+                    await asyncio.sleep(outcome.decision.seconds)
                     continue
-                final = decision == "give up"
+                final = outcome.decision == "give up"
                 break
             if final:
                 break
@@ -243,9 +241,9 @@ class Gateway:
         )
 
     async def _attempt(
-        self, prepared: Prepared, tier: Tier, name: str, lane: Lane, key: bytes, hold_id: str, share: int
+        self, prepared: Prepared, tier: Tier, name: str, lane: Lane, key: bytes, hold_id: str, share: int, number: int
     ) -> _Attempted:
-        """One HTTP request: open, send, store, settle."""
+        """One HTTP request, the lane's ``number``-th for the row: open, send, store, settle."""
         request = self._request(prepared, tier, name, lane)
         expected = prepared.size // 4 + self._plan.max_tokens
         async with lane.pacer.slots:
@@ -258,8 +256,9 @@ class Gateway:
             except VendorError as error:
                 if error.retry_after:
                     lane.pacer.cool_down(error.retry_after)
-                outcome = _Attempted(None, error, share if error.billed else 0)
-                settled = self._failed(attempt, error, started)
+                decision = decide(error, attempt=number, retry=self._plan.route.retry, rng=self._rng)
+                settled = self._failed(attempt, error, started, goes_on=isinstance(decision, Again))
+                outcome = _Attempted(None, error, settled.cost_nano, decision, settled.keeps_hold)
             else:
                 settled = self._succeeded(attempt, lane, reply, started)
                 if reply.usage:
@@ -292,8 +291,9 @@ class Gateway:
             error_type=None if reply.usage else "no_usage",
         )
 
-    def _failed(self, attempt: OpenAttempt, error: VendorError, started: float) -> Settled:
-        """A definite refusal costs nothing and leaves its share held for the next attempt."""
+    def _failed(self, attempt: OpenAttempt, error: VendorError, started: float, *, goes_on: bool) -> Settled:
+        """A definite refusal costs nothing. Its share stays held for the next attempt or, without one, is released:
+        other rows may be waiting for the room."""
         return Settled(
             attempt.attempt_id,
             datetime.now(UTC),
@@ -303,7 +303,7 @@ class Gateway:
             cost_nano=attempt.bound_nano if error.billed else 0,
             latency_ms=_milliseconds(started),
             error_type=error.kind,
-            keeps_hold=not error.billed,
+            keeps_hold=goes_on and not error.billed,
         )
 
     def _stored(self, reply: ModelReply, lane: Lane, cost_nano: int) -> Stored:
@@ -344,6 +344,10 @@ class _Attempted:
     stored: Stored | None
     error: VendorError | None
     cost_nano: int
+    decision: Decision | None = None
+    """What follows an error."""
+    still_held: bool = False
+    """The attempt's share of the hold serves the next one."""
 
 
 def _milliseconds(started: float) -> int:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, select
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore, upsert_adding
-from airflow_ai_provider.ledger.holds import TaskRef, close_holds, existing_holds, release
+from airflow_ai_provider.ledger.holds import TaskRef, close_holds, existing_holds, release, same_task
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.schema import llm_cost_daily, llm_holds, llm_open_attempts, llm_requests
 
@@ -117,13 +117,7 @@ def recover(conn: Connection, task: TaskRef, owner: str, now: datetime) -> list[
     """
     holds = conn.execute(
         select(llm_holds.c.hold_id)
-        .where(
-            llm_holds.c.dag_id == task.dag_id,
-            llm_holds.c.run_id == task.run_id,
-            llm_holds.c.task_id == task.task_id,
-            llm_holds.c.map_index == task.map_index,
-            llm_holds.c.owner != owner,
-        )
+        .where(same_task(task), llm_holds.c.owner != owner)
         .with_for_update()
     ).scalars()
     hold_ids = list(holds)

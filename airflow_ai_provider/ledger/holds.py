@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, select, update
 
+from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore
 from airflow_ai_provider.ledger.periods import BudgetPeriod
 from airflow_ai_provider.ledger.schema import llm_budgets, llm_holds, llm_open_attempts
@@ -43,7 +44,7 @@ class Grant:
     room: int
     """What is free now, in the tightest budget."""
     ceiling: int
-    """What would be free if every hold were released: a larger amount will never fit."""
+    """What would be free if every hold were released, the ones just taken included: a larger amount will never fit."""
     live_holds: bool
     """Some live hold could still release room."""
     short_of: str
@@ -91,7 +92,12 @@ def take_hold(
     amounts: Sequence[int],
     now: datetime,
 ) -> Grant:
-    """Hold as many of ``amounts`` as fit every budget, in their order; the hold is made or grows by their sum."""
+    """Hold as many of ``amounts`` as fit every budget, in their order; the hold is made or grows by their sum.
+
+    Raises ``LedgerError`` where another process holds for the same task instance: what a dead predecessor held was
+    settled when this one began, so the other is a successor.
+    """
+    _refuse_taken_over(conn, owner, task)
     ensure_budgets(conn, periods, now)
     ids = sorted(period.budget_id for period in periods)
     rows = conn.execute(
@@ -115,7 +121,7 @@ def take_hold(
     return Grant(
         granted,
         room=room - total,
-        ceiling=min(row.limit_nano - row.spent_nano for row in rows) - total,
+        ceiling=min(row.limit_nano - row.spent_nano for row in rows),
         live_holds=granted > 0 or _live_holds(conn, ids, now),
         short_of=tightest.name,
     )
@@ -172,6 +178,22 @@ def existing_holds(conn: Connection, hold_ids: Sequence[str]) -> set[str]:
         select(llm_holds.c.hold_id).where(llm_holds.c.hold_id.in_(list(hold_ids))).with_for_update(read=True)
     )
     return set(found.scalars())
+
+
+def _refuse_taken_over(conn: Connection, owner: str, task: TaskRef) -> None:
+    others = exists().where(same_task(task), llm_holds.c.owner != owner)
+    if conn.execute(select(others)).scalar():
+        raise LedgerError("this try was fenced off: a newer try of the task has taken over; nothing more is sent")
+
+
+def same_task(task: TaskRef) -> ColumnElement[bool]:
+    """Holds of the same task instance, whichever try."""
+    return and_(
+        llm_holds.c.dag_id == task.dag_id,
+        llm_holds.c.run_id == task.run_id,
+        llm_holds.c.task_id == task.task_id,
+        llm_holds.c.map_index == task.map_index,
+    )
 
 
 def _fit(amounts: Sequence[int], room: int) -> tuple[int, int]:

@@ -33,8 +33,9 @@ _COMMON = frozenset(
     has have hello help hi how i if in into is it just know like make me more much my need no not now of on one only or
     other our out over please should so still than thank thanks that the their them then there these they this to too
     up us use want was we were what when where which who why will with would you your
-    请问 可以 怎么 什么 我的 你们 我们 是不 不是 没有 还是 现在 如果 这个 那个 一个 已经 能不 不能 我想 谢谢 你好 您好 为什 么办
-    么样 应该 需要 知道 不知 他们 还有 所以 因为 但是 是否 怎样 一下 帮我 多久 多少 哪里 的是 了我 我在 我要 时候 问题
+    请问 可以 怎么 什么 我的 你们 我们 是不 不是 没有 还是 现在 如果 这个 那个 一个 已经 能不 不能 我想 谢谢
+    你好 您好 为什 么办 么样 应该 需要 知道 不知 他们 还有 所以 因为 但是 是否 怎样 一下 帮我 多久 多少 哪里
+    的是 了我 我在 我要 时候 问题
     """.split()
 )
 """Words, and pairs of Han characters, that stand in any question and say nothing of what it is about."""

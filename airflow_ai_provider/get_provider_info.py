@@ -1,0 +1,145 @@
+"""What Airflow reads about this package at every start: connections, configuration, operators, commands.
+
+Airflow imports this module in every process, so it imports nothing. The connection form is complete here, without the
+hook being imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_VERSION = "0.1.0"
+_INTEGRATION = "AI gateway"
+
+
+def _option(description: str, *, example: str | None = None, default: str | None = None) -> dict[str, Any]:
+    return {
+        "description": description,
+        "version_added": _VERSION,
+        "type": "string",
+        "example": example,
+        "default": default,
+    }
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "home": _option(
+            "Folder of the embedded defaults: ledger.db, responses.db, audit/, vectors/ and keyring.json. "
+            "Empty means the folder ``ai`` in AIRFLOW_HOME.\n",
+            example="/opt/airflow/ai",
+            default="",
+        ),
+        "policy_path": _option(
+            "Path of policy.yaml: deployments, routes, budgets, masking. Empty means policy.yaml in ``[ai] home``.\n",
+            example="/opt/airflow/include/policy.yaml",
+            default="",
+        ),
+        "ledger_conn_id": _option(
+            "Connection (postgres or sqlite) of the ledger of calls and budgets. Empty means SQLite in ``[ai] home``; "
+            "more than one worker host needs PostgreSQL.\n",
+            example="ai_ledger",
+            default="",
+        ),
+        "cache_conn_id": _option(
+            "Connection (redis) of the response store and the shared pacing. Empty means SQLite in ``[ai] home`` and "
+            "pacing in each process.\n",
+            example="ai_cache",
+            default="",
+        ),
+        "archive_uri": _option(
+            "Folder or object-store URL of the sealed audit trail. Empty means audit/archive in ``[ai] home``.\n",
+            example="s3://company-audit/airflow-ai",
+            default="",
+        ),
+        "vectors_conn_id": _option(
+            "Connection (generic or http) of a Milvus server; the password is its token. Empty means Milvus Lite in "
+            "``[ai] home``.\n",
+            example="ai_vectors",
+            default="",
+        ),
+        "search_conn_id": _option(
+            "Connection (elasticsearch) of the index over the audit trail. Empty means SQLite in ``[ai] home``.\n",
+            example="ai_search",
+            default="",
+        ),
+        "keyring_conn_id": _option(
+            "Connection whose password (or extra) holds the keyring as JSON. Empty means keyring.json in "
+            "``[ai] home``, readable by its owner only.\n",
+            example="ai_keyring",
+            default="",
+        ),
+    }
+
+
+def _llm_connection() -> dict[str, Any]:
+    return {
+        "connection-type": "llm",
+        "hook-class-name": "airflow_ai_provider.hooks.llm.LLMHook",
+        "hook-name": "LLM",
+        "ui-field-behaviour": {
+            "hidden-fields": ["schema", "port", "login"],
+            "relabeling": {"host": "API base URL", "password": "API key"},
+            "placeholders": {
+                "host": "https://api.openai.com/v1 (empty: the vendor's own)",
+                "password": "empty for servers that ask for none",
+                "extra": '{"headers": {"X-Team": "support"}}',
+            },
+        },
+        "conn-fields": {
+            "organization": {
+                "label": "Organisation",
+                "description": "Organisation or project that the vendor bills, where it knows several.",
+                "schema": {"type": ["string", "null"]},
+            },
+            "api_version": {
+                "label": "API version",
+                "description": "Version of the vendor's API, where it asks for one (Azure OpenAI: 2024-10-21).",
+                "schema": {"type": ["string", "null"]},
+            },
+            "headers": {
+                "label": "Headers",
+                "description": "Further HTTP headers of every request, as a JSON object.",
+                "schema": {"type": ["object", "null"]},
+            },
+        },
+    }
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The provider's metadata, as ``airflow/provider_info.schema.json`` describes it."""
+    return {
+        "package-name": "airflow-ai-provider",
+        "name": "AI",
+        "description": "LLM and embedding calls as governed batch work: masked, routed, reused, budgeted, paced, "
+        "accounted and audited.\n",
+        "integrations": [
+            {"integration-name": _INTEGRATION, "tags": ["software"]},
+            {"integration-name": "Milvus", "external-doc-url": "https://milvus.io/", "tags": ["software"]},
+        ],
+        "operators": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [
+                    "airflow_ai_provider.operators.llm",
+                    "airflow_ai_provider.operators.rows",
+                    "airflow_ai_provider.operators.audit",
+                    "airflow_ai_provider.operators.cost",
+                ],
+            },
+            {"integration-name": "Milvus", "python-modules": ["airflow_ai_provider.operators.vectors"]},
+        ],
+        "hooks": [{"integration-name": _INTEGRATION, "python-modules": ["airflow_ai_provider.hooks.llm"]}],
+        "connection-types": [_llm_connection()],
+        "task-decorators": [
+            {"name": "llm_map", "class-name": "airflow_ai_provider.decorators.llm_map.llm_map_task"},
+        ],
+        "config": {
+            "ai": {
+                "description": "Where the AI provider finds its parts. With nothing set, everything is embedded in one "
+                "folder; each option moves one part to a real service.\n",
+                "options": _options(),
+            }
+        },
+        "cli": ["airflow_ai_provider.cli.definition.get_cli_commands"],
+    }

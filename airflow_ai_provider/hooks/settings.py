@@ -1,0 +1,162 @@
+"""The heart's settings, from the ``[ai]`` section of Airflow's configuration and from Airflow connections.
+
+A missing connection is an error that names its id and who asked for it. Vendors' connections are resolved when they
+are first needed, by the thread that needs them. A relative path in the configuration starts at Airflow's home.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from airflow_ai_provider.errors import PermanentError, TransientError
+from airflow_ai_provider.gateway.settings import Endpoint, Settings
+from airflow_ai_provider.hooks import connections
+
+SECTION = "ai"
+_SHORTEST_KEY = 16
+"""Characters; shorter texts of a keyring are names and dates, and masking those would riddle every log."""
+_T = TypeVar("_T")
+_STORE_WITH_CONNECTION = re.compile(r"^(?P<scheme>s3a?)://(?P<conn_id>[^/@]+)@(?P<rest>.+)$")
+
+
+def settings_from_airflow(*, policy: str | None = None) -> Settings:
+    """Settings of this installation; ``policy`` is a path that overrides ``[ai] policy_path``.
+
+    Raises ``PermanentError`` where a connection that the configuration names is missing or of the wrong kind.
+    """
+    home = ai_home()
+    archive_uri, storage_options = _archive()
+    vectors_uri, vectors_token = _from("vectors_conn_id", connections.vectors_address) or (None, None)
+    return Settings(
+        home=home,
+        policy_path=_policy_path(policy, home),
+        ledger_url=_from("ledger_conn_id", connections.ledger_url),
+        cache_url=_from("cache_conn_id", connections.cache_url),
+        archive_uri=archive_uri,
+        vectors_uri=vectors_uri,
+        vectors_token=vectors_token,
+        keyring=_from("keyring_conn_id", connections.keyring),
+        endpoint=resolve_endpoint,
+        database=open_database,
+        storage_options=storage_options,
+    )
+
+
+def with_archive(settings: Settings, archive_uri: str | None) -> Settings:
+    """The settings with another archive, which may name a connection as ``s3://CONN_ID@bucket/prefix``."""
+    if not archive_uri:
+        return settings
+    uri, options = _split_store(archive_uri, "--archive")
+    return replace(settings, archive_uri=uri, storage_options={**settings.storage_options, **options})
+
+
+def option(name: str) -> str:
+    """The value of an option of ``[ai]``, empty where it is not set."""
+    from airflow.sdk import conf
+
+    return str(conf.get(SECTION, name, fallback="") or "").strip()
+
+
+def ai_home() -> Path:
+    """``[ai] home``, or the folder ``ai`` in Airflow's home."""
+    return _airflow_home() / Path(option("home") or "ai").expanduser()
+
+
+def resolve_endpoint(conn_id: str) -> Endpoint:
+    """How to reach the vendor behind a connection (types llm, openai, anthropic, http, generic, …).
+
+    Raises ``PermanentError`` where it is missing or unusable. Its secrets are registered with Airflow's masker.
+    """
+    found = connections.endpoint(_connection(conn_id, "a deployment of the policy"))
+    _mask(*connections.secrets_of(found))
+    return found
+
+
+def open_database(conn_id: str) -> Any:
+    """A DB-API connection of an Airflow connection, for ``sql://`` sources. Raises ``PermanentError``."""
+    from airflow.sdk.exceptions import AirflowException
+
+    conn = _connection(conn_id, f"sql://{conn_id}")
+    try:
+        hook = conn.get_hook()
+    except (AirflowException, ImportError, AttributeError):  # AttributeError: a type without a hook, such as generic
+        raise PermanentError(
+            f"connection {conn_id!r}: no hook for type {conn.conn_type!r} can be loaded; "
+            "install the provider of that database"
+        ) from None
+    if not hasattr(hook, "get_conn"):
+        raise PermanentError(f"connection {conn_id!r}: type {conn.conn_type!r} is no database")
+    return hook.get_conn()
+
+
+def _policy_path(policy: str | None, home: Path) -> Path:
+    if policy:
+        return Path(policy).expanduser().absolute()
+    configured = option("policy_path")
+    return _airflow_home() / Path(configured).expanduser() if configured else home / "policy.yaml"
+
+
+def _from(option_name: str, read: Callable[[Any], _T]) -> _T | None:
+    conn_id = option(option_name)
+    if not conn_id:
+        return None
+    value = read(_connection(conn_id, f"[{SECTION}] {option_name}"))
+    _mask_second_spellings(value)
+    return value
+
+
+def _archive() -> tuple[str | None, Mapping[str, Any]]:
+    uri = option("archive_uri")
+    return _split_store(uri, f"[{SECTION}] archive_uri") if uri else (None, {})
+
+
+def _split_store(uri: str, asked_by: str) -> tuple[str, Mapping[str, Any]]:
+    """``s3://CONN_ID@bucket/prefix``, as Airflow's own object storage writes it, is a plain URI and its options."""
+    if not (match := _STORE_WITH_CONNECTION.match(uri)):
+        return uri, {}
+    conn = _connection(match["conn_id"], asked_by)
+    return f"{match['scheme']}://{match['rest']}", connections.storage_options(conn)
+
+
+def _connection(conn_id: str, asked_by: str) -> Any:
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise PermanentError(
+            f"connection {conn_id!r}, named by {asked_by}, does not exist; add it in Admin → Connections, "
+            f"in your secrets backend, or as AIRFLOW_CONN_{conn_id.upper()}"
+        ) from None
+    except AirflowRuntimeError as error:
+        raise TransientError(
+            f"connection {conn_id!r}, named by {asked_by}, could not be fetched ({error.error.error.value})"
+        ) from None
+
+
+def _mask(*secrets: str) -> None:
+    from airflow.sdk.log import mask_secret
+
+    for secret in secrets:
+        mask_secret(secret)
+
+
+def _mask_second_spellings(value: object) -> None:
+    """Mask what Airflow's own masking of the connection does not see: quoted passwords of URLs, keys of a keyring."""
+    match value:
+        case str() if found := re.search(r"://[^/@:]*:([^/@]+)@", value):
+            _mask(found[1])
+        case Mapping():
+            for inner in value.values():
+                _mask(*([inner] if isinstance(inner, str) and len(inner) >= _SHORTEST_KEY else []))
+                _mask_second_spellings(inner)
+
+
+def _airflow_home() -> Path:
+    return Path(os.path.expandvars(os.environ.get("AIRFLOW_HOME", "~/airflow"))).expanduser().absolute()

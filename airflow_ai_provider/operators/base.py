@@ -1,0 +1,78 @@
+"""What every operator of this package shares: the heart's errors become Airflow's, and a kill stops the work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+
+from airflow_ai_provider.errors import AIProviderError, SourceError, TransientError
+from airflow_ai_provider.rows.shard import Shard, parse_shard
+
+_TERMINATED = 143
+"""Exit status of a process that SIGTERM ended: 128 + 15."""
+
+
+@contextmanager
+def airflow_errors() -> Iterator[None]:
+    """Translate: a transient error may be retried by Airflow, any other of the heart's fails the task at once.
+
+    The chain is cut: a library's error below ours may carry values of rows, ours never does.
+    """
+    try:
+        yield
+    except TransientError as error:
+        raise AirflowException(str(error)) from None
+    except AIProviderError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+class HeartOperator(BaseOperator):
+    """An operator that hands its work to the heart: subclasses implement ``run``."""
+
+    def execute(self, context: Context) -> Any:
+        with airflow_errors():
+            return self.run(context)
+
+    def run(self, context: Context) -> Any:
+        """Do the work; what it returns goes to XCom and holds no row data."""
+        raise NotImplementedError
+
+    def on_kill(self) -> None:
+        """Stop. Airflow calls this from its SIGTERM handler and otherwise lets the task go on.
+
+        ``SystemExit`` is the one exception that leaves an event loop wherever it is raised; everything is closed on its
+        way out, what was finished stays, and Airflow retries the task if it has tries left.
+        """
+        if isinstance(sys.exc_info()[1], AirflowTaskTimeout):
+            return  # already on its way out, as a time-out
+        self.log.warning("stopped on request; what was finished is kept and a retry goes on from there")
+        raise SystemExit(_TERMINATED)
+
+
+def require_text(operator: str, **values: object) -> None:
+    """At parse time: each value is a text that is not empty. Values that Airflow fills in later pass."""
+    for name, value in values.items():
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"{operator}: {name} is empty")
+        if value is None:
+            raise ValueError(f"{operator}: {name} is required")
+
+
+def parse_time_shard(value: Shard | Mapping[str, Any] | str | None) -> Shard:
+    """A shard, or ``ValueError``, as Airflow expects of arguments that are wrong in the DAG file."""
+    try:
+        return parse_shard(value)
+    except SourceError as error:
+        raise ValueError(str(error)) from None
+
+
+def at_least_one(name: str, value: int) -> int:
+    """``value``, or ``ValueError`` where it is below 1."""
+    if value < 1:
+        raise ValueError(f"{name} {value}: expected 1 or more")
+    return value

@@ -1,0 +1,141 @@
+"""One prompt over every row of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from logging import Logger
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_ai_provider.operators.base import HeartOperator, at_least_one, parse_time_shard, require_text
+from airflow_ai_provider.rows.shard import Shard
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.gateway.job import MapSummary, RowPrompt
+
+
+class LLMMapOperator(HeartOperator):
+    """Ask one question of every row of a source, and write rows and answers to a sink.
+
+    The prompt is not an Airflow template: the gateway renders it in a sandbox, once per row, and what stands in a row
+    is never evaluated. Answers stay out of XCom, which receives counts and costs.
+
+    :param source: URI of the rows: a file or folder of CSV, JSONL or Parquet, or ``sql://CONN_ID?query=…`` (templated).
+    :param sink: folder or object-store URL of Parquet parts, or ``sql://CONN_ID/TABLE`` (templated). Use one sink for
+        one run, for example ``…/{{ macros.ai.run_folder(run_id) }}``.
+    :param prompt: sandboxed Jinja template over the row's columns, or ``file:PATH`` of one.
+    :param key: column that names a row, unique in the source; ``#row`` is the row's number (templated).
+    :param team: who pays (templated).
+    :param route: route of the policy (templated).
+    :param system_prompt: replaces the route's.
+    :param output_schema: JSON schema that answers must satisfy, or a pydantic model.
+    :param policy: path of a policy file, instead of ``[ai] policy_path`` (templated).
+    :param shard: ``"INDEX/COUNT"``, the share of the source that this task instance takes; see ``shards``.
+    :param max_tokens: limit of an answer, in tokens; replaces the route's.
+    :param batch_rows: rows per batch and per part of the sink.
+    :param max_error_rate: the task fails when a greater share of its rows ends with status ``error``.
+    """
+
+    template_fields: Sequence[str] = ("source", "sink", "team", "route", "key", "policy")
+    ui_color = "#e8f1fb"
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        sink: str,
+        prompt: str | RowPrompt,
+        key: str,
+        team: str,
+        route: str,
+        system_prompt: str | None = None,
+        output_schema: Mapping[str, Any] | type | None = None,
+        policy: str | None = None,
+        shard: Shard | Mapping[str, Any] | str | None = None,
+        max_tokens: int | None = None,
+        batch_rows: int = 250,
+        max_error_rate: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_text(
+            f"{type(self).__name__} {self.task_id}",
+            source=source,
+            sink=sink,
+            prompt=prompt,
+            key=key,
+            team=team,
+            route=route,
+        )
+        self.source = source
+        self.sink = sink
+        self.prompt = prompt
+        self.key = key
+        self.team = team
+        self.route = route
+        self.system_prompt = system_prompt
+        self.output_schema = json_schema(output_schema)
+        self.policy = policy
+        self.shard = parse_time_shard(shard)
+        self.max_tokens = None if max_tokens is None else at_least_one("max_tokens", max_tokens)
+        self.batch_rows = at_least_one("batch_rows", batch_rows)
+        if not 0 <= max_error_rate <= 1:
+            raise ValueError(f"max_error_rate {max_error_rate}: expected a share between 0 and 1")
+        self.max_error_rate = max_error_rate
+
+    def run(self, context: Context) -> dict[str, Any]:
+        from airflow_ai_provider.gateway.job import MapJob
+        from airflow_ai_provider.gateway.run import run_map
+        from airflow_ai_provider.hooks.context import caller_from_context
+        from airflow_ai_provider.hooks.settings import settings_from_airflow
+
+        job = MapJob(
+            source=self.source,
+            sink=self.sink,
+            prompt=self.prompt,
+            key=self.key,
+            team=self.team,
+            route=self.route,
+            system_prompt=self.system_prompt,
+            output_schema=self.output_schema,
+            shard=self.shard,
+            max_tokens=self.max_tokens,
+            batch_rows=self.batch_rows,
+        )
+        settings = settings_from_airflow(policy=self.policy)
+        summary = run_map(job, caller_from_context(context), settings, log=cast("Logger", self.log))
+        check_error_rate(summary, self.max_error_rate)
+        return to_xcom(summary)
+
+
+def check_error_rate(summary: MapSummary, limit: float) -> None:
+    """Raise ``AirflowFailException`` where a greater share of rows ended with status ``error`` than allowed.
+
+    The task fails for good: its parts are written, and asking again for rows that a vendor will never accept costs.
+    """
+    if not summary.rows or summary.error / summary.rows <= limit:
+        return
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.errors.items(), key=lambda item: -item[1]))
+    raise AirflowFailException(
+        f"{summary.error} of {summary.rows} rows ended with an error, more than max_error_rate {limit:g} allows "
+        f"({kinds or 'of unknown kind'}); the rows and their errors are in {summary.sink}"
+    )
+
+
+def to_xcom(summary: MapSummary) -> dict[str, Any]:
+    """The summary as JSON values."""
+    values = {field.name: getattr(summary, field.name) for field in fields(summary)}
+    return {**values, "errors": dict(summary.errors)}
+
+
+def json_schema(schema: Mapping[str, Any] | type | None) -> Mapping[str, Any] | None:
+    """A JSON schema, from one or from a pydantic model. Raises ``ValueError`` for anything else."""
+    if schema is None or isinstance(schema, Mapping):
+        return schema
+    if not hasattr(schema, "model_json_schema"):
+        raise ValueError("output_schema: expected a JSON schema as a mapping, or a pydantic model")
+    described: Mapping[str, Any] = schema.model_json_schema()
+    return described

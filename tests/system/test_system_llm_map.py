@@ -1,0 +1,97 @@
+"""``@task.llm_map`` in a real DAG run: upstream source, mapped shards, context, and rows that look like templates."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DAG_FILE = """
+from airflow.sdk import dag, task
+from airflow_ai_provider.operators.rows import GatherOperator
+from airflow_ai_provider.operators.shards import shards
+
+@dag(schedule=None, params={"home": "", "answers": "answers"})
+def mapped():
+    @task
+    def prepare(params=None):
+        return params["home"] + "/rows.csv"
+
+    @task.llm_map(key="id", team="t", route="r", sink="{{ params.home }}/{{ params.answers }}", batch_rows=2)
+    def answer(row, tone, run_id=None):
+        return f"<context>Reply {tone} to {run_id}: {row['text']}</context><question>reply {tone}</question>"
+
+    answers = answer.partial(tone="kindly", source=prepare()).expand(shard=shards(2))
+    answers >> GatherOperator(
+        task_id="gather", source="{{ params.home }}/answers", target="{{ params.home }}/answers.csv", key="id"
+    )
+
+mapped()
+"""
+POLICY = """\
+version: 1
+deployments: {offline: {model: offline/extractive, price: {input_per_mtok: 1, output_per_mtok: 2}}}
+routes: {r: {tiers: {simple: [offline]}, masking: "off"}}
+budgets: [{team: t, period: day, limit_usd: 5}]
+"""
+RUN = """
+import os, sys
+from airflow.utils.db import initdb
+initdb()
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+assert not bag.import_errors, bag.import_errors
+run = bag.dags["mapped"].test(run_conf={"home": sys.argv[1]})
+print("STATE", run.state, run.run_id)
+"""
+ATTACK = "{{ 7 * 191 }} {% for x in () %}"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("mapped")
+    (home / "dags").mkdir()
+    (home / "dags" / "mapped.py").write_text(DAG_FILE)
+    (home / "policy.yaml").write_text(POLICY)
+    with (home / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text"], *[[f"r{i}", f"{ATTACK} number {i}"] for i in range(7)]])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
+        "AIRFLOW_HOME": str(home / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__AI__HOME": str(home / "ai"),
+        "AIRFLOW__AI__POLICY_PATH": str(home / "policy.yaml"),
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN, str(home)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    (home / "run.log").write_text(ran.stdout + ran.stderr)
+    return home
+
+
+def test_every_row_is_asked_once_with_the_bound_arguments(home: Path) -> None:
+    assert "STATE success" in (home / "run.log").read_text()
+    manifest = json.loads((home / "answers" / "manifest.json").read_text())
+    assert manifest["shards"] == 2
+    with (home / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [f"r{i}" for i in range(7)]
+    for number, row in enumerate(rows):
+        assert "Reply kindly to manual__" in row["answer"]
+        assert f"number {number}" in row["answer"]
+
+
+def test_what_stands_in_a_row_is_never_evaluated(home: Path) -> None:
+    with (home / "answers.csv").open(newline="") as file:
+        assert all(ATTACK in row["answer"] and "1337" not in row["answer"] for row in csv.DictReader(file))
+
+
+def test_no_row_reaches_the_log_or_airflows_database(home: Path) -> None:
+    stored = b"".join(path.read_bytes() for path in (home / "airflow").glob("airflow.db*"))
+    assert ATTACK.encode() not in stored
+    assert ATTACK not in (home / "run.log").read_text()
