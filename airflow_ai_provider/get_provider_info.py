@@ -58,11 +58,6 @@ def _options() -> dict[str, Any]:
             example="ai_vectors",
             default="",
         ),
-        "search_conn_id": _option(
-            "Connection (elasticsearch) of the index over the audit trail. Empty means SQLite in ``[ai] home``.\n",
-            example="ai_search",
-            default="",
-        ),
         "keyring_conn_id": _option(
             "Connection whose password (or extra) holds the keyring as JSON. Empty means keyring.json in "
             "``[ai] home``, readable by its owner only.\n",

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
+
+if "airflow" not in sys.modules:
+    # Airflow reads its home when it is first imported; a test must never write to the user's own.
+    os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
+    os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 if TYPE_CHECKING:
     from airflow_ai_provider.testing.vendor import VendorDouble

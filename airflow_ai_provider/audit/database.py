@@ -1,4 +1,4 @@
-"""The database's side of the trail, in the ledger's database: apart from the trail, so that one testifies to the other."""
+"""The database's side of the trail, in the ledger's database: apart from the trail, so each testifies to the other."""
 
 from __future__ import annotations
 

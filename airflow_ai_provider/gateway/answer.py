@@ -9,7 +9,8 @@ from airflow_ai_provider.ledger.money import Usage
 
 RowStatus = Literal["ok", "rejected", "over_budget", "error"]
 FINAL: frozenset[RowStatus] = frozenset({"ok", "rejected"})
-"""Statuses a later try of the task leaves as they are."""
+"""What a later try of the task leaves as it is; other rows it tries again, since a key, a limit or a prompt may have
+been mended in between, and rows that were answered cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +22,6 @@ class Answer:
     text: str | None = field(default=None, repr=False)
     error: str | None = None
     """What went wrong, as ``kind: explanation``; free of row data."""
-    final: bool = True
-    """A later try of the task would change nothing."""
     tier: str | None = None
     deployment: str | None = None
     model: str | None = None

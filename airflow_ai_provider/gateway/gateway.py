@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import orjson
@@ -65,7 +65,6 @@ class _Reply:
     cost_nano: int = 0
     failure: str | None = None
     status: RowStatus = "ok"
-    final: bool = True
 
 
 class Gateway:
@@ -131,12 +130,9 @@ class Gateway:
         problem = self._problem(prepared, reply)
         spent, upper = reply.cost_nano, self._plan.route.escalate.to
         if problem and upper is not None and upper != prepared.tier:
-            first, reply = reply, await self._reply(prepared, upper, name, funds)
+            reply = await self._reply(prepared, upper, name, funds)
             spent += reply.cost_nano
-            if reply.failure is None:
-                problem = self._problem(prepared, reply)
-            else:
-                reply = replace(first, final=reply.final)
+            problem = self._problem(prepared, reply)
         return self._answer(prepared, reply, name, problem, spent)
 
     def _problem(self, prepared: Prepared, reply: _Reply) -> str | None:
@@ -155,7 +151,6 @@ class Gateway:
             name,
             text=text,
             error=error,
-            final=reply.final,
             tier=reply.tier,
             deployment=reply.lane.name,
             model=reply.lane.deployment.model,
@@ -207,7 +202,7 @@ class Gateway:
         """Lane after lane, attempt after attempt, until one answers or none is left."""
         lanes = self._lanes[tier]
         share = max(self._bound(prepared, lane) for lane in lanes)
-        held, spent, failure, final = False, 0, "no deployment", True
+        held, spent, failure = False, 0, "no deployment"
         for lane, key in zip(lanes, keys, strict=True):
             if (limit := lane.facts.context_tokens) and prepared.size / _BYTES_PER_TOKEN > limit:
                 failure = f"context_window: the row needs more than the {limit} tokens that {lane.name} takes"
@@ -216,7 +211,7 @@ class Gateway:
             while True:
                 if not held and (short := await funds.room(share)):
                     reason = f"over_budget: no room left in budget {short}"
-                    return _Reply(None, tier, lane, cost_nano=spent, failure=reason, status="over_budget", final=False)
+                    return _Reply(None, tier, lane, cost_nano=spent, failure=reason, status="over_budget")
                 attempt += 1
                 outcome = await self._attempt(prepared, tier, name, lane, key, funds.hold_id, share, attempt)
                 spent, held = spent + outcome.cost_nano, outcome.still_held
@@ -224,14 +219,12 @@ class Gateway:
                     return _Reply(outcome.stored, tier, lane, cost_nano=spent)
                 assert outcome.error is not None
                 failure = f"{outcome.error.kind}: {outcome.error}"
-                if isinstance(outcome.decision, Again):
-                    await asyncio.sleep(outcome.decision.seconds)
-                    continue
-                final = outcome.decision == "give up"
-                break
-            if final:
-                break
-        return _Reply(None, tier, lanes[-1], cost_nano=spent, failure=failure, status="error", final=final)
+                if outcome.decision == "give up":
+                    return _Reply(None, tier, lane, cost_nano=spent, failure=failure, status="error")
+                if not isinstance(outcome.decision, Again):
+                    break
+                await asyncio.sleep(outcome.decision.seconds)
+        return _Reply(None, tier, lanes[-1], cost_nano=spent, failure=failure, status="error")
 
     def _bound(self, prepared: Prepared, lane: Lane) -> int:
         return lane.facts.rate.bound(

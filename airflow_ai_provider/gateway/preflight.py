@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import marshal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import CodeType
 from typing import Any
 
 import orjson
@@ -96,7 +96,7 @@ def _finding(look: Callable[[], Any], place: str = "") -> list[str]:
 
 
 def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, inspection: Inspection) -> str:
-    """A retry that finds the same fingerprint keeps finished parts. Budgets are left out: raising one changes no row."""
+    """A retry that finds the same fingerprint keeps finished parts. Budgets are left out: a raise changes no row."""
     route = policy.routes[job.route]
     used = sorted({name for names in route.tiers.values() for name in names})
     parts = {
@@ -112,6 +112,11 @@ def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer
 
 
 def _code_version(prompt: object) -> str | None:
-    """A hash of a prompt function's own code, so that a changed function makes its parts anew."""
+    """A hash of a prompt function's own code, wherever its file lies: a changed function makes its parts anew."""
     code = getattr(prompt, "__code__", None)
-    return hashlib.sha256(marshal.dumps(code)).hexdigest() if code else None
+    return hashlib.sha256(repr(_essence(code)).encode()).hexdigest() if isinstance(code, CodeType) else None
+
+
+def _essence(code: CodeType) -> tuple[object, ...]:
+    constants = tuple(_essence(c) if isinstance(c, CodeType) else c for c in code.co_consts)
+    return code.co_code, code.co_names, code.co_varnames, constants

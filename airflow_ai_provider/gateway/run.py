@@ -20,6 +20,7 @@ from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.recover import recover_open
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.gateway.answer import FINAL
 from airflow_ai_provider.gateway.gateway import Gateway, Plan
 from airflow_ai_provider.gateway.identity import token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
@@ -196,7 +197,7 @@ class _Batches:
     async def _one(self, index: int, keys: list[str], batch: pa.RecordBatch) -> None:
         answers = await self._gateway.answer(batch.to_pylist(), keys)
         done = Tally.of(answers)
-        final = all(answer.final for answer in answers)
+        final = all(answer.status in FINAL for answer in answers)
         table = to_table(batch, keys, self._job.key, answers)
         summary = {**done.to_summary(), "keys": _digest(keys)}
         await asyncio.to_thread(self._sink.write, index, table, summary=summary, final=final)

@@ -116,9 +116,7 @@ def recover(conn: Connection, task: TaskRef, owner: str, now: datetime) -> list[
     Predecessors are holders of the same dag, run, task and map index with another owner. Returns what was settled.
     """
     holds = conn.execute(
-        select(llm_holds.c.hold_id)
-        .where(same_task(task), llm_holds.c.owner != owner)
-        .with_for_update()
+        select(llm_holds.c.hold_id).where(same_task(task), llm_holds.c.owner != owner).with_for_update()
     ).scalars()
     hold_ids = list(holds)
     if not hold_ids:

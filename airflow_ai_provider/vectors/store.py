@@ -198,7 +198,7 @@ class MilvusStore:
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         """Milvus' and gRPC's exceptions become ours, with the place in the message."""
-        from grpc import RpcError  # type: ignore[import-untyped]
+        from grpc import RpcError
         from pymilvus.exceptions import MilvusException
 
         try:
