@@ -80,7 +80,7 @@ _ECS: Final[Mapping[str, str]] = {
 _KINDS: Final[Mapping[_Check, str]] = {
     _is_name: "user dag_id run_id task_id team route tier deployment model response_model provider collection shard",
     _is_token: "request_id attempt_id error_type operation hash_key_id price_version segment",
-    _is_digest: "policy_hash prompt_hash answer_hash manifest_hash",
+    _is_digest: "policy_hash prompt_hash answer_hash reused_hash manifest_hash",
     _is_count: "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
     " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
     " http_status attempt documents documents_added documents_changed documents_removed chunks sequence segments"
@@ -102,6 +102,7 @@ _ACTIONS: Final[Mapping[str, tuple[str, str]]] = {
         " duration_ms error_type",
     ),
     "batch.started": ("batch rows", f"{_WHO} route tier deployment hold_nano shard"),
+    "batch.reused": ("batch rows reused_hash", f"{_WHO} route saved_nano hash_key_id"),
     "llm.call": (
         "request_id",
         f"{_WHO} {_COST} attempt_id attempt batch operation route tier deployment model response_model provider"

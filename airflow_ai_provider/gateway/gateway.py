@@ -84,6 +84,7 @@ class Gateway:
         self._plan = plan
         self._preparer = preparer
         self._lanes = lanes
+        self._by_name = {lane.name: lane for tier in lanes.values() for lane in tier}
         self._checks = checks
         self._store = store
         self._journal = journal
@@ -106,17 +107,21 @@ class Gateway:
             budgets=self._plan.budgets,
             caller=self._plan.caller,
         )
-        await self._recorder.batch_started(len(rows))
+        batch = await self._recorder.batch_started(len(rows))
         try:
             walks = (self._walk(row, key, funds) for row, key in zip(rows, row_keys, strict=True))
             outcomes = await asyncio.gather(*walks, return_exceptions=True)
         finally:
             await asyncio.shield(funds.close())
+        answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+        if reused := [answer for answer in answers if answer.reused]:
+            saved = sum(answer.saved_nano for answer in reused)
+            self._recorder.batch_reused(batch, [answer.request_id for answer in reused], saved)
         await self._recorder.flush()
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+        return answers
 
     async def _walk(self, row: Row, row_key: str, funds: BatchFunds) -> Answer:
         """One row along the whole path."""
@@ -184,7 +189,7 @@ class Gateway:
             mine.set_result(answer)
 
     async def _reused(self, prepared: Prepared, tier: Tier, name: str, stored: Stored) -> _Reply:
-        lane = next((lane for lane in self._lanes[tier] if lane.name == stored.deployment), self._lanes[tier][0])
+        lane = self._by_name.get(stored.deployment, self._lanes[tier][0])
         settled = Settled(
             attempt_id(),
             datetime.now(UTC),
@@ -193,7 +198,7 @@ class Gateway:
             Usage(0, 0),
             saved_nano=stored.cost_nano,
         )
-        await self._settle(settled, prepared, stored.text)
+        await self._journal.settle([settled])
         return _Reply(stored, tier, lane, reused=True)
 
     async def _call(

@@ -29,6 +29,15 @@ def request_id(caller: Caller, row_key: str, step: str) -> str:
 
 def attempt_id() -> str:
     """32 hex digits that sort by time: 48 bits of milliseconds, then 80 random bits."""
+    return _sorting_by_time()
+
+
+def owner_id() -> str:
+    """Names one process' run of a task in the ledger; of two tries with one number the later one's is the greater."""
+    return _sorting_by_time()
+
+
+def _sorting_by_time() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 

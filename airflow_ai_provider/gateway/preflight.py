@@ -19,7 +19,7 @@ from airflow_ai_provider.gateway.results import check_output_columns
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.prices import model_facts
 from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, load_policy
-from airflow_ai_provider.rows.inspect import Inspection, inspect
+from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
 from airflow_ai_provider.rows.source import Source, open_source
 
 
@@ -53,6 +53,7 @@ def plan_job(job: MapJob, caller: Caller, settings: Settings) -> JobPlan:
     checks = AnswerChecks(route.escalate.on, job.output_schema)
     source = open_source(job.source, storage_options=settings.storage_options, database=settings.database)
     columns = source.columns()
+    require_columns(job.source, columns, {"key": [] if job.key == ROW_NUMBER_KEY else [job.key]})
     renderer.check_columns(columns)
     check_output_columns(job.source, columns, job.key)
     inspection = inspect(source, key=job.key, columns=[])

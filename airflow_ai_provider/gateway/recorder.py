@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from airflow_ai_provider.audit.hashes import content_hash
@@ -33,14 +34,15 @@ class Recorder:
         self._trail.emit("policy.loaded", policy_hash=policy_digest, policy_version=1, **self._who)
         self._trail.emit("task.started", route=self._route, shard=shard, policy_hash=policy_digest, **self._who)
 
-    async def batch_started(self, rows: int) -> None:
-        """Durable on return: no call of a batch leaves before the trail knows of it."""
+    async def batch_started(self, rows: int) -> int:
+        """Durable on return: no call of a batch leaves before the trail knows of it. Returns the batch's number."""
         self._batches += 1
         self._trail.emit("batch.started", batch=self._batches, rows=rows, route=self._route, team=self._who["team"])
         await self.flush()
+        return self._batches
 
     def call(self, settled: Settled, *, prompt: str | None, answer: str | None) -> None:
-        """One attempt, or one answer that was reused."""
+        """One attempt at a vendor."""
         request, usage = settled.request, settled.usage
         self._trail.emit(
             "llm.call",
@@ -57,6 +59,22 @@ class Recorder:
             error_type=settled.error_type,
             prompt_hash=content_hash(self._hash_key, prompt) if prompt is not None else None,
             answer_hash=content_hash(self._hash_key, answer) if answer is not None else None,
+        )
+
+    def batch_reused(self, batch: int, request_ids: Sequence[str], saved_nano: int) -> None:
+        """What a batch was answered from the response store: one event, with a keyed hash over the request ids.
+
+        Nothing left the house for these rows; the ledger has a row for each, and the hash tells whether it still has.
+        """
+        self._trail.emit(
+            "batch.reused",
+            "reused",
+            batch=batch,
+            rows=len(request_ids),
+            reused_hash=content_hash(self._hash_key, "\n".join(sorted(request_ids))),
+            saved_nano=saved_nano,
+            route=self._route,
+            team=self._who["team"],
         )
 
     def task_finished(self, summary: MapSummary | None, error_type: str | None) -> None:

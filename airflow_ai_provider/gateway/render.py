@@ -22,6 +22,16 @@ _FILE = "file:"
 _ROLES = ("system", "user", "assistant")
 
 
+class _NullPutIn(Exception):
+    """A null was to be written into a prompt, where it would read as the word None."""
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise _NullPutIn
+    return value
+
+
 class RowTemplate:
     """A Jinja template over a row's columns."""
 
@@ -30,7 +40,7 @@ class RowTemplate:
         if source.startswith(_FILE):
             name = source.removeprefix(_FILE)
             source = _read(Path(name))
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=_not_null)
         try:
             self._template = environment.from_string(source)
             self.columns = frozenset(meta.find_undeclared_variables(environment.parse(source)))
@@ -55,6 +65,11 @@ class RowTemplate:
         try:
             context = self._template.new_context({**self._globals, **row}, shared=True)
             return concat(self._template.root_render_func(context))
+        except _NullPutIn:
+            names = ", ".join(sorted(name for name in self.columns if row.get(name) is None)) or "a value"
+            raise PromptError(
+                f"{self.name}: {names} is null in this row; say what stands in its place: {{{{ column or '' }}}}"
+            ) from None
         except UndefinedError as error:
             raise PromptError(f"{self.name}: {error.message}") from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:

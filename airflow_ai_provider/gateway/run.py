@@ -8,21 +8,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import uvloop
 
 from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.recover import recover_open
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.errors import AIProviderError
 from airflow_ai_provider.gateway.answer import FINAL
 from airflow_ai_provider.gateway.gateway import Gateway, Plan
-from airflow_ai_provider.gateway.identity import token_scope
+from airflow_ai_provider.gateway.identity import owner_id, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.gateway.lanes import Lane, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
@@ -53,7 +54,8 @@ def run_map(job: MapJob, caller: Caller, settings: Settings, *, log: logging.Log
     plan = plan_job(job, caller, settings)
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         log.info("%s", _parts_line(settings, ledger, plan, job))
-        return asyncio.run(_run(job, caller, settings, plan, ledger, log))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(job, caller, settings, plan, ledger, log))
 
 
 async def _run(
@@ -105,7 +107,7 @@ async def _open_gateway(
         output_schema=job.output_schema,
         prompt_version=plan.renderer.version,
     )
-    owner, task = uuid.uuid4().hex, _task_ref(job, caller)
+    owner, task = owner_id(), _task_ref(job, caller)
     spool = Spool(settings.home / "audit" / "spool")
     with Trail(spool, LedgerAuditStore(ledger)) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive("audit-hashes"), caller=caller, job=job)
@@ -167,7 +169,14 @@ class _Batches:
         tasks: set[asyncio.Task[None]] = set()
         failures: list[BaseException] = []
         batches = self._unfinished()
-        while not failures and (item := await asyncio.to_thread(next, batches, None)) is not None:
+        while not failures:
+            try:
+                item = await asyncio.to_thread(next, batches, None)
+            except AIProviderError as broken:  # the source, on the way
+                failures.append(broken)
+                break
+            if item is None:
+                break
             tasks.add(asyncio.create_task(self._one(*item)))
             if len(tasks) >= self._at_once:
                 done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

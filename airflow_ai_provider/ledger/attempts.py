@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, select
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore, upsert_adding
-from airflow_ai_provider.ledger.holds import TaskRef, close_holds, existing_holds, release, same_task
+from airflow_ai_provider.ledger.holds import TaskRef, close_holds, release, same_task, usable_holds
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.schema import llm_cost_daily, llm_holds, llm_open_attempts, llm_requests
 
@@ -69,12 +69,12 @@ class Settled:
 def open_attempts(conn: Connection, attempts: Sequence[OpenAttempt]) -> None:
     """Write attempts down before they are sent.
 
-    Raises ``LedgerError`` where their hold is gone: a successor of this task has settled it, and this process must
-    send nothing more.
+    Raises ``LedgerError`` where their hold is gone, settled by a successor of this try, or a successor holds room:
+    this process must send nothing more.
     """
     holds = {attempt.hold_id for attempt in attempts}
-    if existing_holds(conn, sorted(holds)) != holds:
-        raise LedgerError("this try was fenced off: a newer try of the task has taken over its holds; nothing is sent")
+    if usable_holds(conn, sorted(holds)) != holds:
+        raise LedgerError("this try was fenced off: a newer try of the task has taken over; nothing more is sent")
     rows = [
         {
             "attempt_id": attempt.attempt_id,

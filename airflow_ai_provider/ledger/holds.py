@@ -10,8 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, or_, select, update
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore
@@ -21,6 +22,7 @@ from airflow_ai_provider.ledger.schema import llm_budgets, llm_holds, llm_open_a
 LIVE_FOR = timedelta(seconds=60)
 """A hold not renewed for so long belongs to a process that is gone: it still counts, but nobody waits for it."""
 RENEW_EVERY = timedelta(seconds=15)
+_TASK_INSTANCE = ("dag_id", "run_id", "task_id", "map_index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,7 @@ def take_hold(
 ) -> Grant:
     """Hold as many of ``amounts`` as fit every budget, in their order; the hold is made or grows by their sum.
 
-    Raises ``LedgerError`` where another process holds for the same task instance: what a dead predecessor held was
-    settled when this one began, so the other is a successor.
+    Raises ``LedgerError`` where a newer try of the task instance holds room.
     """
     _refuse_taken_over(conn, owner, task)
     ensure_budgets(conn, periods, now)
@@ -172,28 +173,37 @@ def renew_holds(conn: Connection, owner: str, now: datetime) -> None:
     conn.execute(update(llm_holds).where(llm_holds.c.owner == owner).values(renewed_at=now))
 
 
-def existing_holds(conn: Connection, hold_ids: Sequence[str]) -> set[str]:
-    """Those of ``hold_ids`` that are there, locked against being closed until the transaction ends."""
+def usable_holds(conn: Connection, hold_ids: Sequence[str]) -> set[str]:
+    """Those of ``hold_ids`` that are there and of no task instance for which a newer try holds room.
+
+    They are locked against being closed until the transaction ends.
+    """
+    mine, other = llm_holds.alias("mine"), llm_holds.alias("other")
+    same = [mine.c[name] == other.c[name] for name in _TASK_INSTANCE]
+    taken_over = exists().where(*same, _is_newer(other.c, mine.c.try_number, mine.c.owner)).correlate(mine)
     found = conn.execute(
-        select(llm_holds.c.hold_id).where(llm_holds.c.hold_id.in_(list(hold_ids))).with_for_update(read=True)
+        select(mine.c.hold_id)
+        .where(mine.c.hold_id.in_(list(hold_ids)), ~taken_over)
+        .with_for_update(read=True, of=mine)
     )
     return set(found.scalars())
 
 
 def _refuse_taken_over(conn: Connection, owner: str, task: TaskRef) -> None:
-    others = exists().where(same_task(task), llm_holds.c.owner != owner)
-    if conn.execute(select(others)).scalar():
+    newer = exists().where(same_task(task), _is_newer(llm_holds.c, task.try_number, owner))
+    if conn.execute(select(newer)).scalar():
         raise LedgerError("this try was fenced off: a newer try of the task has taken over; nothing more is sent")
+
+
+def _is_newer(columns: Any, try_number: Any, owner: Any) -> ColumnElement[bool]:
+    """A later try or, of one number, the process that began later: names of owners sort by time."""
+    later = and_(columns.try_number == try_number, columns.owner > owner)
+    return or_(columns.try_number > try_number, later)
 
 
 def same_task(task: TaskRef) -> ColumnElement[bool]:
     """Holds of the same task instance, whichever try."""
-    return and_(
-        llm_holds.c.dag_id == task.dag_id,
-        llm_holds.c.run_id == task.run_id,
-        llm_holds.c.task_id == task.task_id,
-        llm_holds.c.map_index == task.map_index,
-    )
+    return and_(*(llm_holds.c[name] == getattr(task, name) for name in _TASK_INSTANCE))
 
 
 def _fit(amounts: Sequence[int], room: int) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class ModelFacts:
 
 def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelFacts:
     """Price and context of a deployment. Raises ``PolicyError`` where it has no price: no price, no call."""
-    entry = _litellm_entry(deployment.model)
+    entry = {} if deployment.provider == "offline" else _litellm_entry(deployment.model)
     context = deployment.context_tokens or entry.get("max_input_tokens") or entry.get("max_tokens")
     if deployment.price is not None:
         rate = _policy_rate(deployment.price, f"policy-{policy_digest[:12]}")

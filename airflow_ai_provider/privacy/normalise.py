@@ -14,7 +14,7 @@ NFKC is not used on whole texts: it changes lengths.
 
 from __future__ import annotations
 
-import re
+import codecs
 import unicodedata
 from dataclasses import dataclass
 
@@ -90,11 +90,17 @@ class _ByteTable(dict[int, str]):
 
 
 _TABLE = _ByteTable()
-_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
-def _translated(run: re.Match[str]) -> str:
-    return run[0].translate(_TABLE)
+def _fold(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes for a run of characters that are not ASCII; the ASCII around it is copied by the codec at full speed."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return error.object[error.start : error.end].translate(_TABLE).encode("latin-1"), error.end
+
+
+_FOLDING = "airflow-ai-fold"
+codecs.register_error(_FOLDING, _fold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +124,7 @@ def view(text: str) -> View:
     """Return ``text`` as patterns see it."""
     if text.isascii():
         return View(text, text.encode("ascii"), None)
-    # Ten times as fast as translating the ASCII of a mostly English text too.
-    data = _NOT_ASCII.sub(_translated, text).encode("latin-1")
+    data = text.encode("ascii", _FOLDING)
     if INVISIBLE not in data:
         return View(text, data, None)
     positions = [index for index, byte in enumerate(data) if byte != INVISIBLE]

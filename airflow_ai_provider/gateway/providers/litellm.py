@@ -11,6 +11,7 @@ litellm takes seconds and well over 100 MB to import; it is imported when the fi
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import re
@@ -83,7 +84,12 @@ class LitellmProvider:
         return self._reply(response)
 
     async def close(self) -> None:
+        """Closes the clients of every deployment: litellm keeps them together, by the loop's ``id``.
+
+        They are forgotten as well, or the next loop that gets the same ``id`` would be handed a closed client.
+        """
         await self._litellm.close_litellm_async_clients()
+        self._litellm.in_memory_llm_clients_cache.flush_cache()
 
     def _timeout(self, seconds: float) -> Any:
         """Half of the time for the connection: what is not connected by then was certainly not sent."""
@@ -248,6 +254,8 @@ def _import_litellm() -> Any:
     import litellm
     import openai.resources.chat.completions  # noqa: F401 - half a second that the first call would pay within its time
 
+    for name in ("LiteLLM", "openai"):  # below this level they log prompts
+        logging.getLogger(name).setLevel(logging.WARNING)
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.drop_params = False
