@@ -42,14 +42,13 @@ def _options() -> dict[str, Any]:
             default="",
         ),
         "cache_conn_id": _option(
-            "Connection (redis) of the response store and the shared pacing. Empty means SQLite in ``[ai] home`` and "
-            "pacing in each process.\n",
+            "Connection (redis) of the response store. Empty means SQLite in ``[ai] home``.\n",
             example="ai_cache",
             default="",
         ),
         "archive_uri": _option(
-            "Folder or object-store URL of the sealed audit trail. Empty means audit/archive in ``[ai] home``.\n",
-            example="s3://company-audit/airflow-ai",
+            "Folder of the sealed audit trail, such as a mounted share. Empty means audit/archive in ``[ai] home``.\n",
+            example="/mnt/audit/airflow-ai",
             default="",
         ),
         "vectors_conn_id": _option(

@@ -75,7 +75,7 @@ class Deployment(_Section):
     tpm: int | None = Field(default=None, gt=0)
     """Input and output tokens per minute; ``None`` is unlimited."""
     concurrency: int = Field(default=32, gt=0, le=2000)
-    timeout: Duration = 60
+    timeout: Duration = Field(default=60, gt=0)
     context_tokens: int | None = Field(default=None, gt=0)
     """Input and output tokens that fit the model; ``None`` takes litellm's figure where it has one."""
     params: dict[str, Any] = Field(default_factory=dict)
@@ -267,6 +267,8 @@ def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
         raise PolicyError(f"{name}:{line}: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise PolicyError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, RecursionError) as error:  # a date, number or anchor that YAML's types refuse
+        raise PolicyError(f"{name}: a value cannot be read ({type(error).__name__}); put text in quotes") from None
     if root is None or not isinstance(data, dict):
         raise PolicyError(f"{name}:1: expected a mapping with version, deployments, routes and budgets")
     try:
@@ -313,6 +315,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} stands twice", key.start_mark)
             seen.add(key.value)

@@ -25,7 +25,7 @@ def verify(archive: Archive, spool: Spool, store: AuditStore | None, public_keys
     """Verify the trail of ``spool``. Findings are in the report; nothing is raised for them, or for an outage."""
     report = VerifyReport(spool.trail)
     if not public_keys:
-        report.error = "no verify key was given; expected at least one verify_key.pem"
+        report.error = "there is no verify_key.pem: nothing was sealed yet, or its folder is missing; run an AuditSealOperator first"
         return report
     try:
         _verify(archive, spool, store, public_keys, report)

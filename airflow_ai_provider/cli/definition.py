@@ -52,8 +52,8 @@ _ARG_BY = _arg(
 )
 _ARG_SINCE = _arg("--since", type=day, metavar="DAY", help="First day to count, UTC (default: the ledger's first)")
 _ARG_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to count, UTC (default: today)")
-_ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: [ai] policy_path)")
-_ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: [ai] archive_uri)")
+_ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
+_ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
 
 _COMMANDS = "airflow_ai_provider.cli.commands"
 

@@ -19,7 +19,10 @@ _LOOK_AGAIN_SECONDS = 0.2
 
 
 class BatchFunds:
-    """The hold of one batch. Close it when every attempt of the batch is settled."""
+    """The hold of one batch. Close it when every attempt of the batch is settled.
+
+    A batch is charged to the periods in which it began, so that one hold never spans two days.
+    """
 
     def __init__(
         self, journal: Journal, *, owner: str, task: TaskRef, budgets: Sequence[Budget], caller: Caller
@@ -28,8 +31,8 @@ class BatchFunds:
         self._journal = journal
         self._owner = owner
         self._task = task
-        self._budgets = budgets
-        self._caller = caller
+        now = datetime.now(UTC)
+        self._periods = [budget_period(b, now=now, dag_id=caller.dag_id, run_id=caller.run_id) for b in budgets]
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
         self._taken = False
 
@@ -53,9 +56,6 @@ class BatchFunds:
 
     async def _take(self, amounts: list[int]) -> list[str | bool]:
         """For each amount: ``True`` it is held, ``False`` ask again, or the budget that will not have room."""
-        now = datetime.now(UTC)
-        dag, run = self._caller.dag_id, self._caller.run_id
-        periods = [budget_period(budget, now=now, dag_id=dag, run_id=run) for budget in self._budgets]
         self._taken = True
         grant: Grant = await self._journal.run(
             lambda conn: take_hold(
@@ -63,9 +63,9 @@ class BatchFunds:
                 hold_id=self.hold_id,
                 owner=self._owner,
                 task=self._task,
-                periods=periods,
+                periods=self._periods,
                 amounts=amounts,
-                now=now,
+                now=datetime.now(UTC),
             )
         )
         possible = grant.ceiling if grant.live_holds else grant.room

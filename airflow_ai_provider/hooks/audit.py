@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.errors import AuditError
+from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,6 +43,20 @@ def seal_audit(settings: Settings) -> SealReport:
             with Trail(spool, store) as trail:
                 trail.emit_many([("segment.recovered", "unknown", recovery.fields()) for recovery in recovered])
         return seal_trail(spool, _archive(settings), store, key, now)
+
+
+def record(settings: Settings, action: str, caller: Caller, **fields: Any) -> None:
+    """Write one event of a task that calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
+    from airflow_ai_provider.audit.database import LedgerAuditStore
+    from airflow_ai_provider.audit.trail import Trail
+    from airflow_ai_provider.ledger import open_ledger
+
+    who = {**asdict(caller), "user": caller.user or None}
+    with (
+        open_ledger(settings.ledger_url, settings.home) as ledger,
+        Trail(_spool(settings), LedgerAuditStore(ledger)) as trail,
+    ):
+        trail.emit(action, "ok", **who, **fields)
 
 
 def verify_audit(settings: Settings) -> VerifyReport:

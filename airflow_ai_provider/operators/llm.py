@@ -24,7 +24,7 @@ class LLMMapOperator(HeartOperator):
     is never evaluated. Answers stay out of XCom, which receives counts and costs.
 
     :param source: URI of the rows: a file or folder of CSV, JSONL or Parquet, or ``sql://CONN_ID?query=…`` (templated).
-    :param sink: folder or object-store URL of Parquet parts, or ``sql://CONN_ID/TABLE`` (templated). Use one sink for
+    :param sink: folder or object-store URL of Parquet parts (templated). Use one sink for
         one run, for example ``…/{{ macros.ai.run_folder(run_id) }}``.
     :param prompt: sandboxed Jinja template over the row's columns, or ``file:PATH`` of one.
     :param key: column that names a row, unique in the source; ``#row`` is the row's number (templated).

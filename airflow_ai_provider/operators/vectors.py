@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
 from airflow_ai_provider.operators.base import HeartOperator, at_least_one, parse_time_shard, require_text
 from airflow_ai_provider.rows.shard import Shard
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.gateway.settings import Settings
+    from airflow_ai_provider.vectors.sync import SyncReport
 
 
 class EmbedSyncOperator(HeartOperator):
@@ -17,7 +21,7 @@ class EmbedSyncOperator(HeartOperator):
 
     :param source: folder, file or object-store URL of Markdown and text documents (templated).
     :param collection: name of the collection (templated).
-    :param team: who pays where an embedding model is used; BM25, the default, costs nothing (templated).
+    :param team: on whose behalf, as the audit trail records it (templated).
     :param delete_missing: remove documents that are no longer in the source.
     :param max_chars: length of a chunk, at most.
     :param overlap: characters that neighbouring chunks share.
@@ -74,7 +78,22 @@ class EmbedSyncOperator(HeartOperator):
                 report.deleted,
                 len(report.failed),
             )
+        self._record(settings, context, report)
         return {**asdict(report), "failed": [{"doc_id": doc_id, "reason": why} for doc_id, why in report.failed]}
+
+    def _record(self, settings: Settings, context: Context, report: SyncReport) -> None:
+        from airflow_ai_provider.hooks.audit import record
+        from airflow_ai_provider.hooks.context import caller_from_context
+
+        counts = {
+            "documents": report.documents,
+            "documents_added": report.added,
+            "documents_changed": report.changed,
+            "documents_removed": report.deleted,
+            "chunks": report.chunks,
+        }
+        caller = caller_from_context(context)
+        record(settings, "documents.synced", caller, team=self.team, collection=self.collection, **counts)
 
 
 class RetrieveOperator(HeartOperator):

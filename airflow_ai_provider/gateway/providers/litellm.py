@@ -119,7 +119,7 @@ class LitellmProvider:
             reason = choice.finish_reason or "stop"
         except (AttributeError, IndexError, TypeError):
             raise _unreadable(self._name) from None
-        return ModelReply(text, _usage(getattr(response, "usage", None)), reason)
+        return ModelReply(_writable(text), _usage(getattr(response, "usage", None)), reason)
 
 
 def mapped(name: str, error: Exception) -> VendorError:
@@ -236,6 +236,11 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def _writable(text: str) -> str:
+    """The text as UTF-8 can hold it: JSON lets a vendor send half of a surrogate pair, as when it cuts an emoji."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _usage(reported: Any) -> Usage | None:

@@ -83,6 +83,7 @@ def test_actions_are_those_documented() -> None:
         "task.started",
         "task.finished",
         "batch.started",
+        "batch.reused",
         "llm.call",
         "documents.synced",
         "trail.sealed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_what_is_spent_lowers_the_ceiling_what_is_held_does_not(ledger: Ledger) 
 
 
 def test_a_silent_process_is_not_waited_for_but_its_hold_still_counts(ledger: Ledger) -> None:
-    take(ledger, [90])
+    take(ledger, [90], owner="dead", task=TaskRef("support", "dag", "run", "answer", 7, 1))
     soon = take(ledger, [20], hold_id="h2", now=NOW + LIVE_FOR / 2)
     late = take(ledger, [20], hold_id="h2", now=NOW + LIVE_FOR + timedelta(seconds=1))
     assert (soon.granted, soon.live_holds) == (0, True)
@@ -143,6 +144,20 @@ def test_a_try_that_was_taken_over_cannot_send_again(ledger: Ledger) -> None:
         recover(conn, TASK, "new", NOW)
     with pytest.raises(LedgerError, match="fenced off"), ledger.write() as conn:
         open_attempts(conn, [attempt("h1", 40)])
+
+
+def test_a_try_whose_successor_holds_room_takes_no_more(ledger: Ledger) -> None:
+    second = replace(TASK, try_number=2)
+    take(ledger, [10], owner="old")
+    take(ledger, [10], owner="new", hold_id="h2", task=second)
+    take(ledger, [10], owner="newer", hold_id="h3", task=second)
+    for owner, hold_id, task in (("old", "h1", TASK), ("new", "h2", second)):
+        with pytest.raises(LedgerError, match="fenced off"):
+            take(ledger, [10], owner=owner, hold_id=hold_id, task=task)
+        with pytest.raises(LedgerError, match="fenced off"), ledger.write() as conn:
+            open_attempts(conn, [attempt(hold_id, 10, task=task)])
+    with ledger.write() as conn:
+        open_attempts(conn, [attempt("h3", 10, task=second)])
 
 
 def test_a_late_answer_of_a_try_that_was_taken_over_moves_no_money(ledger: Ledger) -> None:

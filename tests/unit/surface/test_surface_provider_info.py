@@ -25,7 +25,6 @@ OPTIONS = {
     "cache_conn_id",
     "archive_uri",
     "vectors_conn_id",
-    "search_conn_id",
     "keyring_conn_id",
 }
 

@@ -1,0 +1,11 @@
+-- What does each team spend per day, what has reuse saved it, and how much of its work was reused?
+-- SQLite and PostgreSQL. One row is one team on one UTC day.
+SELECT
+    day,
+    team_id,
+    requests,
+    cost_usd,
+    saved_usd,
+    ROUND(100.0 * reuse_rate, 1) AS reused_percent
+FROM team_daily_cost
+ORDER BY day DESC, cost_usd DESC;

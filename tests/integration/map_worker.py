@@ -1,0 +1,118 @@
+"""Runs map jobs in processes of their own, to be killed, raced and shared between.
+
+Real processes, forked by a fork server that has imported the heart and litellm once: an import costs seconds of CPU,
+a fork milliseconds, and a task of Airflow is forked in the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from airflow_ai_provider.gateway.job import Caller, MapJob
+from airflow_ai_provider.gateway.settings import Settings
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # inherited by the fork server, which imports litellm by itself
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    [
+        *("airflow_ai_provider.gateway.run", "airflow_ai_provider.gateway.providers.litellm"),
+        *("sqlalchemy.dialects.postgresql.psycopg", "alembic.command", "redis.asyncio", "pandas"),
+        *("litellm", "litellm.proxy._types", "openai.resources.chat.completions"),  # litellm imports these at a call
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One run of a job, as a process gets it."""
+
+    job: MapJob
+    caller: Caller
+    settings: Settings
+    log_level: int = logging.INFO
+    """At DEBUG litellm is slower by an order of magnitude."""
+
+
+class JobProcess:
+    """A job under way in a process of its own. ``folder`` gets its log and what came of it."""
+
+    def __init__(self, spec: Spec, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.log_file = folder / "log.txt"
+        self._outcome = folder / "outcome.json"
+        self._process: ForkServerProcess = _CONTEXT.Process(target=_work, args=(spec, self.log_file, self._outcome))
+        self._process.start()
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
+
+    def kill(self) -> None:
+        """``kill -9``, and wait until the process is gone."""
+        self._process.kill()
+        self._process.join()
+
+    def outcome(self, timeout: float = 100) -> dict[str, Any]:
+        """``{"summary": …}``, or ``{"error": …, "message": …}`` for one of our errors; waits for the end."""
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self.kill()
+            raise AssertionError(f"the job did not end within {timeout:.0f} s; its log ends:\n{self._log_tail()}")
+        if not self._outcome.exists():
+            raise AssertionError(f"the job's process ended with {self._process.exitcode}:\n{self._log_tail()}")
+        found: dict[str, Any] = orjson.loads(self._outcome.read_bytes())
+        return found
+
+    def summary(self, timeout: float = 100) -> dict[str, Any]:
+        """The summary of a job that must not fail."""
+        outcome = self.outcome(timeout)
+        assert "summary" in outcome, f"{outcome}\n{self._log_tail()}"
+        summary: dict[str, Any] = outcome["summary"]
+        return summary
+
+    def _log_tail(self) -> str:
+        return self.log_file.read_text(errors="replace")[-3000:] if self.log_file.exists() else "(no log)"
+
+
+def _work(spec: Spec, log_file: Path, outcome: Path) -> None:
+    """In the process: whatever anybody logs, or prints, goes to the log file."""
+    from airflow_ai_provider.errors import AIProviderError
+    from airflow_ai_provider.gateway.run import run_map
+
+    said = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    logging.basicConfig(level=spec.log_level, force=True)
+    for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
+        logging.getLogger(name).setLevel(logging.DEBUG if spec.log_level == logging.DEBUG else logging.WARNING)
+    try:
+        summary = run_map(spec.job, spec.caller, spec.settings, log=logging.getLogger("task"))
+        result: Mapping[str, Any] = {"summary": asdict(summary)}
+    except AIProviderError as error:
+        result = {"error": type(error).__name__, "message": str(error)}
+    except BaseException:
+        logging.getLogger("task").exception("the job ended with an error that is not ours")
+        raise
+    outcome.write_bytes(orjson.dumps(result))
+
+
+def prompt_with_bad_rows(row: Mapping[str, Any]) -> str:
+    """A prompt function that fails for some rows, in its own ways."""
+    match row["id"]:
+        case "raises":
+            raise ValueError(f"cannot deal with {row['text']}")
+        case "surrogate":
+            return f"half of a pair: \ud83d {row['text']}"
+        case "nothing":
+            return None  # type: ignore[return-value]  # as a user's function may
+        case _:
+            return f"Answer this: {row['text']}"

@@ -1,0 +1,56 @@
+"""When to try again, as a decision on values."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_ai_provider.errors import VendorPermanentError, VendorTransientError
+from airflow_ai_provider.gateway.retry import Again, decide
+from airflow_ai_provider.policy import Retry
+
+RETRY = Retry(attempts=5, wait=4, max_wait=20)
+
+
+def transient(retry_after: float | None = None, *, billed: bool = False) -> VendorTransientError:
+    return VendorTransientError("x", kind="server_error", billed=billed, retry_after=retry_after)
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 5])
+def test_a_permanent_error_is_given_up_at_once(attempt: int) -> None:
+    error = VendorPermanentError("x", kind="bad_request")
+    assert decide(error, attempt=attempt, retry=RETRY, rng=random.Random(0)) == "give up"
+
+
+def test_the_last_attempt_falls_back() -> None:
+    assert isinstance(decide(transient(), attempt=4, retry=RETRY, rng=random.Random(0)), Again)
+    assert decide(transient(), attempt=5, retry=RETRY, rng=random.Random(0)) == "fall back"
+    assert decide(transient(retry_after=1), attempt=1, retry=Retry(attempts=1), rng=random.Random(0)) == "fall back"
+
+
+@given(st.integers(1, 4), st.integers(0, 2**32))
+def test_waits_double_up_to_their_limit_and_are_spread_over_the_upper_half(attempt: int, seed: int) -> None:
+    decision = decide(transient(), attempt=attempt, retry=RETRY, rng=random.Random(seed))
+    assert isinstance(decision, Again)
+    ceiling = {1: 4, 2: 8, 3: 16, 4: 20}[attempt]
+    assert ceiling / 2 <= decision.seconds <= ceiling
+
+
+def test_waits_differ_from_row_to_row() -> None:
+    rng = random.Random(1)
+    waits = [decide(transient(), attempt=1, retry=RETRY, rng=rng) for _ in range(50)]
+    assert len(set(waits)) == 50
+
+
+@given(st.floats(0, 3600), st.integers(0, 2**32))
+def test_the_vendors_own_wait_is_never_undercut(retry_after: float, seed: int) -> None:
+    decision = decide(transient(retry_after), attempt=1, retry=RETRY, rng=random.Random(seed))
+    assert isinstance(decision, Again)
+    assert decision.seconds >= retry_after
+
+
+def test_what_may_have_been_billed_is_tried_again_all_the_same() -> None:
+    assert isinstance(decide(transient(billed=True), attempt=1, retry=RETRY, rng=random.Random(0)), Again)

@@ -1,0 +1,315 @@
+"""policy.yaml: a policy that loads is complete and consistent; one that does not says everything that is wrong."""
+
+from __future__ import annotations
+
+import textwrap
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_ai_provider.errors import PolicyError
+from airflow_ai_provider.policy import DEFAULT_RPM, Deployment, Policy, Route, load_policy, parse_policy
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FULL = """\
+version: 1
+deployments:
+  small:  {model: openai/gpt-4o-mini, connection: openai_default, rpm: 1000, tpm: 2000000, concurrency: 64}
+  large:  {model: anthropic/claude-sonnet-4-5, connection: anthropic_default, rpm: 500}
+  house:  {model: openai/qwen3-32b, api_base: http://vllm:8000/v1, price: {input_per_mtok: 0.10, output_per_mtok: 0.30}}
+routes:
+  support:
+    tiers: {simple: [small, house], medium: [small], complex: [large]}
+    complexity: {from: column, column: difficulty, default: simple}
+    escalate: {on: [schema, grounding], to: complex, then: review}
+    reuse: {scope: team, ttl: 1h}
+    masking: standard
+budgets:
+  - {team: support, period: day, limit_usd: 100}
+masking:
+  standard: {detect: [email, phone, cn_id, card, iban, ip, secret], columns: {customer_name: PERSON}}
+"""
+
+SMALL = """\
+version: 1
+deployments:
+  small: {model: openai/gpt-4o-mini}
+routes:
+  support:
+    tiers: {simple: [small]}
+    masking: off
+budgets:
+  - {team: support, period: day, limit_usd: 100}
+"""
+
+
+def problems(text: str) -> list[str]:
+    """What a policy is refused for, a line each."""
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text, "p.yaml")
+    return str(caught.value).splitlines()
+
+
+def changed(old: str, new: str, text: str = SMALL) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+def test_a_policy_with_everything_in_it_loads() -> None:
+    policy = parse_policy(FULL)
+    route = policy.route("support")
+    assert route.tiers == {"simple": ("small", "house"), "medium": ("small",), "complex": ("large",)}
+    assert (route.reuse.scope, route.reuse.ttl, route.masking) == ("team", 3600, "standard")
+    assert (route.escalate.on, route.escalate.to) == (("schema", "grounding"), "complex")
+    assert route.complexity.from_ == "column"
+    assert policy.deployments["house"].price is not None
+    assert policy.deployments["house"].price.input_per_mtok == Decimal("0.10")
+    assert policy.budgets[0].name == "team=support/day"
+    assert policy.masking["standard"].columns == {"customer_name": "PERSON"}
+
+
+def test_the_smallest_policy_has_careful_defaults() -> None:
+    policy = parse_policy(SMALL)
+    route, small = policy.route("support"), policy.deployments["small"]
+    assert (route.masking, route.reuse.scope, route.escalate.to, route.default_tier) == ("off", "run", None, "simple")
+    assert (small.requests_per_minute, small.tpm, small.timeout) == (DEFAULT_RPM, None, 60)
+    assert (route.retry.attempts, route.retry.wait, route.retry.max_wait) == (3, 4.0, 60.0)
+
+
+def test_the_policy_of_the_demo_loads() -> None:
+    assert load_policy(ROOT / "include" / "policy.yaml").routes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (changed("masking: off", "masking: off\n    colour: red"), ["p.yaml:8: routes.support.colour: unknown key"]),
+        (changed("mini}", "mini, rmp: 5}"), ["p.yaml:3: deployments.small.rmp: unknown key"]),
+        (SMALL + "extras: 1\n", ["p.yaml:10: extras: unknown key"]),
+        (changed("    masking: off\n", ""), ["p.yaml:5: routes.support.masking: required, and not there"]),
+        (changed("version: 1", "version: 2"), ["p.yaml:1: version: expected 1"]),
+        (changed("period: day", "period: hour"), ["p.yaml:9: budgets.0.period: expected"]),
+        (changed("openai/gpt-4o-mini", "gpt-4o-mini"), ["p.yaml:3: deployments.small.model: "]),
+        (changed("mini}", "mini, rpm: 0}"), ["p.yaml:3: deployments.small.rpm: "]),
+        (changed("limit_usd: 100", "limit_usd: -1"), ["p.yaml:9: budgets.0.limit_usd: "]),
+        (changed("limit_usd: 100", "limit_usd: 0.0000000001"), ["p.yaml:9: budgets.0.limit_usd: "]),
+        (
+            changed("limit_usd: 100", "limit_usd: 1, timezone: Mars/Olympus"),
+            ["p.yaml:9: budgets.0.timezone: 'Mars/Olympus'"],
+        ),
+        (changed("{simple: [small]}", "{}"), ["p.yaml:6: routes.support.tiers: expected at least one tier"]),
+        (
+            changed("{simple: [small]}", "{simple: []}"),
+            ["p.yaml:6: routes.support.tiers: tier simple names no deployment"],
+        ),
+        (changed("{simple: [small]}", "{easy: [small]}"), ["p.yaml:6: routes.support.tiers.easy"]),
+        (
+            changed("mini}", "mini, params: {max_tokens: 5}}"),
+            ["p.yaml:3: deployments.small.params: max_tokens cannot be set"],
+        ),
+        (SMALL + "masking:\n  none: {}\n", ["p.yaml:11: masking.none: masks nothing"]),
+        (SMALL + "masking:\n  m: {columns: {name: person}}\n", ["p.yaml:11: masking.m.columns.name: "]),
+    ],
+)
+def test_a_wrong_place_is_named_with_its_line(text: str, expected: list[str]) -> None:
+    found = problems(text)
+    assert len(found) == len(expected)
+    for line, beginning in zip(found, expected, strict=True):
+        assert line.startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            changed("[small]", "[small, smal]"),
+            "p.yaml:6: routes.support.tiers.simple.1: no deployment 'smal'; there are: small",
+        ),
+        (
+            changed("masking: off", "masking: standrad"),
+            "p.yaml:7: routes.support.masking: no masking profile 'standrad'; there are: none (or write off)",
+        ),
+        (
+            changed("masking: off", "masking: off\n    complexity: {default: complex}"),
+            "p.yaml:8: routes.support.complexity: the route has no tier 'complex'",
+        ),
+        (
+            changed("masking: off", "masking: off\n    escalate: {to: medium}"),
+            "p.yaml:8: routes.support.escalate: the route has no tier 'medium'",
+        ),
+        (
+            changed("limit_usd: 100}", "limit_usd: 100, route: sales}"),
+            "p.yaml:9: budgets.0.route: no route 'sales'",
+        ),
+        (
+            SMALL + "  - {team: support, period: day, limit_usd: 5}\n",
+            "p.yaml:10: budgets.1: a second budget team=support/day; keep one limit per scope and period",
+        ),
+    ],
+)
+def test_every_name_that_is_used_must_be_there(text: str, expected: str) -> None:
+    assert problems(text) == [expected]
+
+
+def test_all_findings_come_at_once_in_the_order_of_the_file() -> None:
+    text = (
+        changed("mini}", "mini, rmp: 5}").replace("period: day", "period: hour").replace("masking: off", "maskin: off")
+    )
+    assert [line.split(": ")[0] for line in problems(text)] == ["p.yaml:3", "p.yaml:5", "p.yaml:7", "p.yaml:9"]
+
+
+def test_findings_stand_in_the_order_of_their_lines_also_past_line_ten() -> None:
+    lines = [
+        int(line.split(":")[1]) for line in problems(changed("[small", "[small, a, b", FULL).replace("day", "hour"))
+    ]
+    assert lines == sorted(lines)
+
+
+def test_no_finding_holds_a_value_that_might_be_a_secret() -> None:
+    for text in (changed("mini}", "mini, rpm: sk-secret}"), changed("mini}", "mini, timeout: sk-secret}")):
+        assert "sk-secret" not in "\n".join(problems(text))
+
+
+@pytest.mark.parametrize("word", ["off", "no", "on", "yes"])
+def test_off_is_a_word_and_not_a_boolean(word: str) -> None:
+    text = changed("masking: off", f"masking: {word}") + f"masking:\n  {word}: {{detect: [email]}}\n"
+    assert parse_policy(text).route("support").masking == word
+    assert (
+        parse_policy(changed("masking: off", "masking: off\n    reuse: {scope: off}")).route("support").reuse.scope
+        == "off"
+    )
+
+
+def test_true_and_false_are_booleans() -> None:
+    params = parse_policy(changed("mini}", "mini, params: {a: true, b: False, c: on}}")).deployments["small"].params
+    assert params == {"a": True, "b": False, "c": "on"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (SMALL + "version: 1\n", 10),
+        (changed("mini}", "mini, model: a/b}"), 3),
+        (changed("masking: off", "masking: off\n    masking: off"), 8),
+    ],
+)
+def test_a_key_given_twice_is_refused(text: str, line: int) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(f"p.yaml:{line}: key '")
+    assert problem.endswith("' stands twice")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- 1\n", "7", "null"])
+def test_a_file_that_is_no_mapping_is_told_what_is_expected(text: str) -> None:
+    assert problems(text) == ["p.yaml:1: expected a mapping with version, deployments, routes and budgets"]
+
+
+@pytest.mark.parametrize(
+    "text", ["version: [1\n", "a: b: c\n", "\tversion: 1", "version: 1\n--- \nversion: 1\n", "a: *b"]
+)
+def test_text_that_is_no_yaml_has_its_line(text: str) -> None:
+    (problem,) = problems(text)
+    assert problem.split(":")[:1] == ["p.yaml"]
+    assert problem.split(":")[1].isdigit()
+
+
+def test_python_objects_are_not_made() -> None:
+    (problem,) = problems(changed("version: 1", "version: !!python/object/apply:os.getcwd []"))
+    assert problem.startswith("p.yaml:1: could not determine a constructor")
+
+
+PIECES = (
+    """version|: |1|  |- |{|}|[|]|, |&a |*a|? |<<: |!!int |!!set |2026-13-45|0x|1:99|off|~|'|"|deployments|routes|#"""
+)
+pieces = st.sampled_from([*PIECES.split("|"), "|\n", "\n", "\x00", "\ud800"])
+
+
+@given(st.lists(pieces, max_size=14).map("".join) | st.text(max_size=40))
+@example("? [a]\n: 1\n")
+@example("version: 2026-13-45")
+@example("{a: 1}: 2")
+@example("a: &a [*a]")
+@example("version: !!int x")
+@example("[" * 3000)
+@example("!!timestamp x: 1")
+def test_whatever_the_text_it_is_a_policy_or_a_policy_error(text: str) -> None:
+    try:
+        found: object = parse_policy(text)
+    except PolicyError as error:
+        found = error
+    assert isinstance(found, Policy) or str(found).startswith("policy.yaml")
+
+
+def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"p\.yaml: no policy file there; set \[ai\] policy_path"):
+        load_policy(tmp_path / "p.yaml")
+    (tmp_path / "p.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PolicyError, match=r"p\.yaml: cannot be read .*UTF-8"):
+        load_policy(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604800), ("0", 0)]
+)
+def test_durations(written: str, seconds: int) -> None:
+    assert parse_policy(changed("mini}", f"mini, timeout: {written}}}")).deployments["small"].timeout == seconds
+
+
+@pytest.mark.parametrize("written", ["-1", "1.5", "1w", "h", "''"])
+def test_other_durations_are_refused(written: str) -> None:
+    (problem,) = problems(changed("mini}", f"mini, timeout: {written}}}"))
+    assert problem.startswith("p.yaml:3: deployments.small.timeout: ")
+
+
+def test_a_time_limit_of_nothing_that_no_request_could_keep_is_refused() -> None:
+    (problem,) = problems(changed("mini}", "mini, timeout: 0}"))
+    assert problem.startswith("p.yaml:3: deployments.small.timeout: ")
+
+
+@pytest.mark.parametrize(("written", "usd"), [("0.1", "0.1"), ("1e-6", "0.000001"), ("'0.3'", "0.3"), ("5", "5")])
+def test_money_is_what_is_written(written: str, usd: str) -> None:
+    policy = parse_policy(changed("limit_usd: 100", f"limit_usd: {written}"))
+    assert policy.budgets[0].limit_usd == Decimal(usd)
+
+
+def test_an_unknown_route_names_those_there_are() -> None:
+    with pytest.raises(PolicyError, match="route 'sales' is not in the policy; it has: support"):
+        parse_policy(SMALL).route("sales")
+
+
+def test_a_call_that_no_budget_limits_is_refused() -> None:
+    policy = parse_policy(SMALL)
+    assert len(policy.budgets_for(team="support", dag="d", route="support")) == 1
+    with pytest.raises(PolicyError, match=r"no budget applies to team 'sales' .*add one under budgets"):
+        policy.budgets_for(team="sales", dag="d", route="support")
+
+
+def test_every_budget_whose_scope_fits_applies() -> None:
+    more = "  - {period: month, limit_usd: 9}\n  - {dag: d, route: support, period: run, limit_usd: 1}\n"
+    policy = parse_policy(SMALL + more)
+    names = [budget.name for budget in policy.budgets_for(team="support", dag="d", route="support")]
+    assert names == ["team=support/day", "organisation/month", "dag=d&route=support/run"]
+    assert [b.name for b in policy.budgets_for(team="x", dag="y", route="z")] == ["organisation/month"]
+
+
+@pytest.mark.parametrize(("asked", "got"), [("simple", "medium"), ("medium", "medium"), ("complex", "medium")])
+def test_a_tier_the_route_lacks_is_the_next_one_up_or_its_highest(asked: Any, got: str) -> None:
+    route = Route(tiers={"medium": ("small",)}, masking="off")
+    assert (route.tier_at_least(asked), route.default_tier) == (got, "medium")
+
+
+def test_the_offline_model_is_not_slowed_down() -> None:
+    assert Deployment(model="offline/extractive").requests_per_minute is None
+
+
+def test_the_digest_follows_the_meaning_and_not_the_writing() -> None:
+    same = parse_policy(
+        textwrap.dedent(SMALL.replace("{simple: [small]}", "\n      simple:\n        - small")) + "# note\n"
+    )
+    assert same.digest == parse_policy(SMALL).digest
+    assert parse_policy(changed("limit_usd: 100", "limit_usd: 101")).digest != same.digest
