@@ -267,7 +267,12 @@ def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
         raise PolicyError(f"{name}:{line}: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise PolicyError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
-    except (ValueError, TypeError, RecursionError) as error:  # a date, number or anchor that YAML's types refuse
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # a date, number or anchor that YAML's types refuse
         raise PolicyError(f"{name}: a value cannot be read ({type(error).__name__}); put text in quotes") from None
     if root is None or not isinstance(data, dict):
         raise PolicyError(f"{name}:1: expected a mapping with version, deployments, routes and budgets")

@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
 
 if "airflow" not in sys.modules:
     # Airflow reads its home when it is first imported; a test must never write to the user's own.
     os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
     os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+# The same examples every time, and no test fails for the machine being slow.
+settings.register_profile("here", deadline=None, derandomize=True)
+settings.load_profile("here")
 
 if TYPE_CHECKING:
     from airflow_ai_provider.testing.vendor import VendorDouble

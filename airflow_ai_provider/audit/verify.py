@@ -25,7 +25,7 @@ def verify(archive: Archive, spool: Spool, store: AuditStore | None, public_keys
     """Verify the trail of ``spool``. Findings are in the report; nothing is raised for them, or for an outage."""
     report = VerifyReport(spool.trail)
     if not public_keys:
-        report.error = "there is no verify_key.pem: nothing was sealed yet, or its folder is missing; run an AuditSealOperator first"
+        report.error = "no verify key is there: nothing was sealed yet, or its folder is lost; run an AuditSealOperator"
         return report
     try:
         _verify(archive, spool, store, public_keys, report)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
 from jsonschema import Draft202012Validator, SchemaError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from airflow_ai_provider.errors import PromptError
 
@@ -27,6 +31,7 @@ class AnswerChecks:
                 Draft202012Validator.check_schema(output_schema)
             except SchemaError as error:
                 raise PromptError(f"output_schema: not a JSON schema: {error.message}") from None
+            _check_references(output_schema)
             self._validator = Draft202012Validator(output_schema)
 
     def problem(self, answer: str, prompt: str) -> str | None:
@@ -38,6 +43,27 @@ class AnswerChecks:
         if "grounding" in self._on and (figure := _ungrounded(answer, prompt)):
             return f"grounding: the answer has a figure that is not in the prompt ({len(figure)} characters)"
         return None
+
+
+def _check_references(schema: Mapping[str, Any]) -> None:
+    """Raise ``PromptError`` for a ``$ref`` that leads nowhere or out of the schema: nothing is fetched."""
+    resolver = Registry().with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except (Unresolvable, ValueError):
+            raise PromptError(f"output_schema: $ref {reference!r} is not in the schema itself") from None
+
+
+def _references(part: object) -> Iterator[str]:
+    if isinstance(part, Mapping):
+        if isinstance(reference := part.get("$ref"), str):
+            yield reference
+        for inner in part.values():
+            yield from _references(inner)
+    elif isinstance(part, list | tuple):
+        for inner in part:
+            yield from _references(inner)
 
 
 def _schema_problem(validator: Draft202012Validator, answer: str) -> str | None:
@@ -62,4 +88,4 @@ def _ungrounded(answer: str, prompt: str) -> str | None:
 
 
 def _plain(figure: str) -> str:
-    return figure.replace(",", "")
+    return unicodedata.normalize("NFKC", figure).replace(",", "")

@@ -32,7 +32,7 @@ from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
 from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.money import Usage
-from airflow_ai_provider.policy import Budget, Route, Tier
+from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
 
 _BYTES_PER_TOKEN = 8
 """No tokenizer in use packs more text than this into a token on average: what is over it cannot fit a context."""
@@ -134,7 +134,7 @@ class Gateway:
         reply = await self._reply(prepared, prepared.tier, name, funds)
         problem = self._problem(prepared, reply)
         spent, upper = reply.cost_nano, self._plan.route.escalate.to
-        if problem and upper is not None and upper != prepared.tier:
+        if problem and upper is not None and TIERS.index(upper) > TIERS.index(prepared.tier):
             reply = await self._reply(prepared, upper, name, funds)
             spent += reply.cost_nano
             problem = self._problem(prepared, reply)

@@ -45,17 +45,22 @@ def token_scope(route: Route, team: str, caller: Caller) -> str:
     """Where a masked value keeps its token: as wide as answers are shared, so that equal rows stay equal."""
     match route.reuse.scope:
         case "team":
-            return f"team:{team}"
+            return _joined("team", team)
         case "dag":
-            return f"dag:{team}:{caller.dag_id}"
+            return _joined("dag", team, caller.dag_id)
         case _:
-            return f"run:{team}:{caller.dag_id}:{caller.run_id}"
+            return _joined("run", team, caller.dag_id, caller.run_id)
+
+
+def _joined(*names: str) -> str:
+    """Names as JSON: whatever stands in them, two different lists of names never read the same."""
+    return orjson.dumps(names).decode()
 
 
 def reuse_scope(route: Route, team: str, caller: Caller, row_key: str) -> str:
     """Who shares an answer. With reuse off it is the row of this run alone: a retry still finds what was paid for."""
     if route.reuse.scope == "off":
-        return f"row:{team}:{request_id(caller, row_key, 'reuse')}"
+        return _joined("row", team, request_id(caller, row_key, "reuse"))
     return token_scope(route, team, caller)
 
 
@@ -77,7 +82,7 @@ class ReuseKey:
     ) -> None:
         place = (deployment.model, deployment.api_base, deployment.connection, deployment.params)
         common = (_KEY_VERSION, place, max_tokens, output_schema, prompt_version)
-        self._common = hashlib.sha256(orjson.dumps(common, option=orjson.OPT_SORT_KEYS))
+        self._common = hashlib.sha256(orjson.dumps(common, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
 
     def of(self, scope: str, messages: Sequence[Message]) -> bytes:
         """32 bytes for the masked ``messages`` of one row."""

@@ -62,12 +62,14 @@ class Pacer:
     async def wait(self, tokens: int) -> None:
         """Return when one request of about ``tokens`` may leave."""
         now = self._clock()
-        pauses = [self._resume_at - now]
+        pauses = [0.0]
         if self._requests:
             pauses.append(self._requests.take(1, now))
         if self._tokens:
             pauses.append(self._tokens.take(tokens, now))
-        if (pause := max(pauses)) > 0:
+        ready_at = now + max(pauses)
+        # A cool-down may come while this waits, so the end of the wait is looked up again.
+        while (pause := max(ready_at, self._resume_at) - self._clock()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(pause)
 
     def used(self, *, expected: int, actual: int) -> None:

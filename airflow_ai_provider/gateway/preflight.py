@@ -119,5 +119,17 @@ def _code_version(prompt: object) -> str | None:
 
 
 def _essence(code: CodeType) -> tuple[object, ...]:
-    constants = tuple(_essence(c) if isinstance(c, CodeType) else c for c in code.co_consts)
-    return code.co_code, code.co_names, code.co_varnames, constants
+    return code.co_code, code.co_names, code.co_varnames, tuple(map(_constant, code.co_consts))
+
+
+def _constant(value: object) -> object:
+    """A constant as it reads in every process: the order of a set follows the process' own hash seed."""
+    match value:
+        case CodeType():
+            return _essence(value)
+        case frozenset():
+            return sorted(map(repr, value))
+        case tuple():
+            return tuple(map(_constant, value))
+        case _:
+            return value

@@ -70,8 +70,10 @@ class RowTemplate:
             raise PromptError(
                 f"{self.name}: {names} is null in this row; say what stands in its place: {{{{ column or '' }}}}"
             ) from None
-        except UndefinedError as error:
-            raise PromptError(f"{self.name}: {error.message}") from None
+        except UndefinedError:  # its own message may hold the row's value
+            missing = sorted(self.columns - row.keys())
+            what = f"'{missing[0]}' is undefined" if missing else "something it looks up is not there"
+            raise PromptError(f"{self.name}: {what} for this row") from None
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise PromptError(f"{self.name}: {error.__class__.__name__} while the row was put in") from None
 

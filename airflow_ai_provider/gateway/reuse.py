@@ -189,7 +189,10 @@ class RedisResponses:
     def __init__(self, url: str) -> None:
         import redis.asyncio
 
-        self._redis = redis.asyncio.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
+        try:
+            self._redis = redis.asyncio.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
+        except ValueError:
+            raise StoreUnavailable("response store: not a Redis URL; check the connection of cache_conn_id") from None
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         import redis

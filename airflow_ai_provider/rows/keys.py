@@ -40,8 +40,8 @@ def key_values(batch: pa.RecordBatch, key: str, first_row: int) -> list[str]:
     except pa.ArrowException:
         raise SourceError(f"key column {key} holds {column.type}; expected text or numbers") from None
     for offset, value in enumerate(values):
-        if not value:
-            kind = "null" if value is None else "empty"
+        if not value or "\0" in value:
+            kind = "null" if value is None else "with a NUL character" if value else "empty"
             raise SourceError(
                 f"row {first_row + offset + 1} (the first row is 1): its key, column {key}, is {kind}; "
                 f"give every row a key of its own, or use the key {ROW_NUMBER_KEY}"
