@@ -8,6 +8,7 @@ given up only when the answer is safe in the response store, so that a crash los
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
+
+log = logging.getLogger(__name__)
 
 _BYTES_PER_TOKEN = 8
 """No tokenizer in use packs more text than this into a token on average: what is over it cannot fit a context."""
@@ -278,13 +281,16 @@ class Gateway:
 
     def _succeeded(self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, started: float) -> Settled:
         """The vendor's figure at the lane's price; without a figure the whole hold, until it is known."""
+        cost = lane.facts.rate.cost(reply.usage) if reply.usage else attempt.bound_nano
+        if cost > attempt.bound_nano:
+            log.error("%s charged more than its upper bound for attempt %s", lane.name, attempt.attempt_id)
         return Settled(
             attempt.attempt_id,
             datetime.now(UTC),
             attempt.request,
             "ok" if reply.usage else "unknown",
             reply.usage,
-            cost_nano=lane.facts.rate.cost(reply.usage) if reply.usage else attempt.bound_nano,
+            cost_nano=cost,
             latency_ms=_milliseconds(started),
             error_type=None if reply.usage else "no_usage",
         )
