@@ -7,6 +7,7 @@ key names an answer: two requests that could be answered differently never share
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -28,17 +29,25 @@ def request_id(caller: Caller, row_key: str, step: str) -> str:
 
 
 def attempt_id() -> str:
-    """32 hex digits that sort by time: 48 bits of milliseconds, then 80 random bits."""
-    return _sorting_by_time()
+    """32 hex digits that sort by time: 48 bits of milliseconds, 48 random bits of this process, 32 bits counting up."""
+    return f"{time.time_ns() // 1_000_000:012x}{_process.mark}{next(_process.numbers) & 0xFFFFFFFF:08x}"
 
 
 def owner_id() -> str:
     """Names one process' run of a task in the ledger; of two tries with one number the later one's is the greater."""
-    return _sorting_by_time()
-
-
-def _sorting_by_time() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+class _Process:
+    """What tells this process' ids from any other's; drawn once, since a system call for each is dear."""
+
+    def __init__(self) -> None:
+        self.mark = os.urandom(6).hex()
+        self.numbers = itertools.count()
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.__init__)  # type: ignore[misc]  # a child is another process
 
 
 def token_scope(route: Route, team: str, caller: Caller) -> str:

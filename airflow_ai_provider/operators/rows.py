@@ -32,7 +32,7 @@ class PlanShardsOperator(HeartOperator):
         *,
         source: str,
         key: str | Sequence[str],
-        rows_per_shard: int = 10_000,
+        rows_per_shard: int = 25_000,
         max_shards: int = 64,
         columns: Sequence[str] = (),
         **kwargs: Any,

@@ -50,6 +50,8 @@ _ASSIGNMENT = compile_bytes(
     rb"[\"']? ?[=:] ?[\"']?[!#-&(-+\--:<-Z^-~]{6,}"
 )
 _BEARER = compile_bytes(rb"(?i:bearer|basic) [A-Za-z0-9._~+/=-]{20,}")
+PATTERNS = (_KEYS, _PRIVATE_KEY, _URL, _ASSIGNMENT, _BEARER)
+"""Where none of these is, there is no secret."""
 _VALUE = re.compile(rb"[\"']? ?[=:] ?[\"']?")
 
 

@@ -21,6 +21,8 @@ from airflow_ai_provider.privacy.spans import Span
 
 _SEPARATORS = b" ./()_\xb7-"
 _RUN = compile_bytes(rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6,}")
+PATTERNS = (_RUN,)
+"""Where this is not, there is no number of any kind."""
 _GROUP = re.compile(rb"[0-9]+")
 _WINDOW = 7
 _MAX_DIGITS = 20

@@ -32,6 +32,8 @@ _IBAN_WORDS = re.compile(r"\biban(?![A-Za-z_])[^0-9\[\].;。；\n]{0,16}$", re.I
 
 _IPV4 = compile_bytes(rb"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
 _IPV6 = compile_bytes(rb"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*")
+PATTERNS = (_IBAN_HEAD, _IPV4, _IPV6)
+"""Where none of these is, there is neither IBAN nor IP address; e-mail addresses have their ``@``."""
 _ZONE = re.compile(rb"%[A-Za-z0-9]{1,15}")
 
 
