@@ -6,6 +6,7 @@ Memory does not grow with rows: a bounded number of batches is under way, and ea
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Iterator
@@ -54,8 +55,13 @@ def run_map(job: MapJob, caller: Caller, settings: Settings, *, log: logging.Log
     plan = plan_job(job, caller, settings)
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         log.info("%s", _parts_line(settings, ledger, plan, job))
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(job, caller, settings, plan, ledger, log))
+        # What was there before the job outlives it: the collector need not walk Airflow's heap for every batch.
+        gc.freeze()
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_run(job, caller, settings, plan, ledger, log))
+        finally:
+            gc.unfreeze()
 
 
 async def _run(
