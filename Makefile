@@ -47,11 +47,16 @@ $(UV): requirements/uv.txt
 	@"$(PYTHON)" -m venv --clear .tools || { echo "python3 has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 
+# Behind a proxy with a certificate authority of its own, uv's bundled certificates fail and the system's succeed.
+define sync
+$(UV) sync --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all $(1) \
+|| $(UV) sync --system-certs --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all $(1)
+endef
+
 $(STAMP): $(UV) uv.lock pyproject.toml
-	@test -e $(STAMP_DEV) || $(UV) sync --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all --no-default-groups
-	@test ! -e $(STAMP_DEV) || $(UV) sync --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all --group dev
+	@if test -e $(STAMP_DEV); then $(call sync,--group dev); else $(call sync,--no-default-groups); fi
 	@touch $@
 
 $(STAMP_DEV): $(UV) uv.lock pyproject.toml
-	@$(UV) sync --quiet --frozen --python "$(PYTHON)" --no-python-downloads --extra all --group dev
+	@$(call sync,--group dev)
 	@touch $(STAMP) $@
