@@ -253,9 +253,7 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
         load_policy(tmp_path / "p.yaml")
 
 
-@pytest.mark.parametrize(
-    ("written", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604800)]
-)
+@pytest.mark.parametrize(("written", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604800)])
 def test_durations(written: str, seconds: int) -> None:
     assert parse_policy(changed("mini}", f"mini, timeout: {written}}}")).deployments["small"].timeout == seconds
 
