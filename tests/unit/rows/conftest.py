@@ -15,9 +15,10 @@ from rows_place import Place
 @pytest.fixture(scope="session")
 def s3_options() -> Iterator[dict[str, Any]]:
     """Storage options of an S3 server on this machine with the bucket ``rows``."""
-    server_module = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
@@ -31,6 +32,7 @@ def s3_options() -> Iterator[dict[str, Any]]:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place(str(tmp_path), LocalFileSystem())
-    s3fs = pytest.importorskip("s3fs")
+    import s3fs
+
     options = request.getfixturevalue("s3_options")
     return Place(f"s3://rows/{uuid.uuid4().hex}", s3fs.S3FileSystem(**options), options)

@@ -20,7 +20,7 @@ class Place:
 
     def put(self, name: str, data: bytes) -> str:
         path = self.filesystem._strip_protocol(self.uri(name))
-        if not self.root.startswith("s3://"):
+        if "://" not in self.root:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.filesystem.pipe_file(path, data)
         return self.uri(name)
