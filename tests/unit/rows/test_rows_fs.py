@@ -98,7 +98,6 @@ def test_our_own_errors_pass_through() -> None:
 
 
 def test_a_server_that_is_not_there_may_be_there_later() -> None:
-    pytest.importorskip("s3fs")
     options = {
         "key": "test",
         "secret": "test",
@@ -112,7 +111,6 @@ def test_a_server_that_is_not_there_may_be_there_later() -> None:
 
 
 def test_a_web_server_that_is_not_there_may_be_there_later() -> None:
-    pytest.importorskip("aiohttp")
     with pytest.raises(StoreUnavailable):
         open_source("http://127.0.0.1:9/in.csv")
 
