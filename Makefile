@@ -40,7 +40,7 @@ lint: $(STAMP_DEV) ## ruff, mypy, import contracts
 	$(RUN)/lint-imports
 
 clean: ## remove what the targets made, .demo included
-	rm -rf .venv .tools $(DEMO_HOME) .standalone .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .tools "$(DEMO_HOME)" .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(UV): requirements/uv.txt
 	@test -n "$(PYTHON)" || { echo "python3 3.11, 3.12 or 3.13 is needed and none was found; install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }

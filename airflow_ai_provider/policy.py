@@ -28,6 +28,13 @@ NO_MASKING = "off"
 DEFAULT_RPM = 1000
 """Requests per minute of a deployment for which the policy says nothing."""
 
+RESERVED_PARAMS = frozenset(
+    "model messages api_key api_base base_url max_tokens max_completion_tokens n stream max_retries num_retries "
+    "timeout response_format extra_headers extra_body tools functions fallbacks context_window_fallback_dict "
+    "mock_response service_tier web_search_options".split()
+)
+"""What the gateway sets itself, and what would make a call cost more than its hold or go where no policy sent it."""
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -84,10 +91,8 @@ class Deployment(_Section):
     @field_validator("params")
     @classmethod
     def _no_reserved_params(cls, params: dict[str, Any]) -> dict[str, Any]:
-        reserved = {"model", "messages", "api_key", "api_base", "base_url", "max_tokens", "max_completion_tokens"}
-        reserved |= {"n", "stream", "max_retries", "num_retries", "timeout", "response_format", "extra_headers"}
-        if bad := sorted(reserved & params.keys()):
-            raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it for every call")
+        if bad := sorted(RESERVED_PARAMS & params.keys()):
+            raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it, or it would cost unforeseen")
         return params
 
     @property

@@ -38,7 +38,11 @@ def main() -> int:
     if not source.exists():
         print(f"INPUT={source}: there is no such file; expected CSV, JSONL or Parquet with a column text")
         return 1
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"DEMO_HOME={home}: cannot be made: {error.strerror}")
+        return 1
     log_path = home / "demo.log"
     configure(home)
     print(f"Answering the questions of {source}\nLog: {log_path}")
@@ -174,7 +178,7 @@ def show(run_id: str, answers: Path) -> None:
     verdict = verify_audit(settings)
     counts = manifest.totals
     other = {name: counts[name] for name in ("rejected", "over_budget", "error") if counts[name]}
-    print("\nCost so far, in USD at the policy's prices\n" + textwrap.indent(text_table(costs), "  "))
+    print("\nCost of all runs in this home, in USD at the policy's prices\n" + textwrap.indent(text_table(costs), "  "))
     print(
         f"\nAudit trail: {'verifies' if verdict.status == 0 else 'DOES NOT VERIFY'}, {verdict.events:,} events"
         f" in {verdict.segments} segments, {len(verdict.findings)} findings {verdict.error}".rstrip()
@@ -184,8 +188,20 @@ def show(run_id: str, answers: Path) -> None:
         + "".join(f"; {name.replace('_', ' ')} {count:,}" for name, count in other.items())
     )
     print(f"Answers: {folder / 'answers.csv'}")
+    if problem := _first_problem(folder / "answers.csv"):
+        print(f"The first row without an answer says: {problem}")
     for row in _samples(folder / "answers.csv"):
         print(_indented("Q", row["text"]), _indented("A", row["answer"]), sep="\n")
+    print(
+        "\nLook around with `airflow ai cost`, `airflow ai policy check`, `airflow ai audit verify` after:\n"
+        f'  export PATH="{Path(sys.executable).parent}:$PATH" AIRFLOW_HOME="{os.environ["AIRFLOW_HOME"]}" \\\n'
+        f'    AIRFLOW__AI__HOME="{settings.home}" AIRFLOW__AI__POLICY_PATH="{settings.policy_path}"'
+    )
+
+
+def _first_problem(path: Path) -> str | None:
+    with path.open(newline="", encoding="utf-8") as file:
+        return next((row["error"] for row in csv.DictReader(file) if row["error"]), None)
 
 
 def _samples(path: Path, count: int = 2) -> Sequence[dict[str, str]]:

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from airflow.cli.simple_table import AirflowConsole
@@ -15,7 +16,7 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from rich.markup import escape
 
-from airflow_ai_provider.errors import AIProviderError, PolicyError
+from airflow_ai_provider.errors import AIProviderError, AuditError, LedgerError, PolicyError
 
 GOOD, FINDING, COULD_NOT_RUN = 0, 1, 2
 
@@ -45,9 +46,13 @@ def cost(args: Namespace) -> int:
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.reports import cost_report
 
+    if args.since and args.until and args.since > args.until:
+        raise LedgerError(f"--since {args.since} is after --until {args.until}")
     settings = settings_from_airflow()
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         rows = cost_report(ledger, by=args.by, since=args.since, until=args.until)
+        if not rows:
+            print(f"nothing in ledger {ledger.place} for these days", file=sys.stderr)
     _show(rows, args.output)
     return GOOD
 
@@ -78,16 +83,20 @@ def audit_verify(args: Namespace) -> int:
     from airflow_ai_provider.hooks.audit import verify_audit
     from airflow_ai_provider.hooks.settings import settings_from_airflow, with_archive
 
-    report = verify_audit(with_archive(settings_from_airflow(), args.archive))
+    if args.archive and not (archive := Path(args.archive.removeprefix("file://")).expanduser().absolute()).is_dir():
+        raise AuditError(f"{archive}: no such folder; expected an archive of the audit trail, or a copy of one")
+    settings = settings_from_airflow()
+    report = verify_audit(with_archive(settings, str(archive)) if args.archive else settings)
     rows = [
         {"kind": finding.kind, "place": finding.place, "detail": finding.detail, "probably": finding.attack}
         for finding in report.findings
     ]
     if rows or args.output != "table":
         _show(rows, args.output)
-    _say(args, f"trail {report.trail}: {report.events} events in {report.segments} segments, {len(rows)} findings")
     if report.error:
-        print(f"error: {report.error}", file=sys.stderr)
+        print(f"error: {report.error} ({settings.home / 'audit'})", file=sys.stderr)
+    else:
+        _say(args, f"trail {report.trail}: {report.events} events in {report.segments} segments, {len(rows)} findings")
     return int(report.status)
 
 

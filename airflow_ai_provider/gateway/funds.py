@@ -35,6 +35,7 @@ class BatchFunds:
         self._periods = [budget_period(b, now=now, dag_id=caller.dag_id, run_id=caller.run_id) for b in budgets]
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
         self._taken = False
+        self._broken: BaseException | None = None
 
     async def room(self, amount: int) -> str | None:
         """Hold ``amount`` nano-dollars. Returns ``None`` once it is held, or the name of the budget that is spent.
@@ -47,7 +48,13 @@ class BatchFunds:
                 return None
             if isinstance(answer, str):
                 return answer
+            if self._broken is not None:
+                raise self._broken
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    def stop_waiting(self, error: BaseException) -> None:
+        """A row of the batch failed with its share held; nobody waits for room that only the end of the batch frees."""
+        self._broken = self._broken or error
 
     async def close(self) -> None:
         """Release what the batch did not use."""

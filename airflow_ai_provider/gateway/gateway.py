@@ -35,6 +35,8 @@ from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
 
+_SCHEMA_OVERHEAD = 512
+"""Tokens a vendor may add for a schema; Anthropic documents up to 346 for the tool it becomes there."""
 log = logging.getLogger(__name__)
 
 _BYTES_PER_TOKEN = 8
@@ -93,7 +95,8 @@ class Gateway:
         self._journal = journal
         self._recorder = recorder
         self._run = run_tag(plan.caller)
-        self._schema_bytes = len(orjson.dumps(plan.output_schema)) if plan.output_schema else 0
+        schema = plan.output_schema
+        self._schema_bytes = len(orjson.dumps(schema)) + _SCHEMA_OVERHEAD if schema else 0
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
         self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
 
@@ -187,6 +190,9 @@ class Gateway:
             reply = await self._call(prepared, tier, name, funds, keys)
             answer = reply.stored
             return reply
+        except BaseException as error:
+            funds.stop_waiting(error)
+            raise
         finally:
             del self._in_flight[keys[0]]
             mine.set_result(answer)
@@ -236,7 +242,7 @@ class Gateway:
 
     def _bound(self, prepared: Prepared, lane: Lane) -> int:
         return lane.facts.rate.bound(
-            input_bytes=prepared.size + self._schema_bytes,
+            input_bytes=prepared.size + self._schema_bytes,  # a token is a byte at least
             messages=len(prepared.messages),
             max_tokens=self._plan.max_tokens,
         )

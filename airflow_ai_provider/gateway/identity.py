@@ -68,7 +68,7 @@ def _joined(*names: str) -> str:
 
 def reuse_scope(route: Route, team: str, caller: Caller, row_key: str) -> str:
     """Who shares an answer. With reuse off it is the row of this run alone: a retry still finds what was paid for."""
-    if route.reuse.scope == "off":
+    if route.reuse.scope == "off" or route.reuse.ttl == 0:
         return _joined("row", team, request_id(caller, row_key, "reuse"))
     return token_scope(route, team, caller)
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, select
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore, upsert_adding
-from airflow_ai_provider.ledger.holds import TaskRef, close_holds, release, same_task, usable_holds
+from airflow_ai_provider.ledger.holds import TaskRef, close_holds, refuse_taken_over, release, same_task, usable_holds
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.schema import llm_cost_daily, llm_holds, llm_open_attempts, llm_requests
 
@@ -115,6 +115,7 @@ def recover(conn: Connection, task: TaskRef, owner: str, now: datetime) -> list[
 
     Predecessors are holders of the same dag, run, task and map index with another owner. Returns what was settled.
     """
+    refuse_taken_over(conn, owner, task)
     holds = conn.execute(
         select(llm_holds.c.hold_id).where(same_task(task), llm_holds.c.owner != owner).with_for_update()
     ).scalars()

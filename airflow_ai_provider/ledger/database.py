@@ -150,7 +150,14 @@ def _engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(url, parsed.database)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        return create_engine(
+            url,
+            pool_size=4,
+            max_overflow=4,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={"connect_timeout": 10},
+        )
     raise LedgerError(f"ledger: {parsed.get_backend_name()} is not supported; expected PostgreSQL or SQLite")
 
 
@@ -164,7 +171,10 @@ def _sqlite_engine(url: str, database: str | None) -> Engine:
     except OSError as error:
         raise LedgerUnavailable(f"ledger {database}: {error.strerror}; [ai] home must be a writable folder") from None
     engine = create_engine(
-        url, poolclass=QueuePool, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False}
+        url,
+        poolclass=QueuePool,
+        hide_parameters=True,
+        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")

@@ -98,7 +98,7 @@ def take_hold(
 
     Raises ``LedgerError`` where a newer try of the task instance holds room.
     """
-    _refuse_taken_over(conn, owner, task)
+    refuse_taken_over(conn, owner, task)
     ensure_budgets(conn, periods, now)
     ids = sorted(period.budget_id for period in periods)
     rows = conn.execute(
@@ -189,7 +189,8 @@ def usable_holds(conn: Connection, hold_ids: Sequence[str]) -> set[str]:
     return set(found.scalars())
 
 
-def _refuse_taken_over(conn: Connection, owner: str, task: TaskRef) -> None:
+def refuse_taken_over(conn: Connection, owner: str, task: TaskRef) -> None:
+    """Raise ``LedgerError`` where a newer try of the task holds."""
     newer = exists().where(same_task(task), _is_newer(llm_holds.c, task.try_number, owner))
     if conn.execute(select(newer)).scalar():
         raise LedgerError("this try was fenced off: a newer try of the task has taken over; nothing more is sent")

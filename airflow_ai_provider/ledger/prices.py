@@ -59,9 +59,10 @@ def _policy_rate(price: Price, source: str) -> Rate:
 
 def _litellm_rate(name: str, model: str, entry: Mapping[str, Any]) -> Rate:
     base_in, base_out = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
-    if not base_in and not base_out:
+    searches = model.startswith("perplexity/") and entry.get("search_context_cost_per_query")  # with every call
+    if not base_in or not base_out or searches:
         raise PolicyError(
-            f"deployments.{name}: no price is known for model {model!r}; "
+            f"deployments.{name}: no full price is known for model {model!r}; "
             "add price: {input_per_mtok: …, output_per_mtok: …} in USD (0 if it is free)"
         )
     thresholds = sorted(int(m[1]) * 1000 for key in entry if (m := _ABOVE.fullmatch(key)) and entry[key])
@@ -81,7 +82,7 @@ def _step(entry: Mapping[str, Any], above: int) -> Step:
     return Step(
         above_input_tokens=above,
         input=fresh,
-        output=price("output_cost_per_token", Decimal(0)),
+        output=max(price("output_cost_per_token", Decimal(0)), price("output_cost_per_reasoning_token", Decimal(0))),
         cached_input=price("cache_read_input_token_cost", fresh),
         cache_write=price("cache_creation_input_token_cost", fresh),
     )

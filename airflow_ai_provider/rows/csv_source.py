@@ -28,7 +28,7 @@ MAX_BLOCK_BYTES = 1 << 28
 _GROWTH = 8
 _TAIL_BYTES = 4096
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_NOT_UTF8 = "is not UTF-8; convert the file, for example iconv -f GB18030 -t UTF-8 in.csv > out.csv"
+_NOT_UTF8 = "is not UTF-8; convert the file, for example iconv -f LATIN1 (or GB18030, …) -t UTF-8 in.csv > out.csv"
 
 
 class _RowExceedsBlock(Exception):

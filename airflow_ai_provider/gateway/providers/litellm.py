@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,7 +27,7 @@ from airflow_ai_provider.errors import PolicyError, VendorError, VendorPermanent
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest, http_error
 from airflow_ai_provider.gateway.settings import Endpoint
 from airflow_ai_provider.ledger.money import Usage
-from airflow_ai_provider.policy import Deployment
+from airflow_ai_provider.policy import RESERVED_PARAMS, Deployment
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
@@ -46,7 +47,7 @@ class LitellmProvider:
         self._litellm = _import_litellm()
         self._name = name
         self._fixed: dict[str, Any] = {
-            **endpoint.extra,
+            **_allowed(name, endpoint.extra),
             **deployment.params,
             "model": deployment.model,
             "api_base": deployment.api_base or endpoint.api_base,
@@ -254,13 +255,28 @@ def _usage(reported: Any) -> Usage | None:
     return Usage(prompt, completion, min(max(int(cached), 0), prompt))
 
 
+def _allowed(name: str, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    if bad := sorted(RESERVED_PARAMS & extra.keys()):
+        raise PolicyError(f"deployments.{name}: its connection's extra sets {', '.join(bad)}: remove it there")
+    return extra
+
+
+async def _not_again(*_args: Any, **_named: Any) -> Any:
+    """In place of the second request that litellm sends after a lost connection: the first may have been charged."""
+    error = sys.exception()
+    assert error is not None, "litellm calls this while it handles the lost connection"
+    raise error
+
+
 def _import_litellm() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
     import openai.resources.chat.completions  # noqa: F401 - half a second that the first call would pay within its time
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
     for name in ("LiteLLM", "openai"):  # below this level they log prompts
         logging.getLogger(name).setLevel(logging.WARNING)
+    AsyncHTTPHandler.single_connection_post_request = _not_again
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.drop_params = False

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.gateway import funds
 from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.job import Caller
@@ -198,3 +199,16 @@ async def test_the_tightest_of_several_budgets_is_named(bank: Bank) -> None:
     batch = bank.batch(BUDGET, route)
     assert await batch.room(50) == "route=support/total"
     await batch.close()
+
+
+async def test_nobody_waits_for_a_share_that_a_failed_row_of_the_batch_keeps(
+    bank: Bank, looked_again: list[Callable[[], object]]
+) -> None:
+    """The share is released when the batch ends, and the batch ends when nobody waits."""
+    batch = bank.batch()
+    assert await batch.room(80) is None
+    batch.stop_waiting(LedgerError("the disk is full"))
+    with pytest.raises(LedgerError, match="the disk is full"):
+        await batch.room(70)
+    await batch.close()
+    assert bank.books() == (0, 0)

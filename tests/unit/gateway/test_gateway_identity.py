@@ -35,7 +35,7 @@ requests = st.fixed_dictionaries(
         "model": st.sampled_from(["openai/a", "openai/b", "x/a"]),
         "api_base": st.none() | texts,
         "connection": st.none() | texts,
-        "params": st.dictionaries(st.sampled_from(["seed", "top_p", "extra_body"]), json_values, max_size=2),
+        "params": st.dictionaries(st.sampled_from(["seed", "top_p", "stop"]), json_values, max_size=2),
         "max_tokens": st.integers(1, 3),
         "schema": st.none() | st.dictionaries(texts, json_values, max_size=2),
         "version": texts,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import struct
 import traceback
 import uuid
 from collections.abc import AsyncIterator
@@ -319,3 +320,32 @@ def test_only_a_refusal_that_is_certain_is_not_charged() -> None:
 def test_litellm_is_quiet_and_stays_offline() -> None:
     litellm = _import_litellm()
     assert (litellm.telemetry, litellm.suppress_debug_info, litellm.drop_params) == (False, True, False)
+
+
+class ResettingVendor:
+    """Takes a request, makes and charges its answer, and resets the connection; later requests are answered."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        await reader.readexactly(int(size.split(b":")[1]))
+        self.requests += 1
+        no_linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "hosted_vllm/x", "groq/x"])
+async def test_an_attempt_is_one_request_even_where_litellm_would_send_it_again(model: str) -> None:
+    """Its own HTTP client repeats a request whose connection was lost, although the first may have been charged."""
+    vendor = ResettingVendor()
+    async with await asyncio.start_server(vendor.serve, "127.0.0.1", 0) as server:
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        provider = LitellmProvider("small", Deployment(model=model), Endpoint(api_base=base, api_key="k"))
+        with pytest.raises(VendorTransientError) as caught:
+            await provider.complete(ModelRequest("a" * 32, [{"role": "user", "content": "hello"}], 50, None, 15))
+        await provider.close()
+    assert (vendor.requests, caught.value.billed) == (1, True)

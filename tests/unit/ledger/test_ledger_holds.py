@@ -50,7 +50,7 @@ def test_what_is_spent_lowers_the_ceiling_what_is_held_does_not(ledger: Ledger) 
 
 
 def test_a_silent_process_is_not_waited_for_but_its_hold_still_counts(ledger: Ledger) -> None:
-    take(ledger, [90], owner="dead", task=TaskRef("support", "dag", "run", "answer", 7, 1))
+    take(ledger, [90], owner="1-dead", task=TaskRef("support", "dag", "run", "answer", 7, 1))
     soon = take(ledger, [20], hold_id="h2", now=NOW + LIVE_FOR / 2)
     late = take(ledger, [20], hold_id="h2", now=NOW + LIVE_FOR + timedelta(seconds=1))
     assert (soon.granted, soon.live_holds) == (0, True)
@@ -114,14 +114,14 @@ def test_a_hold_with_an_open_attempt_is_not_closed(ledger: Ledger) -> None:
 
 
 def test_a_retry_settles_what_its_dead_predecessor_left_open(ledger: Ledger) -> None:
-    take(ledger, [40, 30], owner="dead")
+    take(ledger, [40, 30], owner="1-dead")
     first, second = attempt("h1", 40, "a"), attempt("h1", 30, "b")
     with ledger.write() as conn:
         open_attempts(conn, [first, second])
         settle(conn, [settled(first, 5)], NOW)
     retry = TaskRef("support", "dag", "run", "answer", -1, 2)
     with ledger.write() as conn:
-        recovered = recover(conn, retry, "alive", NOW)
+        recovered = recover(conn, retry, "2-alive", NOW)
     assert [item.attempt_id for item in recovered] == [second.attempt_id]
     assert budget(ledger) == (100, 35, 0)
     with ledger.read() as conn:
@@ -139,17 +139,17 @@ def test_other_tasks_are_left_alone_by_recovery(ledger: Ledger) -> None:
 
 
 def test_a_try_that_was_taken_over_cannot_send_again(ledger: Ledger) -> None:
-    take(ledger, [40], owner="old")
+    take(ledger, [40], owner="1-old")
     with ledger.write() as conn:
-        recover(conn, TASK, "new", NOW)
+        recover(conn, TASK, "2-new", NOW)
     with pytest.raises(LedgerError, match="fenced off"), ledger.write() as conn:
         open_attempts(conn, [attempt("h1", 40)])
 
 
 def test_a_try_whose_successor_holds_room_takes_no_more(ledger: Ledger) -> None:
     second = replace(TASK, try_number=2)
-    take(ledger, [10], owner="old")
-    take(ledger, [10], owner="new", hold_id="h2", task=second)
+    take(ledger, [10], owner="1-old")
+    take(ledger, [10], owner="2-new", hold_id="h2", task=second)
     take(ledger, [10], owner="newer", hold_id="h3", task=second)
     for owner, hold_id, task in (("old", "h1", TASK), ("new", "h2", second)):
         with pytest.raises(LedgerError, match="fenced off"):
@@ -161,11 +161,11 @@ def test_a_try_whose_successor_holds_room_takes_no_more(ledger: Ledger) -> None:
 
 
 def test_a_late_answer_of_a_try_that_was_taken_over_moves_no_money(ledger: Ledger) -> None:
-    take(ledger, [40], owner="old")
+    take(ledger, [40], owner="1-old")
     opened = attempt("h1", 40)
     with ledger.write() as conn:
         open_attempts(conn, [opened])
-        recover(conn, TASK, "new", NOW)
+        recover(conn, TASK, "2-new", NOW)
     with ledger.write() as conn:
         settle(conn, [settled(opened, 7)], NOW)
     assert budget(ledger) == (100, 40, 0)
@@ -176,3 +176,14 @@ def test_held_equals_the_sum_of_holds(ledger: Ledger) -> None:
     take(ledger, [30], hold_id="h2")
     with ledger.read() as conn:
         assert total_held(conn, "team=support/day@2026-03-04") == budget(ledger)[2] == 60
+
+
+def test_an_older_try_that_comes_late_settles_nothing_of_its_successors(ledger: Ledger) -> None:
+    newer = TaskRef("support", "dag", "run", "answer", -1, 2)
+    take(ledger, [40], owner="b", task=newer)
+    opened = attempt("h1", 40, task=newer)
+    with ledger.write() as conn:
+        open_attempts(conn, [opened])
+    with pytest.raises(LedgerError, match="fenced off"), ledger.write() as conn:
+        recover(conn, TASK, "a", NOW)
+    assert budget(ledger) == (100, 0, 40)
