@@ -62,7 +62,7 @@ def _litellm_rate(name: str, model: str, entry: Mapping[str, Any]) -> Rate:
     searches = model.startswith("perplexity/") and entry.get("search_context_cost_per_query")  # with every call
     if not base_in or not base_out or searches:
         raise PolicyError(
-            f"deployments.{name}: no full price is known for model {model!r}; "
+            f"deployments.{name}: no price is known for model {model!r}; "
             "add price: {input_per_mtok: …, output_per_mtok: …} in USD (0 if it is free)"
         )
     thresholds = sorted(int(m[1]) * 1000 for key in entry if (m := _ABOVE.fullmatch(key)) and entry[key])

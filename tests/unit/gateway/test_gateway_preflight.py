@@ -66,7 +66,7 @@ def test_a_source_with_a_column_of_ours_is_refused(house: House) -> None:
 
 def test_a_model_without_a_price_is_refused(house: House) -> None:
     house.write(policy(deployments={"small": deployment(model="openai/unheard-of")}))
-    with pytest.raises(PolicyError, match=r"deployments\.small: no full price is known for model 'openai/unheard-of'"):
+    with pytest.raises(PolicyError, match=r"deployments\.small: no price is known for model 'openai/unheard-of'"):
         plan_job(house.job(ROWS), CALLER, house.settings)
 
 
