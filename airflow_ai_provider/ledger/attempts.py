@@ -6,9 +6,9 @@ moves only for attempts that are still open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sqlalchemy import Connection, delete, select
@@ -17,9 +17,15 @@ from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore, upsert_adding
 from airflow_ai_provider.ledger.holds import TaskRef, close_holds, refuse_taken_over, release, same_task, usable_holds
 from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.ledger.partitions import make_months, month_of
 from airflow_ai_provider.ledger.schema import llm_cost_daily, llm_holds, llm_open_attempts, llm_requests
 
 Status = Literal["ok", "reused", "error", "unknown"]
+_SUMS = (
+    "requests reused errors unknown input_tokens output_tokens cached_input_tokens cache_write_tokens cost_nano"
+    " saved_nano baseline_nano"
+).split()
+_NOTHING = Usage(0, 0)
 _CHUNK = 500  # identifiers per IN list; SQLite takes at most 32,766 parameters
 
 
@@ -36,6 +42,8 @@ class Request:
     model: str
     provider: str
     price_version: str
+    prompt_bytes: int = 0
+    """UTF-8 bytes of the masked prompt; with the billed tokens they tell what a prompt of the task costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,10 @@ class Settled:
     saved_nano: int = 0
     latency_ms: int | None = None
     error_type: str | None = None
+    baseline_nano: int = 0
+    """What the route's highest tier would have charged for the same usage; 0 where nothing was answered by a call."""
+    vendor_request_id: str | None = None
+    """The vendor's own name of the request, as its invoice may have it."""
     keeps_hold: bool = False
     """The attempt cost nothing and its share of the hold serves the next one."""
 
@@ -105,9 +117,9 @@ def settle(conn: Connection, settled: Sequence[Settled], now: datetime, *, repla
         item = opened[attempt_id]
         held[hold_id] = held.get(hold_id, 0) + (0 if item.keeps_hold else bound)
         spent[hold_id] = spent.get(hold_id, 0) + item.cost_nano
-    release(conn, held, spent, now)
+    sets = release(conn, held, spent, now)
     rows = [s for s in settled if s.status == "reused" or s.attempt_id in closed]
-    _write(conn, rows)
+    _write(conn, rows, {attempt_id: sets.get(hold_id) for attempt_id, (hold_id, _) in closed.items()})
 
 
 def recover(conn: Connection, task: TaskRef, owner: str, now: datetime) -> list[Settled]:
@@ -163,19 +175,20 @@ def _written(conn: Connection, attempt_ids: Sequence[str]) -> set[str]:
     return found
 
 
-def _write(conn: Connection, settled: Sequence[Settled]) -> None:
+def _write(conn: Connection, settled: Sequence[Settled], budget_sets: Mapping[str, str | None]) -> None:
     if not settled:
         return
-    conn.execute(insert_ignore(conn, llm_requests), [_row(item) for item in settled])
-    added = ["requests", "reused", "errors", "unknown", "input_tokens", "output_tokens", "cost_nano", "saved_nano"]
+    make_months(conn, {month_of(item.created_at) for item in settled})
+    rows = [_row(item, budget_sets.get(item.attempt_id)) for item in settled]
+    conn.execute(insert_ignore(conn, llm_requests), rows)
     for key, sums in sorted(_daily(settled).items()):
         conn.execute(
-            upsert_adding(conn, llm_cost_daily, added),
+            upsert_adding(conn, llm_cost_daily, _SUMS),
             {**dict(zip(("day", "team_id", "dag_id", "model"), key, strict=True)), **sums},
         )
 
 
-def _row(item: Settled) -> dict[str, Any]:
+def _row(item: Settled, budget_set: str | None) -> dict[str, Any]:
     return {
         "attempt_id": item.attempt_id,
         "created_at": item.created_at,
@@ -188,6 +201,10 @@ def _row(item: Settled) -> dict[str, Any]:
         "saved_nano": item.saved_nano,
         "latency_ms": item.latency_ms,
         "error_type": item.error_type,
+        "cache_write_tokens": item.usage.cache_write if item.usage else None,
+        "baseline_nano": item.baseline_nano,
+        "vendor_request_id": item.vendor_request_id,
+        "budget_set": budget_set,
     }
 
 
@@ -195,18 +212,20 @@ def _daily(settled: Iterable[Settled]) -> dict[tuple[Any, ...], dict[str, int]]:
     """Sums by day (UTC), team, dag and model."""
     sums: dict[tuple[Any, ...], dict[str, int]] = {}
     for item in settled:
-        task = item.request.task
-        key = (item.created_at.date(), task.team_id, task.dag_id, item.request.model)
-        names = ("requests", "reused", "errors", "unknown", "input_tokens", "output_tokens", "cost_nano", "saved_nano")
-        total = sums.setdefault(key, dict.fromkeys(names, 0))
+        task, usage = item.request.task, item.usage or _NOTHING
+        key = (item.created_at.astimezone(UTC).date(), task.team_id, task.dag_id, item.request.model)
+        total = sums.setdefault(key, dict.fromkeys(_SUMS, 0))
         total["requests"] += 1
         total["reused"] += item.status == "reused"
         total["errors"] += item.status == "error"
         total["unknown"] += item.status == "unknown"
-        total["input_tokens"] += item.usage.input if item.usage else 0
-        total["output_tokens"] += item.usage.output if item.usage else 0
+        total["input_tokens"] += usage.input
+        total["output_tokens"] += usage.output
+        total["cached_input_tokens"] += usage.cached_input
+        total["cache_write_tokens"] += usage.cache_write
         total["cost_nano"] += item.cost_nano
         total["saved_nano"] += item.saved_nano
+        total["baseline_nano"] += item.baseline_nano
     return sums
 
 
@@ -227,6 +246,7 @@ def _request_columns(request: Request) -> dict[str, Any]:
         "model": request.model,
         "provider": request.provider,
         "price_version": request.price_version,
+        "prompt_bytes": request.prompt_bytes,
     }
 
 

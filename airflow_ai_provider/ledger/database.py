@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,8 +20,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from airflow_ai_provider.errors import LedgerError, LedgerUnavailable
+from airflow_ai_provider.ledger.partitions import MONTHS_AHEAD, make_months, missing_months, months_from
 
-HEAD = "0001"
+HEAD = "0002"
 """The migration this code is written for."""
 _BUSY_SECONDS = 30
 _READ = "ledger_read"
@@ -97,18 +99,17 @@ class Ledger:
             raise
 
     def _ensure_schema(self) -> None:
-        if self._version() == HEAD:
-            return
+        months = list(months_from(datetime.now(UTC), MONTHS_AHEAD + 1))
+        with self.read() as conn:
+            if _read_version(conn) == HEAD and not missing_months(conn, months):
+                return
         with self._migration_lock() as conn:
             found = _read_version(conn)
             if found is not None and found > HEAD:
                 raise LedgerError(f"ledger {self.place}: its schema {found} is newer than this code ({HEAD}); upgrade")
             if found != HEAD:
                 migrate(conn, "head")
-
-    def _version(self) -> str | None:
-        with self.read() as conn:
-            return _read_version(conn)
+            make_months(conn, months)
 
     @contextmanager
     def _migration_lock(self) -> Iterator[Connection]:

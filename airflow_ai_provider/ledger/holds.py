@@ -6,6 +6,7 @@ their ids, so that two processes cannot block each other.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exist
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore
 from airflow_ai_provider.ledger.periods import BudgetPeriod
-from airflow_ai_provider.ledger.schema import llm_budgets, llm_holds, llm_open_attempts
+from airflow_ai_provider.ledger.schema import llm_budget_sets, llm_budgets, llm_holds, llm_open_attempts
 
 LIVE_FOR = timedelta(seconds=60)
 """A hold not renewed for so long belongs to a process that is gone: it still counts, but nobody waits for it."""
@@ -128,29 +129,29 @@ def take_hold(
     )
 
 
-def release(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> None:
-    """Take amounts off holds, by hold id, and charge what was spent to the same budgets. Closes no hold."""
+def release(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> dict[str, str]:
+    """Take amounts off holds, by hold id, and charge what was spent to the same budgets. Closes no hold.
+
+    Returns the name of each hold's set of budgets (``llm_budget_sets``).
+    """
     if not held:
-        return
-    budgets = {
-        row.hold_id: json.loads(row.budget_ids)
-        for row in conn.execute(
-            select(llm_holds.c.hold_id, llm_holds.c.budget_ids).where(llm_holds.c.hold_id.in_(list(held)))
-        )
-    }
+        return {}
+    columns = (llm_holds.c.hold_id, llm_holds.c.budget_ids, llm_holds.c.budget_set)
+    holds = conn.execute(select(*columns).where(llm_holds.c.hold_id.in_(list(held)))).all()
     freed: dict[str, int] = {}
     charged: dict[str, int] = {}
-    for hold_id, ids in budgets.items():
-        for budget_id in ids:
-            freed[budget_id] = freed.get(budget_id, 0) - held[hold_id]
-            charged[budget_id] = charged.get(budget_id, 0) + spent.get(hold_id, 0)
+    for hold in holds:
+        for budget_id in json.loads(hold.budget_ids):
+            freed[budget_id] = freed.get(budget_id, 0) - held[hold.hold_id]
+            charged[budget_id] = charged.get(budget_id, 0) + spent.get(hold.hold_id, 0)
     conn.execute(
         update(llm_holds)
         .where(llm_holds.c.hold_id == bindparam("h"))
         .values(amount_nano=llm_holds.c.amount_nano - bindparam("amount"), renewed_at=now),
-        [{"h": hold_id, "amount": held[hold_id]} for hold_id in sorted(budgets)],
+        [{"h": hold_id, "amount": held[hold_id]} for hold_id in sorted(hold.hold_id for hold in holds)],
     )
     _move(conn, freed, charged, now)
+    return {hold.hold_id: hold.budget_set for hold in holds}
 
 
 def close_holds(conn: Connection, hold_ids: Sequence[str], now: datetime) -> None:
@@ -227,6 +228,9 @@ def _grow(
     )
     if grown.rowcount:
         return
+    listed = json.dumps(list(ids))
+    budget_set = hashlib.sha256(listed.encode()).hexdigest()[:16]
+    conn.execute(insert_ignore(conn, llm_budget_sets), {"budget_set": budget_set, "budget_ids": listed})
     conn.execute(
         insert(llm_holds),
         {
@@ -238,7 +242,8 @@ def _grow(
             "task_id": task.task_id,
             "map_index": task.map_index,
             "try_number": task.try_number,
-            "budget_ids": json.dumps(list(ids)),
+            "budget_ids": listed,
+            "budget_set": budget_set,
             "amount_nano": total,
             "created_at": now,
             "renewed_at": now,

@@ -28,11 +28,13 @@ def usd_from_nano(nano: int) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens one attempt was billed for. ``cached_input`` is the part of ``input`` the vendor had cached."""
+    """Tokens one attempt was billed for. Of ``input``, ``cached_input`` were read from the vendor's prompt cache, and
+    ``cache_write`` were written to it."""
 
     input: int
     output: int
     cached_input: int = 0
+    cache_write: int = 0
 
 
 @dataclass(frozen=True, slots=True)

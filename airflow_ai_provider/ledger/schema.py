@@ -71,7 +71,7 @@ llm_requests = Table(
     "llm_requests",
     metadata,
     Column("attempt_id", String(32), primary_key=True),
-    _when("created_at"),
+    Column("created_at", DateTime(timezone=True), nullable=False),  # part of the key where partitioned by it
     *_request(),
     Column("status", String(10), nullable=False),
     Column("input_tokens", BigInteger),
@@ -83,6 +83,12 @@ llm_requests = Table(
     usd_of("saved_usd", "saved_nano"),
     Column("latency_ms", Integer),
     Column("error_type", String(100)),
+    Column("cache_write_tokens", BigInteger),
+    Column("prompt_bytes", Integer, nullable=False, server_default="0"),
+    _nano("baseline_nano"),
+    usd_of("baseline_usd", "baseline_nano"),
+    Column("vendor_request_id", String(100)),
+    Column("budget_set", String(16)),
 )
 
 llm_open_attempts = Table(
@@ -93,6 +99,7 @@ llm_open_attempts = Table(
     _nano("bound_nano", default=False),
     _when("opened_at"),
     *_request(),
+    Column("prompt_bytes", Integer, nullable=False, server_default="0"),
 )
 
 llm_budgets = Table(
@@ -109,6 +116,45 @@ llm_budgets = Table(
     usd_of("spent", "spent_nano"),
     usd_of("held", "held_nano"),
     _when("updated_at"),
+    Column("limit_source", String(10), nullable=False, server_default="policy"),
+    Column("starts_at", DateTime(timezone=True)),
+    Column("ends_at", DateTime(timezone=True)),
+    Column("thresholds", String(100), nullable=False, server_default="[]"),
+    Column("noticed_percent", Integer, nullable=False, server_default="0"),
+)
+
+llm_budget_limits = Table(
+    "llm_budget_limits",
+    metadata,
+    Column("change_id", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(460), nullable=False),
+    Column("team_id", String(200)),
+    Column("dag_id", String(250)),
+    Column("route", String(200)),
+    Column("period", String(10), nullable=False),
+    Column("timezone", String(60), nullable=False),
+    Column("limit_nano", BigInteger),
+    usd_of("limit_usd", "limit_nano"),
+    Column("source", String(10), nullable=False),
+    Column("set_by", String(200), nullable=False),
+    Column("reason", String(500), nullable=False),
+    _when("set_at"),
+)
+
+llm_budget_notices = Table(
+    "llm_budget_notices",
+    metadata,
+    Column("budget_id", String(520), primary_key=True),
+    Column("percent", Integer, primary_key=True),
+    _when("crossed_at"),
+    Column("notified_at", DateTime(timezone=True)),
+)
+
+llm_budget_sets = Table(
+    "llm_budget_sets",
+    metadata,
+    Column("budget_set", String(16), primary_key=True),
+    Column("budget_ids", Text, nullable=False),
 )
 
 llm_holds = Table(
@@ -122,6 +168,18 @@ llm_holds = Table(
     usd_of("amount_usd", "amount_nano"),
     _when("created_at"),
     _when("renewed_at"),
+    Column("budget_set", String(16), nullable=False, server_default=""),
+)
+
+llm_stopped_deployments = Table(
+    "llm_stopped_deployments",
+    metadata,
+    Column("deployment", String(200), primary_key=True),
+    _when("stopped_at"),
+    Column("reason", String(200), nullable=False),
+    Column("attempt_id", String(32), nullable=False),
+    _nano("over_nano"),
+    usd_of("over_usd", "over_nano"),
 )
 
 llm_cost_daily = Table(
@@ -141,6 +199,31 @@ llm_cost_daily = Table(
     _nano("saved_nano"),
     usd_of("cost_usd", "cost_nano"),
     usd_of("saved_usd", "saved_nano"),
+    _count("cached_input_tokens"),
+    _count("cache_write_tokens"),
+    _nano("baseline_nano"),
+    _nano("adjusted_nano"),
+    usd_of("baseline_usd", "baseline_nano"),
+)
+
+llm_adjustments = Table(
+    "llm_adjustments",
+    metadata,
+    Column("attempt_id", String(32), primary_key=True),
+    Column("invoice", String(64), primary_key=True),
+    _when("created_at"),
+    _when("adjusted_at"),
+    Column("team_id", String(200), nullable=False),
+    Column("dag_id", String(250), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("status", String(10), nullable=False),
+    _nano("delta_nano"),
+    usd_of("delta_usd", "delta_nano"),
+    _count("input_tokens"),
+    _count("output_tokens"),
+    _count("cached_input_tokens"),
+    _count("cache_write_tokens"),
+    Column("vendor_request_id", String(100)),
 )
 
 audit_pins = Table(
