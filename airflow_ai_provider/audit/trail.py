@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from airflow_ai_provider.audit.canonical import canonical_unchecked
 from airflow_ai_provider.audit.chain import NO_SEGMENT, Head, event_id
-from airflow_ai_provider.audit.events import Fields, build_event, format_time, utc_now
+from airflow_ai_provider.audit.events import Fields, build_context, build_event, format_time, utc_now
 from airflow_ai_provider.audit.pins import AuditStore
 from airflow_ai_provider.audit.segment import SegmentWriter
 from airflow_ai_provider.audit.spool import Spool
@@ -34,6 +34,8 @@ class Trail:
 
     Every method raises ``AuditError`` when the disk refuses, in a forked child, and after ``close``. A failed flush
     keeps its events; flush again.
+
+    ``context`` is who writes, for whom and from where: fields of ``schema.WHO`` that every event gets.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Trail:
         spool: Spool,
         store: AuditStore,
         *,
+        context: Fields | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         segment_events: int = SEGMENT_EVENTS,
         clock: Callable[[], datetime] = utc_now,
@@ -48,6 +51,7 @@ class Trail:
         self.writer = new_writer_id(clock())
         self._spool = spool
         self._store = store
+        self._context = build_context(context or {})
         self._segment_bytes = segment_bytes
         self._segment_events = segment_events
         self._clock = clock
@@ -76,7 +80,9 @@ class Trail:
             ids, bodies = [], []
             for number, (action, outcome, fields) in enumerate(events, self._events + 1):
                 ids.append(event_id(self.writer, number))
-                bodies.append(canonical_unchecked(build_event(action, outcome, ids[-1], timestamp, fields)))
+                bodies.append(
+                    canonical_unchecked(build_event(action, outcome, ids[-1], timestamp, fields, self._context))
+                )
             if bodies:
                 self._append(bodies)
             return ids
