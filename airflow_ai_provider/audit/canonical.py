@@ -12,10 +12,9 @@ from typing import Any
 
 import orjson
 
+from airflow_ai_provider.audit.schema import MAX_INTEGER
 from airflow_ai_provider.errors import AuditError
 
-MAX_INTEGER = 2**53 - 1
-"""Largest integer that every JSON reader keeps exact (RFC 8785, section 3.2.2.3)."""
 MAX_DEPTH = 32
 """Levels of nesting; nothing in the trail is deeper than 3."""
 

@@ -1,13 +1,14 @@
 """The lines of a segment and how each follows from the one before.
 
     {"first":1,…,"kind":"head",…,"h":"<64 hex>"}         head:   h = H(head tag,   previous segment's seal, body)
-    {"@timestamp":…,"event.id":…,…,"h":"<32 hex>"}       record: h = H(record tag, h of the line before,   body)
+    {"@timestamp":…,"event.id":…,…,"h":"<16 hex>"}       record: h = H(record tag, h of the line before,   body)
     {"count":…,"head":…,"kind":"seal",…,"h":"<64 hex>"}  seal:   h = H(seal tag,   h of the last record,   body)
 
 ``H(tag, previous, body)`` is SHA-256 over their concatenation; the body is the line's canonical JSON without ``h``.
 The tags differ and end in NUL, so no line can stand for one of another kind. The chain always runs on all 256 bits.
-A record's line shows the first 128 of them: enough to find the first record that does not follow, and it keeps an
-event under 120 bytes in the archive. The seal holds all 256, and so fixes every record before it.
+A record's line shows the first 64 of them: they point at the first record that does not follow, and each digit more
+costs half a byte per event for as long as the archive is kept. They prove nothing by themselves, since the chain takes
+no key: the seal holds all 256 bits and so fixes every record before it, and the signed manifest fixes the seal.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SEAL_TAG: Final = b"airflow-ai audit seal 1\0"
 NO_SEGMENT: Final = bytes(32)
 """Previous seal of a writer's first segment."""
 FORMAT: Final = 1
-RECORD_SUFFIX: Final = len(b',"h":"') + 32 + len(b'"}')
+SHOWN_HEX: Final = 16
+"""Hex digits of the chain value that a record's line shows."""
+RECORD_SUFFIX: Final = len(b',"h":"') + SHOWN_HEX + len(b'"}')
 """Bytes of a record's line that are not its body."""
 
 _HEX64 = re.compile(r"[0-9a-f]{64}").fullmatch
@@ -117,7 +120,7 @@ def encode_head(head: Head) -> tuple[bytes, bytes]:
 def encode_record(previous: bytes, body: bytes) -> tuple[bytes, bytes]:
     """A record's line and its chain value; ``body`` is the event's canonical JSON."""
     value = sha256(RECORD_TAG + previous + body).digest()
-    return b'%b,"h":"%b"}\n' % (body[:-1], value[:16].hex().encode()), value
+    return b'%b,"h":"%b"}\n' % (body[:-1], value[: SHOWN_HEX // 2].hex().encode()), value
 
 
 def encode_seal(previous: bytes, seal: Seal) -> tuple[bytes, bytes]:

@@ -1,8 +1,10 @@
-"""The sealer's Ed25519 key: ``signing_key.pem`` (0600) and, for whoever verifies, ``verify_key.pem``.
+"""Who signs manifests, and who can check it.
 
-A key id is the first 16 hex digits of SHA-256 of the raw 32-byte public key. To change the key, move the old
-``verify_key.pem`` to ``verify_key-<anything>.pem`` and remove ``signing_key.pem``: the next seal makes a new one, and
-``verify`` accepts every ``verify_key*.pem`` of the folder.
+The sealer's key is ``signing_key.pem`` (Ed25519, 0600) in a folder that workers cannot read, or lies in a key service
+that never gives it away (``kms``). Its public half is ``verify_key-<key id>.pem``; ``verify`` accepts every
+``verify_key*.pem`` of the folder, so manifests of earlier keys stay verifiable. A key id is the first 16 hex digits of
+SHA-256 over the public key's SubjectPublicKeyInfo in DER. The kind of key decides how it signs: Ed25519 (RFC 8032),
+ECDSA over SHA-256 for NIST P-256, RSASSA-PSS over SHA-256 for RSA (RFC 8017); a signature cannot choose.
 """
 
 from __future__ import annotations
@@ -15,14 +17,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_der_public_key,
     load_pem_private_key,
     load_pem_public_key,
 )
@@ -30,31 +38,62 @@ from cryptography.hazmat.primitives.serialization import (
 from airflow_ai_provider.errors import KeyringError
 
 SIGNING_KEY = "signing_key.pem"
-VERIFY_KEY = "verify_key.pem"
 KEY_ID_HEX = 16
+_MIN_RSA_BITS = 2048
 
-PublicKeys = Mapping[str, Ed25519PublicKey]
+PublicKey = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
+PublicKeys = Mapping[str, PublicKey]
 """Public keys by key id."""
+
+
+class Signer(Protocol):
+    """Signs for the sealer, wherever its key is."""
+
+    @property
+    def public(self) -> PublicKey: ...
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature of ``data``, which has at most 4,096 bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """The sealer's private key."""
+    """A private key in this process."""
 
     private: Ed25519PrivateKey = field(repr=False)
 
     @property
-    def key_id(self) -> str:
-        return key_id(self.private.public_key())
+    def public(self) -> Ed25519PublicKey:
+        return self.private.public_key()
 
-    def public_keys(self) -> dict[str, Ed25519PublicKey]:
-        """Its public half, as ``verify`` takes it."""
-        return {self.key_id: self.private.public_key()}
+    def sign(self, data: bytes) -> bytes:
+        return self.private.sign(data)
 
 
-def key_id(public: Ed25519PublicKey) -> str:
-    raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return sha256(raw).hexdigest()[:KEY_ID_HEX]
+def key_id(public: PublicKey) -> str:
+    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(der).hexdigest()[:KEY_ID_HEX]
+
+
+def public_keys(*signers: Signer) -> dict[str, PublicKey]:
+    """Public halves, as ``verify`` takes them."""
+    return {key_id(signer.public): signer.public for signer in signers}
+
+
+def is_signature(public: PublicKey, signature: bytes, data: bytes) -> bool:
+    """Whether ``signature`` is of ``data`` under ``public``."""
+    try:
+        match public:
+            case Ed25519PublicKey():
+                public.verify(signature, data)
+            case EllipticCurvePublicKey():
+                public.verify(signature, data, ECDSA(SHA256()))
+            case RSAPublicKey():
+                public.verify(signature, data, PSS(MGF1(SHA256()), PSS.AUTO), SHA256())
+    except InvalidSignature:
+        return False
+    return True
 
 
 def load_or_create_signing_key(folder: Path) -> SigningKey:
@@ -68,13 +107,24 @@ def load_or_create_signing_key(folder: Path) -> SigningKey:
         if not path.exists():
             _create(path, _private_pem(Ed25519PrivateKey.generate()), 0o600)
         key = _read_private(path)
-        _create(folder / VERIFY_KEY, _public_pem(key.private.public_key()), 0o644)
     except OSError as error:
         raise KeyringError(f"{path}: the audit signing key cannot be read or made: {error.strerror}") from error
+    publish_key(folder, key.public)
     return key
 
 
-def load_verify_keys(path: Path) -> dict[str, Ed25519PublicKey]:
+def publish_key(folder: Path, public: PublicKey) -> Path:
+    """Put a public key where ``verify`` looks for it. ``KeyringError`` when it cannot be written."""
+    path = folder / f"verify_key-{key_id(public)}.pem"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _create(path, _public_pem(public), 0o644)
+    except OSError as error:
+        raise KeyringError(f"{path}: the audit verify key cannot be written: {error.strerror}") from error
+    return path
+
+
+def load_verify_keys(path: Path) -> dict[str, PublicKey]:
     """The public keys of one PEM file, or of every ``verify_key*.pem`` in a folder; by key id."""
     files = sorted(path.glob("verify_key*.pem")) if path.is_dir() else [path]
     try:
@@ -82,6 +132,11 @@ def load_verify_keys(path: Path) -> dict[str, Ed25519PublicKey]:
     except OSError as error:
         raise KeyringError(f"{path}: the audit verify key cannot be read: {error.strerror}") from error
     return {key_id(key): key for key in keys}
+
+
+def public_key_from_der(der: bytes, place: str) -> PublicKey:
+    """A public key from its SubjectPublicKeyInfo. ``KeyringError`` names ``place`` when it cannot sign manifests."""
+    return _usable(load_der_public_key(der), place)
 
 
 def _read_private(path: Path) -> SigningKey:
@@ -97,14 +152,23 @@ def _read_private(path: Path) -> SigningKey:
     return SigningKey(key)
 
 
-def _read_public(path: Path) -> Ed25519PublicKey:
+def _read_public(path: Path) -> PublicKey:
     try:
         key = load_pem_public_key(path.read_bytes())
     except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PublicKey):
-        raise KeyringError(f"{path}: expected an Ed25519 public key in PEM")
-    return key
+        raise KeyringError(f"{path}: expected a public key in PEM") from None
+    return _usable(key, str(path))
+
+
+def _usable(key: object, place: str) -> PublicKey:
+    match key:
+        case Ed25519PublicKey():
+            return key
+        case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
+            return key
+        case RSAPublicKey() if key.key_size >= _MIN_RSA_BITS:
+            return key
+    raise KeyringError(f"{place}: expected an Ed25519, NIST P-256 or RSA public key (RSA of 2048 bits or more)")
 
 
 def _create(path: Path, data: bytes, mode: int) -> None:
@@ -127,5 +191,5 @@ def _private_pem(key: Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _public_pem(key: Ed25519PublicKey) -> bytes:
+def _public_pem(key: PublicKey) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,7 +1,9 @@
 """A manifest: what one run of the sealer put into the archive, signed, and chained to the manifest before it.
 
-The file is the canonical JSON of the manifest and its signature, so one set of values has one set of bytes. The
-signature is Ed25519 over a tag and the canonical JSON without ``signature``; the manifest's hash, which the next
+The file is the canonical JSON of the manifest and its signature, so one set of values has one set of bytes. What is
+signed is a tag and the canonical JSON without ``segments`` and ``signature``: a short statement that holds the Merkle
+root over the segments. An event is therefore proved by two paths, from the record to its segment's root and from the
+segment to the manifest's, and by a signature, without the rest of the trail. The manifest's hash, which the next
 manifest and the pin hold, is SHA-256 of the file.
 """
 
@@ -15,11 +17,10 @@ from hashlib import sha256
 from typing import Any, Final
 
 import orjson
-from cryptography.exceptions import InvalidSignature
 
 from airflow_ai_provider.audit.canonical import canonical
 from airflow_ai_provider.audit.events import format_time
-from airflow_ai_provider.audit.keys import PublicKeys, SigningKey
+from airflow_ai_provider.audit.keys import PublicKeys, Signer, is_signature, key_id
 from airflow_ai_provider.audit.merkle import leaf_hash, merkle_root
 from airflow_ai_provider.errors import AuditError
 
@@ -47,6 +48,8 @@ class SegmentEntry:
     """Of the segment, uncompressed."""
     stored_sha256: str
     """Of the object as stored."""
+    records: str
+    """RFC 6962 Merkle root over the bodies of its records."""
 
     def leaf(self) -> bytes:
         return leaf_hash(canonical(asdict(self)))
@@ -54,7 +57,7 @@ class SegmentEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The signed statement, without its signature."""
+    """What a manifest says, without its signature."""
 
     trail: str
     sequence: int
@@ -65,20 +68,33 @@ class Manifest:
     segments: tuple[SegmentEntry, ...]
     root: str
     """RFC 6962 Merkle root over ``segments`` in order."""
+    count: int
+    """Segments under the root."""
     key_id: str
     version: int = VERSION
 
-    def body(self) -> dict[str, Any]:
+    def statement(self) -> dict[str, Any]:
+        """The part that is signed."""
         return {
             "version": self.version,
             "trail": self.trail,
             "sequence": self.sequence,
             "previous": self.previous,
             "created_at": self.created_at,
-            "segments": [asdict(entry) for entry in self.segments],
+            "count": self.count,
             "root": self.root,
             "key_id": self.key_id,
         }
+
+    def document(self, signature: str) -> dict[str, Any]:
+        """The whole file."""
+        segments = [asdict(entry) for entry in self.segments]
+        return {**self.statement(), "segments": segments, "signature": signature}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the segments listed are those under the signed root."""
+        return self.count == len(self.segments) and self.root == segments_root(self.segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +107,8 @@ class SignedManifest:
 
     def is_signed_by(self, keys: PublicKeys) -> bool:
         """``KeyError`` when its key is not among ``keys``."""
-        try:
-            keys[self.manifest.key_id].verify(bytes.fromhex(self.signature), _signed_bytes(self.manifest))
-        except InvalidSignature:
-            return False
-        return True
+        key = keys[self.manifest.key_id]
+        return is_signature(key, bytes.fromhex(self.signature), _signed_bytes(self.manifest))
 
 
 def segments_root(segments: Sequence[SegmentEntry]) -> str:
@@ -103,7 +116,7 @@ def segments_root(segments: Sequence[SegmentEntry]) -> str:
 
 
 def write_manifest(
-    trail: str, sequence: int, previous: str, segments: Sequence[SegmentEntry], key: SigningKey, now: datetime
+    trail: str, sequence: int, previous: str, segments: Sequence[SegmentEntry], signer: Signer, now: datetime
 ) -> bytes:
     """The bytes of a signed manifest."""
     manifest = Manifest(
@@ -113,10 +126,10 @@ def write_manifest(
         created_at=format_time(now),
         segments=tuple(segments),
         root=segments_root(segments),
-        key_id=key.key_id,
+        count=len(segments),
+        key_id=key_id(signer.public),
     )
-    signature = key.private.sign(_signed_bytes(manifest)).hex()
-    return canonical({**manifest.body(), "signature": signature})
+    return canonical(manifest.document(signer.sign(_signed_bytes(manifest)).hex()))
 
 
 def read_manifest(data: bytes) -> SignedManifest:
@@ -134,7 +147,7 @@ def read_manifest(data: bytes) -> SignedManifest:
             raise AuditError("manifest lists an object that is not a segment's")
     if manifest.version != VERSION:
         raise AuditError(f"manifest has version {manifest.version}; this program reads version {VERSION}")
-    if canonical({**manifest.body(), "signature": signature}) != data:
+    if canonical(manifest.document(signature)) != data:
         raise AuditError("manifest is not canonical JSON")
     return SignedManifest(manifest, signature, manifest_hash(data))
 
@@ -144,7 +157,7 @@ def manifest_hash(data: bytes) -> str:
 
 
 def _signed_bytes(manifest: Manifest) -> bytes:
-    return SIGNATURE_TAG + canonical(manifest.body())
+    return SIGNATURE_TAG + canonical(manifest.statement())
 
 
 def _typed(document: dict[str, Any], kind: type) -> dict[str, Any]:

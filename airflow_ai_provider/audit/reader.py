@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import orjson
 
@@ -21,6 +21,7 @@ from airflow_ai_provider.audit.chain import (
     RECORD_SUFFIX,
     RECORD_TAG,
     SEAL_TAG,
+    SHOWN_HEX,
     Head,
     Seal,
     decode_head,
@@ -28,11 +29,21 @@ from airflow_ai_provider.audit.chain import (
     link,
 )
 from airflow_ai_provider.audit.diagnose import likely_attack
+from airflow_ai_provider.audit.merkle import MerkleTree, leaf_hash
 from airflow_ai_provider.errors import AuditError
 
 CHUNK = 64 * 1024
+_SHOWN = SHOWN_HEX // 2
 MAX_LINE = 1024 * 1024
 """Bytes; a record is bounded by its schema to far less. Beyond it a file is not read further."""
+
+
+class Visitor(Protocol):
+    """Sees every intact record of a segment, in order."""
+
+    def __call__(self, document: dict[str, Any], body: bytes) -> None:
+        """``document`` is the event without its chain value, ``body`` its canonical JSON."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class SegmentCheck:
     """Chain value after the last intact record."""
     count: int = 0
     """Intact records from the start."""
+    records: MerkleTree = field(default_factory=MerkleTree)
+    """Over the bodies of the intact records."""
     intact_bytes: int = 0
     """Offset after the last intact line."""
     tail_bytes: int = 0
@@ -141,8 +154,8 @@ class _Lines:
             self.damage = str(damaged)
 
 
-def check_segment(chunks: Iterable[bytes], *, sealed: bool) -> SegmentCheck:
-    """Follow the chain of a segment. ``sealed`` says whether it must end in a seal."""
+def check_segment(chunks: Iterable[bytes], *, sealed: bool, visit: Visitor | None = None) -> SegmentCheck:
+    """Follow the chain of a segment. ``sealed`` says whether it must end in a seal; ``visit`` gets its records."""
     check = SegmentCheck()
     lines = _Lines(chunks)
     stream = iter(lines)
@@ -150,7 +163,7 @@ def check_segment(chunks: Iterable[bytes], *, sealed: bool) -> SegmentCheck:
     if first is None or not _read_head(check, first):
         check.fault = Fault("head", lines.damage or "its first line is not an intact head", "edited or damaged")
         return check
-    broken = _read_records(check, stream)
+    broken = _read_records(check, stream, visit)
     if broken is not None:
         check.fault = _broken_record(check, broken, stream)
     elif lines.damage:
@@ -179,19 +192,24 @@ def _read_head(check: SegmentCheck, line: bytes) -> bool:
     return True
 
 
-def _read_records(check: SegmentCheck, lines: Iterator[bytes]) -> bytes | None:
+def _read_records(check: SegmentCheck, lines: Iterator[bytes], visit: Visitor | None = None) -> bytes | None:
     """Consume intact records, and the seal if there is one; return the first line that does not follow."""
     assert check.head is not None
     chain, count, offset = check.chain, 0, check.intact_bytes
-    prefix, number = f"{check.head.writer}-", check.head.first
+    prefix, number, add = f"{check.head.writer}-", check.head.first, check.records.add
     bad: bytes | None = None
     for line in lines:
         body = line[:-RECORD_SUFFIX] + b"}"
         value = sha256(RECORD_TAG + chain + body).digest()
-        if line[-34:] != b'%b"}' % value[:16].hex().encode() or not _is_event(body, line, prefix, number + count):
+        follows = line[-RECORD_SUFFIX:] == b',"h":"%b"}' % value[:_SHOWN].hex().encode()
+        document = _event(body, prefix, number + count) if follows else None
+        if document is None:
             bad = line
             break
         chain = value
+        add(leaf_hash(body))
+        if visit is not None:
+            visit(document, body)
         count += 1
         offset += len(line) + 1
     check.chain, check.count, check.intact_bytes = chain, count, offset
@@ -200,14 +218,15 @@ def _read_records(check: SegmentCheck, lines: Iterator[bytes]) -> bytes | None:
     return bad
 
 
-def _is_event(body: bytes, line: bytes, prefix: str, number: int) -> bool:
-    if line[-RECORD_SUFFIX:-34] != b',"h":"':
-        return False
+def _event(body: bytes, prefix: str, number: int) -> dict[str, Any] | None:
+    """A record's parsed body, if it is the canonical JSON of the event with this number."""
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return False
-    return type(document) is dict and document.get("event.id") == f"{prefix}{number}" and _is_canonical(document, body)
+        return None
+    if type(document) is not dict or document.get("event.id") != f"{prefix}{number}":
+        return None
+    return document if _is_canonical(document, body) else None
 
 
 def _is_canonical(document: dict[str, Any], body: bytes) -> bool:

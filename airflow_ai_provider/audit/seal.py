@@ -23,7 +23,7 @@ from airflow_ai_provider.audit.archive import (
     manifest_sequence,
     segment_object,
 )
-from airflow_ai_provider.audit.keys import SigningKey
+from airflow_ai_provider.audit.keys import Signer, key_id, public_keys
 from airflow_ai_provider.audit.manifest import (
     NO_MANIFEST,
     SegmentEntry,
@@ -76,7 +76,7 @@ class _Moved:
     """Already in a manifest: an earlier run died before it cleared the spool."""
 
 
-def seal_trail(spool: Spool, archive: Archive, store: AuditStore, signing_key: SigningKey, now: datetime) -> SealReport:
+def seal_trail(spool: Spool, archive: Archive, store: AuditStore, signer: Signer, now: datetime) -> SealReport:
     """Archive every sealed segment of the spool and write the next manifest.
 
     ``AuditError`` when the archive's newest manifest is not the one pinned: the trail was changed, run ``verify``.
@@ -85,10 +85,10 @@ def seal_trail(spool: Spool, archive: Archive, store: AuditStore, signing_key: S
     with store.sealer_lock(spool.trail) as held:
         if not held:
             return SealReport(spool.trail)
-        sequence, previous = _settle_newest(archive, store, spool.trail, signing_key, now)
+        sequence, previous = _settle_newest(archive, store, spool.trail, signer, now)
         moved, refused = _move_all(spool, archive)
         fresh = [each.entry for each in moved if not each.listed]
-        data = write_manifest(spool.trail, sequence + 1, previous, fresh, signing_key, now)
+        data = write_manifest(spool.trail, sequence + 1, previous, fresh, signer, now)
         digest = _write_and_pin(archive, store, spool.trail, sequence + 1, data, now)
         _clear(spool, moved)
         return SealReport(
@@ -96,7 +96,7 @@ def seal_trail(spool: Spool, archive: Archive, store: AuditStore, signing_key: S
         )
 
 
-def _settle_newest(archive: Archive, store: AuditStore, trail: str, key: SigningKey, now: datetime) -> tuple[int, str]:
+def _settle_newest(archive: Archive, store: AuditStore, trail: str, signer: Signer, now: datetime) -> tuple[int, str]:
     """Number and hash of the newest manifest, after pinning the one a killed run may have left unpinned."""
     numbers = [number for name in archive.list(MANIFESTS) if (number := manifest_sequence(name))]
     newest = max(numbers, default=0)
@@ -115,9 +115,9 @@ def _settle_newest(archive: Archive, store: AuditStore, trail: str, key: Signing
             raise AuditError(f"audit trail {trail}: manifest {newest} is not the one that was pinned; run verify")
         return newest, signed.hash
     manifest = signed.manifest
-    expected = (trail, newest, pins.get(pinned, NO_MANIFEST), key.key_id)
+    expected = (trail, newest, pins.get(pinned, NO_MANIFEST), key_id(signer.public))
     found = (manifest.trail, manifest.sequence, manifest.previous, manifest.key_id)
-    if found != expected or not signed.is_signed_by(key.public_keys()):
+    if found != expected or not signed.is_signed_by(public_keys(signer)):
         raise AuditError(f"audit trail {trail}: manifest {newest} is not pinned and not this sealer's; run verify")
     store.pin_manifest(trail, newest, signed.hash, now)
     return newest, signed.hash
@@ -163,6 +163,7 @@ def _move(spool: Spool, archive: Archive, name: str) -> _Moved | Refusal:
         seal=check.seal_hash,
         sha256=sha256(data).hexdigest(),
         stored_sha256=stored,
+        records=check.records.root().hex(),
     )
     return _Moved(name, entry, listed=not created and _is_listed(archive, target))
 

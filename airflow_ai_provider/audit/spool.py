@@ -15,6 +15,10 @@ from pathlib import Path
 
 from airflow_ai_provider.errors import AuditError
 
+SPOOL_BYTES = 1024**3
+"""About a million calls."""
+SPARE_BYTES = 64 * 1024**2
+"""Free space of the file system that is left to the events of calls already under way."""
 _TRAIL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}").fullmatch
 
 
@@ -24,6 +28,8 @@ class Spool:
 
     root: Path
     trail: str = "main"
+    limit_bytes: int = SPOOL_BYTES
+    """What may wait here, in all its files, before nothing new may begin."""
 
     def __post_init__(self) -> None:
         if not _TRAIL(self.trail):
@@ -40,6 +46,27 @@ class Spool:
         except OSError as error:
             raise AuditError(f"audit spool {self.folder} cannot be created: {error.strerror}") from error
 
+    def used_bytes(self) -> int:
+        """Size of everything in the folder."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return sum(_size(entry) for entry in entries)
+        except FileNotFoundError:
+            return 0
+
+    def shortage(self) -> str:
+        """Why nothing new may begin, or an empty string while there is room."""
+        used = self.used_bytes()
+        if used >= self.limit_bytes:
+            return (
+                f"audit spool {self.folder} holds {used:,} bytes, and its limit is {self.limit_bytes:,}"
+                " ([ai] audit_spool_limit_mb): the archive is not taking its segments. Check [ai] archive_uri and run"
+                " an AuditSealOperator on this host"
+            )
+        if self.folder.exists() and (free := _free_bytes(self.folder)) < SPARE_BYTES:
+            return f"the file system of audit spool {self.folder} has {free:,} bytes left; free some"
+        return ""
+
     def path(self, name: str, state: str) -> Path:
         return self.folder / f"{name}.{state}"
 
@@ -51,6 +78,18 @@ class Spool:
             return []
         suffix = f".{state}"
         return sorted(entry.removesuffix(suffix) for entry in entries if entry.endswith(suffix))
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:  # it has moved on
+        return 0
+
+
+def _free_bytes(folder: Path) -> int:
+    system = os.statvfs(folder)
+    return system.f_bavail * system.f_frsize
 
 
 def sync_folder(folder: Path) -> None:

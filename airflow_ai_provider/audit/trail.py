@@ -7,6 +7,7 @@ nothing leaves nothing, and a segment that vanishes is missed.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -17,11 +18,13 @@ from typing import Any, Self
 
 from airflow_ai_provider.audit.canonical import canonical_unchecked
 from airflow_ai_provider.audit.chain import NO_SEGMENT, Head, event_id
-from airflow_ai_provider.audit.events import Fields, build_event, format_time, utc_now
+from airflow_ai_provider.audit.events import Fields, build_context, build_event, format_time, utc_now
 from airflow_ai_provider.audit.pins import AuditStore
 from airflow_ai_provider.audit.segment import SegmentWriter
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.errors import AuditError
+
+log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_EVENTS = 250_000
@@ -34,6 +37,8 @@ class Trail:
 
     Every method raises ``AuditError`` when the disk refuses, in a forked child, and after ``close``. A failed flush
     keeps its events; flush again.
+
+    ``context`` is who writes, for whom and from where: fields of ``schema.WHO`` that every event gets.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class Trail:
         spool: Spool,
         store: AuditStore,
         *,
+        context: Fields | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         segment_events: int = SEGMENT_EVENTS,
         clock: Callable[[], datetime] = utc_now,
@@ -48,6 +54,7 @@ class Trail:
         self.writer = new_writer_id(clock())
         self._spool = spool
         self._store = store
+        self._context = build_context(context or {})
         self._segment_bytes = segment_bytes
         self._segment_events = segment_events
         self._clock = clock
@@ -59,6 +66,7 @@ class Trail:
         self._events = 0
         self._previous = NO_SEGMENT.hex()
         self._closed = False
+        self._refused: AuditError | None = None
 
     def emit(self, action: str, outcome: str = "ok", /, **fields: Any) -> str:
         """Buffer one event and return its id; ``flush`` makes it durable.
@@ -76,7 +84,9 @@ class Trail:
             ids, bodies = [], []
             for number, (action, outcome, fields) in enumerate(events, self._events + 1):
                 ids.append(event_id(self.writer, number))
-                bodies.append(canonical_unchecked(build_event(action, outcome, ids[-1], timestamp, fields)))
+                bodies.append(
+                    canonical_unchecked(build_event(action, outcome, ids[-1], timestamp, fields, self._context))
+                )
             if bodies:
                 self._append(bodies)
             return ids
@@ -87,7 +97,21 @@ class Trail:
         with self._lock:
             self._check_open()
             if self._segment is not None:
-                self._segment.flush()
+                self._flush(self._segment)
+
+    def ensure_room(self) -> None:
+        """Before anything new begins: ``AuditError``, and an alarm in the log, when the spool is full.
+
+        Events of what is under way are taken all the same, as long as the disk takes them.
+        """
+        if shortage := self._spool.shortage():
+            log.error("AUDIT SPOOL FULL, no call is made: %s", shortage)
+            raise AuditError(f"no call is made, since it could not be audited: {shortage}")
+
+    def ensure_durable(self) -> None:
+        """``AuditError`` when the last flush failed: what was emitted is still in memory only."""
+        if self._refused is not None:
+            raise AuditError(str(self._refused))
 
     def close(self) -> None:
         """Flush and seal. Closing twice is allowed."""
@@ -104,6 +128,14 @@ class Trail:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _flush(self, segment: SegmentWriter) -> None:
+        try:
+            segment.flush()
+        except AuditError as error:
+            self._refused = error
+            raise
+        self._refused = None
 
     def _append(self, bodies: list[bytes]) -> None:
         # One check per call: a segment may exceed its limit by one batch, and a batch never fails half-way.
@@ -122,7 +154,7 @@ class Trail:
         if not self._registered:
             self._register(segment)
         if segment.buffered >= BUFFER_BYTES:
-            segment.flush()
+            self._flush(segment)
         return segment
 
     def _open(self) -> SegmentWriter:

@@ -13,7 +13,6 @@ from airflow_ai_provider.audit.manifest import (
     SignedManifest,
     manifest_hash,
     read_manifest,
-    segments_root,
 )
 from airflow_ai_provider.errors import AuditError
 
@@ -87,7 +86,7 @@ def _check_one(
         report.find("manifest_sequence", place, detail, "replayed or renamed")
     if previous and manifest.previous != previous:
         report.find("manifest_chain", place, "does not follow from the manifest before it", "replaced or removed")
-    if manifest.root != segments_root(manifest.segments):
+    if not manifest.is_whole:
         report.find("merkle_root", place, "its Merkle root is not that of the segments it lists", "list edited")
     return manifest.segments
 

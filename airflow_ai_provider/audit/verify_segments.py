@@ -135,9 +135,13 @@ def _check_listed(archive: Archive, entry: SegmentEntry, report: VerifyReport) -
     elif stored != entry.stored_sha256:
         place = f"{entry.name}: after record {check.count}"
         report.find("container_altered", place, "compressed file was changed, no record was", "edited or damaged")
-    elif (check.count, check.chain.hex(), check.seal_hash) != (entry.count, entry.head, entry.seal):
+    elif _facts(check) != (entry.count, entry.head, entry.seal, entry.records):
         report.find("manifest_mismatch", entry.name, "manifest states another count, head or seal", "manifest forged")
     return check
+
+
+def _facts(check: SegmentCheck) -> tuple[int, str, str, str]:
+    return check.count, check.chain.hex(), check.seal_hash, check.records.root().hex()
 
 
 def _check_unlisted(archive: Archive, name: str, seen: Seen, report: VerifyReport) -> None:

@@ -113,16 +113,14 @@ class Gateway:
             budgets=self._plan.budgets,
             caller=self._plan.caller,
         )
-        batch = await self._recorder.batch_started(len(rows))
+        await self._recorder.batch_started(len(rows))
         try:
             walks = (self._walk(row, key, funds) for row, key in zip(rows, row_keys, strict=True))
             outcomes = await asyncio.gather(*walks, return_exceptions=True)
         finally:
             await asyncio.shield(funds.close())
         answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-        if reused := [answer for answer in answers if answer.reused]:
-            saved = sum(answer.saved_nano for answer in reused)
-            self._recorder.batch_reused(batch, [answer.request_id for answer in reused], saved)
+        self._recorder.batch_reused()
         await self._recorder.flush()
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
@@ -208,6 +206,7 @@ class Gateway:
             saved_nano=stored.cost_nano,
         )
         await self._journal.settle([settled])
+        self._recorder.reused(name, stored.cost_nano)
         return _Reply(stored, tier, lane, reused=True)
 
     async def _call(
@@ -256,6 +255,7 @@ class Gateway:
         async with lane.pacer.slots:
             await lane.pacer.wait(expected)
             attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
+            self._recorder.ensure_durable()
             await self._journal.open(attempt)
             started = time.monotonic()
             try:
@@ -330,7 +330,9 @@ class Gateway:
         )
 
     async def _settle(self, settled: Settled, prepared: Prepared, text: str | None) -> None:
+        """The event first: what the ledger says was paid is in the trail, also when the process dies in between."""
         self._recorder.call(settled, prompt=prepared.text, answer=text)
+        await self._recorder.flush()
         await self._journal.settle([settled])
 
     def _request(self, prepared: Prepared, tier: Tier, name: str, lane: Lane) -> Request:

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from airflow_ai_provider.audit.hashes import content_hash
+from airflow_ai_provider.audit.hashes import MultisetHash, content_hash
 from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.ledger.attempts import Settled
+from airflow_ai_provider.ledger.batching import Batcher
+
+
+def context_of(caller: Caller, team: str | None = None) -> dict[str, Any]:
+    """Who and where, for every event that is written on behalf of a caller."""
+    return {**asdict(caller), "user": caller.user or None, "team": team, "host": socket.gethostname()}
 
 
 class Recorder:
-    """Writes the events of one job to this process' trail."""
+    """Writes the events of one job to this process' trail, whose context says who asks. For one event loop."""
 
-    def __init__(self, trail: Trail, *, hash_key: bytes, caller: Caller, job: MapJob) -> None:
+    def __init__(self, trail: Trail, *, hash_key: bytes, job: MapJob) -> None:
         self._trail = trail
         self._hash_key = hash_key
         self._route = job.route
         self._batches = 0
-        self._who: dict[str, Any] = {
-            "user": caller.user or None,
-            "dag_id": caller.dag_id,
-            "run_id": caller.run_id,
-            "task_id": caller.task_id,
-            "map_index": caller.map_index,
-            "try_number": caller.try_number,
-            "team": job.team,
-        }
+        self._reused = _Reused(MultisetHash(hash_key))
+        self._flushes: Batcher[None, None] = Batcher(self._flush_group)
 
     def task_started(self, *, policy_digest: str, shard: str) -> None:
-        self._trail.emit("policy.loaded", policy_hash=policy_digest, policy_version=1, **self._who)
-        self._trail.emit("task.started", route=self._route, shard=shard, policy_hash=policy_digest, **self._who)
+        self._trail.emit("policy.loaded", policy_hash=policy_digest, policy_version=1)
+        self._trail.emit("task.started", route=self._route, shard=shard, policy_hash=policy_digest)
 
     async def batch_started(self, rows: int) -> int:
-        """Durable on return: no call of a batch leaves before the trail knows of it. Returns the batch's number."""
+        """Durable on return: no call of a batch leaves before the trail knows of it. Returns the batch's number.
+
+        Raises ``AuditError`` where the spool is full or the disk refuses.
+        """
+        self._trail.ensure_room()
         self._batches += 1
-        self._trail.emit("batch.started", batch=self._batches, rows=rows, route=self._route, team=self._who["team"])
+        self._trail.emit("batch.started", batch=self._batches, rows=rows, route=self._route)
         await self.flush()
         return self._batches
+
+    def ensure_durable(self) -> None:
+        """Raises ``AuditError`` while the disk refuses what was emitted: no further call may leave."""
+        self._trail.ensure_durable()
 
     def call(self, settled: Settled, *, prompt: str | None, answer: str | None) -> None:
         """One attempt at a vendor."""
@@ -49,9 +58,11 @@ class Recorder:
             settled.status,
             request_id=request.request_id,
             attempt_id=settled.attempt_id,
+            route=request.route,
             tier=request.tier,
             deployment=request.deployment,
             model=request.model,
+            provider=request.provider,
             input_tokens=usage.input if usage else None,
             output_tokens=usage.output if usage else None,
             cost_nano=settled.cost_nano,
@@ -61,21 +72,27 @@ class Recorder:
             answer_hash=content_hash(self._hash_key, answer) if answer is not None else None,
         )
 
-    def batch_reused(self, batch: int, request_ids: Sequence[str], saved_nano: int) -> None:
-        """What a batch was answered from the response store: one event, with a keyed hash over the request ids.
+    def reused(self, request_id: str, saved_nano: int) -> None:
+        """A row was answered from the response store; it is part of the next ``batch.reused``."""
+        self._reused.add(request_id, saved_nano)
 
-        Nothing left the house for these rows; the ledger has a row for each, and the hash tells whether it still has.
+    def batch_reused(self) -> None:
+        """What was answered from the response store since the last time: one event for all of it.
+
+        Nothing left the house for these rows; the ledger has a row for each, and the hash, whose sum over a try is
+        that of the ledger's rows, tells whether it still has.
         """
-        self._trail.emit(
-            "batch.reused",
-            "reused",
-            batch=batch,
-            rows=len(request_ids),
-            reused_hash=content_hash(self._hash_key, "\n".join(sorted(request_ids))),
-            saved_nano=saved_nano,
-            route=self._route,
-            team=self._who["team"],
-        )
+        reused, self._reused = self._reused, _Reused(MultisetHash(self._hash_key))
+        if reused.rows:
+            self._trail.emit(
+                "batch.reused",
+                "reused",
+                batch=self._batches,
+                rows=reused.rows,
+                reused_hash=reused.hash.hexdigest(),
+                saved_nano=reused.saved_nano,
+                route=self._route,
+            )
 
     def task_finished(self, summary: MapSummary | None, error_type: str | None) -> None:
         counts = {}
@@ -90,8 +107,28 @@ class Recorder:
                 "rows_skipped": summary.skipped,
                 "duration_ms": round(summary.seconds * 1000),
             }
+        self.batch_reused()
         outcome = "error" if error_type else "ok"
-        self._trail.emit("task.finished", outcome, route=self._route, error_type=error_type, **counts, **self._who)
+        self._trail.emit("task.finished", outcome, route=self._route, error_type=error_type, **counts)
 
     async def flush(self) -> None:
+        """Durable on return; whoever asks at the same moment shares one wait for the disk."""
+        await self._flushes.ask(None)
+
+    async def _flush_group(self, asked: list[None]) -> Sequence[None]:
         await asyncio.to_thread(self._trail.flush)
+        return asked
+
+
+@dataclass(slots=True)
+class _Reused:
+    """Rows answered from the response store and not yet in an event."""
+
+    hash: MultisetHash
+    rows: int = 0
+    saved_nano: int = 0
+
+    def add(self, request_id: str, saved_nano: int) -> None:
+        self.hash.add(request_id)
+        self.rows += 1
+        self.saved_nano += saved_nano

@@ -19,7 +19,7 @@ import uvloop
 
 from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.recover import recover_open
-from airflow_ai_provider.audit.spool import Spool
+from airflow_ai_provider.audit.seen import last_seen, remember
 from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.errors import AIProviderError
 from airflow_ai_provider.gateway.answer import FINAL
@@ -30,7 +30,7 @@ from airflow_ai_provider.gateway.lanes import Lane, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, open_masker
 from airflow_ai_provider.gateway.progress import Progress, progress_line
-from airflow_ai_provider.gateway.recorder import Recorder
+from airflow_ai_provider.gateway.recorder import Recorder, context_of
 from airflow_ai_provider.gateway.results import Tally, to_table
 from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
 from airflow_ai_provider.gateway.settings import Settings
@@ -114,10 +114,11 @@ async def _open_gateway(
         prompt_version=plan.renderer.version,
     )
     owner, task = owner_id(), _task_ref(job, caller)
-    spool = Spool(settings.home / "audit" / "spool")
-    with Trail(spool, LedgerAuditStore(ledger)) as trail:
-        recorder = Recorder(trail, hash_key=keyring.derive("audit-hashes"), caller=caller, job=job)
+    spool = settings.audit_spool()
+    with Trail(spool, LedgerAuditStore(ledger), context=context_of(caller, job.team)) as trail:
+        recorder = Recorder(trail, hash_key=keyring.derive("audit-hashes"), job=job)
         recorder.task_started(policy_digest=plan.policy.digest, shard=str(job.shard))
+        _record_policy_change(trail, settings, plan.policy.digest)
         for recovery in recover_open(spool, datetime.now(UTC)):
             trail.emit("segment.recovered", "unknown", **recovery.fields())
         recovered = _settle_predecessor(ledger, task, owner, recorder, log)
@@ -217,6 +218,17 @@ class _Batches:
         summary = {**done.to_summary(), "keys": _digest(keys)}
         await asyncio.to_thread(self._sink.write, index, table, summary=summary, final=final)
         self._tally.add(done)
+
+
+def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None:
+    """One event, on this host, when a policy file is not what it was when a task last read it."""
+    notes = settings.home / "audit" / "policies"
+    known = last_seen(notes, str(settings.policy_path))
+    if known != digest:
+        if known is not None:
+            trail.emit("policy.changed", policy_hash=digest, old_policy_hash=known)
+            trail.flush()
+        remember(notes, str(settings.policy_path), digest)
 
 
 def _settle_predecessor(ledger: Ledger, task: TaskRef, owner: str, recorder: Recorder, log: logging.Logger) -> Tally:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_ai_provider.audit.spool import SPOOL_BYTES, Spool
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -41,6 +43,8 @@ class Settings:
     """``redis://…`` or ``rediss://…``; ``None`` is SQLite in ``home``."""
     archive_uri: str | None = None
     """Folder of the audit archive; ``None`` is ``home/audit/archive``."""
+    audit_spool_bytes: int = SPOOL_BYTES
+    """What the audit spool may hold before calls stop."""
     vectors_uri: str | None = field(default=None, repr=False)
     """Milvus server ``http(s)://…``; ``None`` is Milvus Lite in ``home/vectors``."""
     vectors_token: str | None = field(default=None, repr=False)
@@ -52,3 +56,7 @@ class Settings:
     """Opens a DB-API connection by connection id, for ``sql://`` sources."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Passed to fsspec for object stores."""
+
+    def audit_spool(self) -> Spool:
+        """The folder in which this host's audit segments wait for the archive."""
+        return Spool(self.home / "audit" / "spool", limit_bytes=self.audit_spool_bytes)

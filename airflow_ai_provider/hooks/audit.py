@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from airflow_ai_provider.audit.archive import Archive
     from airflow_ai_provider.audit.findings import VerifyReport
     from airflow_ai_provider.audit.seal import SealReport
-    from airflow_ai_provider.audit.spool import Spool
 
 
 def seal_audit(settings: Settings) -> SealReport:
@@ -35,7 +33,7 @@ def seal_audit(settings: Settings) -> SealReport:
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.ledger import open_ledger
 
-    spool, now = _spool(settings), datetime.now(UTC)
+    spool, now = settings.audit_spool(), datetime.now(UTC)
     key = load_or_create_signing_key(_keys(settings))
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         store = LedgerAuditStore(ledger)
@@ -49,14 +47,14 @@ def record(settings: Settings, action: str, caller: Caller, **fields: Any) -> No
     """Write one event of a task that calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.trail import Trail
+    from airflow_ai_provider.gateway.recorder import context_of
     from airflow_ai_provider.ledger import open_ledger
 
-    who = {**asdict(caller), "user": caller.user or None}
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
-        Trail(_spool(settings), LedgerAuditStore(ledger)) as trail,
+        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context_of(caller)) as trail,
     ):
-        trail.emit(action, "ok", **who, **fields)
+        trail.emit(action, "ok", **fields)
 
 
 def verify_audit(settings: Settings) -> VerifyReport:
@@ -72,13 +70,7 @@ def verify_audit(settings: Settings) -> VerifyReport:
     folder = _keys(settings)
     keys = load_verify_keys(folder) if folder.is_dir() else {}
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        return verify(_archive(settings), _spool(settings), LedgerAuditStore(ledger), keys)
-
-
-def _spool(settings: Settings) -> Spool:
-    from airflow_ai_provider.audit.spool import Spool
-
-    return Spool(settings.home / "audit" / "spool")
+        return verify(_archive(settings), settings.audit_spool(), LedgerAuditStore(ledger), keys)
 
 
 def _keys(settings: Settings) -> Path:

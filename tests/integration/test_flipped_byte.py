@@ -14,7 +14,7 @@ from map_lab import Lab, questions, write_jsonl
 from airflow_ai_provider.audit.archive import SEGMENTS, FolderArchive, compress
 from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.findings import VerifyReport
-from airflow_ai_provider.audit.keys import SigningKey, load_or_create_signing_key
+from airflow_ai_provider.audit.keys import SigningKey, load_or_create_signing_key, public_keys
 from airflow_ai_provider.audit.seal import SealReport, seal_trail
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.verify import verify
@@ -46,7 +46,7 @@ class House:
         return seal_trail(self.spool, self.archive, self.store, self.key, datetime.now(UTC))
 
     def verify(self) -> VerifyReport:
-        return verify(self.archive, self.spool, self.store, self.key.public_keys())
+        return verify(self.archive, self.spool, self.store, public_keys(self.key))
 
 
 def flip(data: bytes, offset: int) -> bytes:

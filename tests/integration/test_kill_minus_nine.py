@@ -14,7 +14,7 @@ from map_worker import JobProcess
 
 from airflow_ai_provider.audit.archive import FolderArchive
 from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.keys import load_or_create_signing_key
+from airflow_ai_provider.audit.keys import load_or_create_signing_key, public_keys
 from airflow_ai_provider.audit.seal import seal_trail
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.verify import verify
@@ -88,7 +88,7 @@ def prove_audit(lab: Lab) -> None:
         store = LedgerAuditStore(ledger)
         report = seal_trail(spool, archive, store, key, datetime.now(UTC))
         assert (report.segments, report.refused) == (KILLS + 1, ())
-        verdict = verify(archive, spool, store, key.public_keys())
+        verdict = verify(archive, spool, store, public_keys(key))
     assert (verdict.status, verdict.findings) == (0, [])
     assert [note.kind for note in verdict.notes].count("segment_recovered") == KILLS
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_ai_provider.audit.archive import FolderArchive
 from airflow_ai_provider.audit.findings import VerifyReport
-from airflow_ai_provider.audit.keys import SigningKey, load_or_create_signing_key
+from airflow_ai_provider.audit.keys import SigningKey, load_or_create_signing_key, public_keys
 from airflow_ai_provider.audit.pins import Pin, RegisteredSegment
 from airflow_ai_provider.audit.seal import SealReport, seal_trail
 from airflow_ai_provider.audit.spool import Spool
@@ -117,7 +117,7 @@ class House:
         return seal_trail(self.spool, self.archive, self.store, self.key, self.clock())
 
     def verify(self) -> VerifyReport:
-        return verify(self.archive, self.spool, self.store, self.key.public_keys())
+        return verify(self.archive, self.spool, self.store, public_keys(self.key))
 
     def objects(self, folder: str) -> list[Path]:
         """Files of the archive, oldest name first."""

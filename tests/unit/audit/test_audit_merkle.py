@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from airflow_ai_provider.audit.merkle import leaf_hash, merkle_root
+from airflow_ai_provider.audit.merkle import inclusion_path, leaf_hash, merkle_root, root_from_path
 
 
 def by_definition(leaves: list[bytes]) -> bytes:
@@ -35,3 +35,17 @@ def test_known_roots() -> None:
 def test_a_leaf_cannot_stand_for_a_node() -> None:
     one, two = leaf_hash(b"1"), leaf_hash(b"2")
     assert merkle_root([one, two]) != merkle_root([leaf_hash(one + two)])
+
+
+@pytest.mark.parametrize("size", range(1, 20))
+def test_a_path_leads_from_its_leaf_to_the_root_and_from_no_other(size: int) -> None:
+    leaves = [leaf_hash(bytes([index])) for index in range(size)]
+    root = merkle_root(leaves)
+    for index, leaf in enumerate(leaves):
+        path = inclusion_path(leaves, index)
+        assert root_from_path(leaf, index, size, path) == root
+        assert root_from_path(leaf_hash(b"other"), index, size, path) != root
+        assert root_from_path(leaf, index, size, [*path, leaf]) != root
+        for other in {0, size // 2, size - 1} - {index}:
+            assert root_from_path(leaf, other, size, path) != root
+    assert root_from_path(leaves[0], size, size, []) is None

@@ -22,6 +22,7 @@ from airflow_ai_provider.audit.chain import (
     link,
 )
 from airflow_ai_provider.audit.events import build_event
+from airflow_ai_provider.audit.keys import public_keys
 from airflow_ai_provider.audit.manifest import NO_MANIFEST, SegmentEntry, read_manifest, write_manifest
 from airflow_ai_provider.audit.reader import check_segment
 from airflow_ai_provider.audit.verify import verify
@@ -251,6 +252,7 @@ def fresh_entry(name: str, stored: bytes, data: bytes) -> SegmentEntry:
         seal=check.seal_hash,
         sha256=sha256(data).hexdigest(),
         stored_sha256=sha256(stored).hexdigest(),
+        records=check.records.root().hex(),
     )
 
 
@@ -276,7 +278,7 @@ def test_everything_relinked_with_the_stolen_key(copy: House) -> None:
         overwrite(path, write_manifest(old.trail, old.sequence, previous, entries, copy.key, copy.clock()))
         previous = read_manifest(path.read_bytes()).hash
     assert place_kinds(copy) == [("pin_mismatch", f"manifest {n}") for n in (1, 2, 3)]
-    assert verify(copy.archive, copy.spool, None, copy.key.public_keys()).findings == []
+    assert verify(copy.archive, copy.spool, None, public_keys(copy.key)).findings == []
 
 
 def test_a_manifest_that_lists_a_segment_twice(copy: House) -> None:

@@ -1,0 +1,190 @@
+"""The schema of audit events: every field, every action, and which fields an action may have.
+
+This is the one place where events are described. ``events`` builds and checks them from these tables, and
+``schema.json``, the JSON Schema for whoever reads the trail with other tools, is generated from them:
+
+    python -m airflow_ai_provider.audit.schema > airflow_ai_provider/audit/schema.json
+
+``VERSION`` stands in every event as ``airflow_ai.schema``. It rises when a name changes its meaning or is taken away;
+new fields and new actions do not raise it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+VERSION: Final = 1
+MAX_NAME: Final = 256
+"""Characters; Airflow's own identifiers have at most 250."""
+MAX_INTEGER: Final = 2**53 - 1
+"""Largest integer that every JSON reader keeps exact (RFC 8785, section 3.2.2.3)."""
+
+OUTCOMES: Final[Mapping[str, str]] = {"ok": "success", "reused": "success", "error": "failure", "unknown": "unknown"}
+"""Our outcomes and the three that ECS allows; ``reused`` is a success that also sets ``airflow_ai.reused``."""
+
+KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "name": {"type": "string", "maxLength": MAX_NAME, "pattern": r"^[^\n\r]*$"},
+    "token": {"type": "string", "pattern": r"^[A-Za-z0-9_.:/+=-]{1,128}$"},
+    "digest": {"type": "string", "pattern": "^[0-9a-f]{32}([0-9a-f]{32})?$"},
+    "address": {"type": "string", "pattern": "^[0-9A-Fa-f:.]{2,45}$"},
+    "count": {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER},
+    "index": {"type": "integer", "minimum": -1, "maximum": MAX_INTEGER},
+    "flag": {"type": "boolean"},
+}
+"""What a value may be. A name is for people and is one short line; a token is for programs."""
+
+ECS: Final[Mapping[str, str]] = {
+    "user": "user.name",
+    "host": "host.name",
+    "source_ip": "source.ip",
+    "operation": "gen_ai.operation.name",
+    "provider": "gen_ai.system",
+    "model": "gen_ai.request.model",
+    "response_model": "gen_ai.response.model",
+    "input_tokens": "gen_ai.usage.input_tokens",
+    "output_tokens": "gen_ai.usage.output_tokens",
+    "error_type": "error.type",
+    "http_status": "http.response.status_code",
+    "reason": "event.reason",
+}
+"""Our short names that the Elastic Common Schema has a field for; every other one is ``airflow_ai.<name>``."""
+
+FIELDS: Final[Mapping[str, str]] = {
+    "name": "user host dag_id run_id task_id team route tier deployment model response_model provider collection shard"
+    " operator budget period reason webhook endpoint review decision column invoice",
+    "token": "session_id request_id attempt_id error_type operation hash_key_id key_id price_version segment state"
+    " format",
+    "digest": "policy_hash old_policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash plan_hash"
+    " content_hash",
+    "address": "source_ip",
+    "count": "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
+    " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
+    " http_status attempt attempts documents documents_added documents_changed documents_removed chunks sequence"
+    " segments events findings torn_bytes limit_nano old_limit_nano spent_nano percent holds calls rows_matched"
+    " rows_missing rows_differing columns",
+    "index": "map_index",
+    "flag": "damaged",
+}
+"""Short names by kind."""
+
+WHO: Final = "user dag_id run_id task_id map_index try_number team host source_ip session_id"
+"""On whose behalf and from where; every action may have these."""
+_COST: Final = "input_tokens output_tokens cached_input_tokens cost_nano saved_nano"
+
+ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
+    # action: (what it says, required fields, optional fields besides WHO)
+    "policy.loaded": ("a task has read the policy", "policy_hash", "policy_version"),
+    "policy.changed": ("the policy is another one than this host last read", "policy_hash", "old_policy_hash"),
+    "task.started": ("a task begins to use the gateway", "dag_id run_id task_id", "route shard policy_hash"),
+    "task.finished": (
+        "a task has ended its use of the gateway; counts of rows",
+        "dag_id run_id task_id",
+        f"{_COST} route shard rows rows_ok rows_reused rows_rejected rows_over_budget rows_error rows_skipped"
+        " duration_ms error_type",
+    ),
+    "task.outcome": (
+        "what Airflow made of a task instance: success, failed, skipped",
+        "dag_id run_id task_id state",
+        "operator duration_ms error_type",
+    ),
+    "batch.started": ("before the calls of a batch", "batch rows", "route tier deployment hold_nano shard"),
+    "batch.reused": (
+        "rows of a batch answered from the response store, with a keyed hash over their request ids",
+        "batch rows reused_hash",
+        "route saved_nano hash_key_id",
+    ),
+    "llm.call": (
+        "one attempt at a vendor: request, model, tokens, cost, outcome, keyed hashes of prompt and answer",
+        "request_id",
+        f"{_COST} attempt_id attempt batch operation route tier deployment model response_model provider"
+        " price_version latency_ms http_status error_type prompt_hash answer_hash hash_key_id",
+    ),
+    "documents.synced": (
+        "a collection was brought up to date",
+        "collection",
+        f"{_COST} documents documents_added documents_changed documents_removed chunks duration_ms error_type",
+    ),
+    "plan.made": ("what a job would cost was worked out", "rows", "plan_hash calls cost_nano route"),
+    "plan.approved": ("somebody approved a planned cost", "plan_hash", "cost_nano reason"),
+    "plan.refused": ("a planned cost was refused", "plan_hash", "cost_nano limit_nano reason"),
+    "budget.changed": ("a limit was set or changed", "budget period limit_nano", "old_limit_nano reason"),
+    "budget.threshold": ("a share of a budget is used up", "budget percent", "period spent_nano limit_nano"),
+    "budget.stopped": ("a budget has no room left", "budget", "period spent_nano limit_nano reason"),
+    "deployment.stopped": ("calls to a deployment were stopped", "deployment", "reason"),
+    "deployment.resumed": ("calls to a deployment may go on", "deployment", "reason"),
+    "holds.swept": ("holds of dead processes were settled", "holds attempts cost_nano", "reason"),
+    "ledger.reconciled": (
+        "the ledger was compared with a vendor's invoice",
+        "invoice_hash rows",
+        "invoice provider rows_matched rows_missing rows_differing cost_nano period reason",
+    ),
+    "ledger.exported": ("rows of the ledger were exported", "rows", "segments period format content_hash"),
+    "review.requested": ("an answer waits for a person", "review", "request_id route reason"),
+    "review.decided": ("a person decided on an answer", "review decision", "request_id route reason"),
+    "review.expired": ("nobody decided in time", "review", "request_id route reason"),
+    "rows.masked": ("personal data of rows was masked", "rows", "route columns key_id content_hash"),
+    "rows.restored": ("masked values were put back", "rows", "route columns key_id content_hash reason"),
+    "rows.encrypted": ("columns were encrypted", "rows", "columns column key_id content_hash reason"),
+    "rows.decrypted": ("encrypted columns were read in clear", "rows", "columns column key_id content_hash reason"),
+    "keys.created": ("a key was made", "key_id", "reason"),
+    "keys.activated": ("a key is now the one that is used", "key_id", "reason"),
+    "keys.retired": ("a key is kept for reading only", "key_id", "reason"),
+    "keys.destroyed": ("a key is gone, and what it encrypted with it", "key_id", "reason"),
+    "keys.rewrapped": ("values were encrypted anew under another key", "key_id rows", "columns reason"),
+    "webhook.delivered": ("a message was sent to a webhook", "webhook", "http_status attempt latency_ms error_type"),
+    "login.refused": ("an endpoint turned somebody away", "endpoint", "reason http_status"),
+    "trail.sealed": ("the sealer wrote a manifest", "sequence manifest_hash", "segments events"),
+    "trail.verified": ("the trail was verified", "events findings", "segments"),
+    "audit.exported": ("events were exported", "events format", "content_hash"),
+    "segment.recovered": ("a dead process' segment was sealed", "segment", "events torn_bytes damaged"),
+}
+
+FIXED: Final[Mapping[str, Mapping[str, Any]]] = {
+    "@timestamp": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"},
+    "airflow_ai.schema": {"const": VERSION},
+    "event.action": {"enum": sorted(ACTIONS)},
+    "event.id": {"type": "string", "pattern": "^[0-9a-z]{8,64}-[1-9][0-9]*$"},
+    "event.outcome": {"enum": sorted(set(OUTCOMES.values()))},
+}
+"""What every event has."""
+
+
+def record_name(name: str) -> str:
+    """The name of a field in a record."""
+    return ECS.get(name, f"airflow_ai.{name}")
+
+
+def json_schema() -> dict[str, Any]:
+    """The tables as JSON Schema 2020-12, for records without their chain value ``h``."""
+    kinds = {name: kind for kind, names in FIELDS.items() for name in names.split()}
+    fields = {record_name(name): {"$ref": f"#/$defs/{kind}"} for name, kind in kinds.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Audit event of airflow-ai-provider, version {VERSION}",
+        "type": "object",
+        "required": sorted(FIXED),
+        "properties": {**FIXED, "airflow_ai.reused": {"const": True}, **dict(sorted(fields.items()))},
+        "additionalProperties": False,
+        "allOf": [_only(action, *fields) for action, (_, *fields) in ACTIONS.items()],
+        "$defs": {**KINDS},
+    }
+
+
+def _only(action: str, required: str, optional: str) -> dict[str, Any]:
+    allowed = [record_name(name) for name in f"{required} {optional} {WHO}".split()]
+    return {
+        "if": {"properties": {"event.action": {"const": action}}},
+        "then": {
+            "required": [record_name(name) for name in required.split()],
+            "propertyNames": {"enum": sorted({*FIXED, "airflow_ai.reused", *allowed})},
+            "description": ACTIONS[action][0],
+        },
+    }
+
+
+if __name__ == "__main__":
+    json.dump(json_schema(), sys.stdout, indent=1)
+    sys.stdout.write("\n")
