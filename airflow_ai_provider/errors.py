@@ -14,6 +14,7 @@
         ├── PrivacyError            personal data could not be masked: no call is made
         ├── KeyringError            a key is missing or unusable
         ├── LedgerError             the ledger refuses (no budget, fenced off, wrong schema)
+        │   └── DeploymentStopped       a deployment charged more than its bound: nothing is sent to it
         └── AuditError              the trail cannot be written or read
     BudgetExceeded              there is no room left, and no call in flight could free any
 
@@ -101,6 +102,10 @@ class KeyringError(PermanentError):
 
 class LedgerError(PermanentError):
     """The ledger refuses: no budget, fenced off by a successor, wrong schema."""
+
+
+class DeploymentStopped(LedgerError):
+    """A deployment charged more than the upper bound it was held for; nothing is sent to it until it is resumed."""
 
 
 class AuditError(PermanentError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -151,6 +151,8 @@ class Route(_Section):
     retry: Retry = Retry()
     max_tokens: int = Field(default=512, gt=0)
     system_prompt: str | None = None
+    over_budget: Literal["stop", "cheaper", "wait"] = "stop"
+    """What becomes of rows for which a budget has no room: nothing, a lower tier that fits, or waiting for room."""
 
     @field_validator("tiers")
     @classmethod
@@ -167,6 +169,11 @@ class Route(_Section):
             return self.complexity.default
         return next(tier for tier in TIERS if tier in self.tiers)
 
+    def tier_below(self, tier: Tier) -> Tier | None:
+        """The next cheaper tier the route has."""
+        below = [name for name in TIERS[: TIERS.index(tier)] if name in self.tiers]
+        return below[-1] if below else None
+
     def tier_at_least(self, tier: Tier) -> Tier:
         """The tier asked for or, where the route lacks it, the next one up, else the highest it has."""
         above = [name for name in TIERS[TIERS.index(tier) :] if name in self.tiers]
@@ -182,6 +189,8 @@ class Budget(_Section):
     dag: str | None = None
     route: str | None = None
     timezone: str = "UTC"
+    thresholds: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (50, 80, 100)
+    """Percent of the limit at which somebody is told, once each."""
 
     @field_validator("timezone")
     @classmethod
@@ -194,9 +203,10 @@ class Budget(_Section):
 
     @property
     def name(self) -> str:
-        """Identifies the budget in the ledger: its scope and period, not its limit."""
+        """Identifies the budget in the ledger: its scope, period and time zone, not its limit."""
         scope = [f"{k}={v}" for k, v in (("team", self.team), ("dag", self.dag), ("route", self.route)) if v]
-        return f"{'&'.join(scope) or 'organisation'}/{self.period}"
+        zone = "" if self.timezone == "UTC" else f"[{self.timezone}]"
+        return f"{'&'.join(scope) or 'organisation'}/{self.period}{zone}"
 
     def applies(self, *, team: str, dag: str, route: str) -> bool:
         wanted = ((self.team, team), (self.dag, dag), (self.route, route))
@@ -236,9 +246,15 @@ class Policy(_Section):
             raise PolicyError(f"route {name!r} is not in the policy; it has: {', '.join(sorted(self.routes))}")
         return self.routes[name]
 
-    def budgets_for(self, *, team: str, dag: str, route: str) -> tuple[Budget, ...]:
-        """Every budget a call must fit. Raises ``PolicyError`` where there is none: no limit, no call."""
-        found = tuple(b for b in self.budgets if b.applies(team=team, dag=dag, route=route))
+    def budgets_for(
+        self, *, team: str, dag: str, route: str, in_force: Sequence[Budget] | None = None
+    ) -> tuple[Budget, ...]:
+        """Every budget a call must fit, of the policy's own or of those ``in_force``.
+
+        Raises ``PolicyError`` where there is none: no limit, no call.
+        """
+        budgets = self.budgets if in_force is None else in_force
+        found = tuple(b for b in budgets if b.applies(team=team, dag=dag, route=route))
         if not found:
             raise PolicyError(
                 f"no budget applies to team {team!r} (dag {dag!r}, route {route!r}); "
@@ -310,13 +326,13 @@ def _inconsistencies(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], st
         for place, tier_name in (("complexity", route.complexity.default), ("escalate", route.escalate.to)):
             if tier_name and tier_name not in route.tiers:
                 yield ("routes", route_name, place), f"the route has no tier {tier_name!r}"
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for index, budget in enumerate(policy.budgets):
         if budget.route and budget.route not in policy.routes:
             yield ("budgets", index, "route"), f"no route {budget.route!r}"
-        if (budget.name, budget.timezone) in seen:
+        if budget.name in seen:
             yield ("budgets", index), f"a second budget {budget.name}; keep one limit per scope and period"
-        seen.add((budget.name, budget.timezone))
+        seen.add(budget.name)
 
 
 class _Loader(yaml.SafeLoader):

@@ -30,3 +30,5 @@ class Answer:
     cost_nano: int = 0
     """What this row added to the ledger now, failed attempts and escalation included."""
     saved_nano: int = 0
+    short_nano: int = 0
+    """Room that a row over budget would have needed."""

@@ -6,12 +6,17 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection
 
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.ledger.batching import Batcher
-from airflow_ai_provider.ledger.holds import Grant, TaskRef, close_holds, take_hold
+from airflow_ai_provider.ledger.holds import Grant, TaskRef, close_holds, release, take_hold
 from airflow_ai_provider.ledger.journal import Journal
-from airflow_ai_provider.ledger.periods import budget_period
+from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force
+from airflow_ai_provider.ledger.notices import Notice, claim_notices
+from airflow_ai_provider.ledger.periods import BudgetPeriod, budget_period
 from airflow_ai_provider.policy import Budget
 
 _LOOK_AGAIN_SECONDS = 0.2
@@ -21,18 +26,24 @@ _LOOK_AGAIN_SECONDS = 0.2
 class BatchFunds:
     """The hold of one batch. Close it when every attempt of the batch is settled.
 
-    A batch is charged to the periods in which it began, so that one hold never spans two days.
+    A batch is charged to the periods in which it began, so that one hold never spans two days; their limits are looked
+    up with every hold, since somebody may have set them in between.
     """
 
     def __init__(
-        self, journal: Journal, *, owner: str, task: TaskRef, budgets: Sequence[Budget], caller: Caller
+        self, journal: Journal, *, owner: str, task: TaskRef, budgets: Sequence[Budget], caller: Caller, route: str
     ) -> None:
         self.hold_id = uuid.uuid4().hex
         self._journal = journal
         self._owner = owner
         self._task = task
-        now = datetime.now(UTC)
-        self._periods = [budget_period(b, now=now, dag_id=caller.dag_id, run_id=caller.run_id) for b in budgets]
+        self._policy = budgets
+        self._began = datetime.now(UTC)
+        self._scope = {"team": task.team_id, "dag": caller.dag_id, "route": route}
+        self._run = {"dag_id": caller.dag_id, "run_id": caller.run_id}
+        self._periods: dict[str, BudgetPeriod] = {}
+        self.limit_changes: list[LimitChange] = []
+        """What the policy says now of a limit and did not say before this batch."""
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
         self._taken = False
         self._broken: BaseException | None = None
@@ -52,29 +63,42 @@ class BatchFunds:
                 raise self._broken
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
+    async def give_back(self, amount: int) -> None:
+        """Release a share that no attempt will use: other rows may be waiting for the room."""
+        await self._journal.run(lambda conn: release(conn, {self.hold_id: amount}, {}, datetime.now(UTC)))
+
     def stop_waiting(self, error: BaseException) -> None:
         """A row of the batch failed with its share held; nobody waits for room that only the end of the batch frees."""
         self._broken = self._broken or error
 
-    async def close(self) -> None:
-        """Release what the batch did not use."""
-        if self._taken:
-            await self._journal.run(lambda conn: close_holds(conn, [self.hold_id], datetime.now(UTC)))
+    async def close(self) -> list[Notice]:
+        """Release what the batch did not use. Returns thresholds that were crossed and that nobody has told yet."""
+        return await self._journal.run(self._finish) if self._taken else []
+
+    def _finish(self, conn: Connection) -> list[Notice]:
+        now = datetime.now(UTC)
+        close_holds(conn, [self.hold_id], now)
+        return claim_notices(conn, now)
+
+    def _periods_now(self, conn: Connection) -> list[BudgetPeriod]:
+        """The periods of the first hold, with the limits of this moment."""
+        budgets = [pair for pair in budgets_in_force(conn, self._policy) if pair[0].applies(**self._scope)]
+        now = [budget_period(budget, now=self._began, source=source, **self._run) for budget, source in budgets]
+        known = {period.budget_id: period for period in now}
+        return list((self._periods | {i: known[i] for i in self._periods.keys() & known.keys()} or known).values())
+
+    def _hold(self, conn: Connection, amounts: Sequence[int]) -> tuple[Grant, list[BudgetPeriod]]:
+        periods = self._periods_now(conn)
+        now = datetime.now(UTC)
+        names: dict[str, Any] = {"hold_id": self.hold_id, "owner": self._owner, "task": self._task}
+        return take_hold(conn, **names, periods=periods, amounts=amounts, now=now), periods
 
     async def _take(self, amounts: list[int]) -> list[str | bool]:
         """For each amount: ``True`` it is held, ``False`` ask again, or the budget that will not have room."""
         self._taken = True
-        grant: Grant = await self._journal.run(
-            lambda conn: take_hold(
-                conn,
-                hold_id=self.hold_id,
-                owner=self._owner,
-                task=self._task,
-                periods=self._periods,
-                amounts=amounts,
-                now=datetime.now(UTC),
-            )
-        )
+        grant, periods = await self._journal.run(lambda conn: self._hold(conn, amounts))
+        self._periods = {period.budget_id: period for period in periods}
+        self.limit_changes += grant.limit_changes
         possible = grant.ceiling if grant.live_holds else grant.room
         refused = [grant.short_of if amount > possible else False for amount in amounts[grant.granted :]]
         return [True] * grant.granted + refused

@@ -11,13 +11,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import orjson
 
-from airflow_ai_provider.errors import PrivacyError, PromptError, VendorError
+from airflow_ai_provider.errors import DeploymentStopped, PrivacyError, PromptError, VendorError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
@@ -32,7 +32,9 @@ from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
 from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal
+from airflow_ai_provider.ledger.limits import LimitChange
 from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
 
 _SCHEMA_OVERHEAD = 512
@@ -70,6 +72,8 @@ class _Reply:
     cost_nano: int = 0
     failure: str | None = None
     status: RowStatus = "ok"
+    short_nano: int = 0
+    """Room that no budget had."""
 
 
 class Gateway:
@@ -85,6 +89,7 @@ class Gateway:
         store: ResponseStore,
         journal: Journal,
         recorder: Recorder,
+        on_notice: Callable[[Notice], None] = lambda _: None,
     ) -> None:
         self._plan = plan
         self._preparer = preparer
@@ -94,6 +99,7 @@ class Gateway:
         self._store = store
         self._journal = journal
         self._recorder = recorder
+        self._on_notice = on_notice
         self._run = run_tag(plan.caller)
         schema = plan.output_schema
         self._schema_bytes = len(orjson.dumps(schema)) + _SCHEMA_OVERHEAD if schema else 0
@@ -112,13 +118,15 @@ class Gateway:
             task=self._plan.task,
             budgets=self._plan.budgets,
             caller=self._plan.caller,
+            route=self._plan.route_name,
         )
         await self._recorder.batch_started(len(rows))
         try:
             walks = (self._walk(row, key, funds) for row, key in zip(rows, row_keys, strict=True))
             outcomes = await asyncio.gather(*walks, return_exceptions=True)
         finally:
-            await asyncio.shield(funds.close())
+            notices = await asyncio.shield(funds.close())
+            self._tell(funds.limit_changes, notices)
         answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
         self._recorder.batch_reused()
         await self._recorder.flush()
@@ -126,6 +134,13 @@ class Gateway:
             if isinstance(outcome, BaseException):
                 raise outcome
         return answers
+
+    def _tell(self, changes: Sequence[LimitChange], notices: Sequence[Notice]) -> None:
+        for change in changes:
+            self._recorder.limit_changed(change)
+        for notice in notices:
+            self._recorder.threshold_crossed(notice)
+            self._on_notice(notice)
 
     async def _walk(self, row: Row, row_key: str, funds: BatchFunds) -> Answer:
         """One row along the whole path."""
@@ -135,14 +150,27 @@ class Gateway:
         except (PromptError, PrivacyError) as error:
             kind = "prompt" if isinstance(error, PromptError) else "privacy"
             return Answer("error", name, error=f"{kind}: {error}")
-        reply = await self._reply(prepared, prepared.tier, name, funds)
+        reply = await self._affordable(prepared, name, funds)
         problem = self._problem(prepared, reply)
         spent, upper = reply.cost_nano, self._plan.route.escalate.to
-        if problem and upper is not None and TIERS.index(upper) > TIERS.index(prepared.tier):
+        if problem and upper is not None and TIERS.index(upper) > TIERS.index(reply.tier):
             reply = await self._reply(prepared, upper, name, funds)
             spent += reply.cost_nano
             problem = self._problem(prepared, reply)
         return self._answer(prepared, reply, name, problem, spent)
+
+    async def _affordable(self, prepared: Prepared, name: str, funds: BatchFunds) -> _Reply:
+        """The answer of the row's tier or, where that has no room and the route says so, of the next cheaper one."""
+        tier: Tier | None = prepared.tier
+        spent = 0
+        while True:
+            assert tier is not None
+            reply = await self._reply(prepared, tier, name, funds)
+            spent += reply.cost_nano
+            below = self._plan.route.tier_below(tier)
+            if reply.status != "over_budget" or self._plan.route.over_budget != "cheaper" or below is None:
+                return replace(reply, cost_nano=spent)
+            tier = below
 
     def _problem(self, prepared: Prepared, reply: _Reply) -> str | None:
         return self._checks.problem(reply.stored.text, prepared.text) if reply.stored else None
@@ -167,6 +195,7 @@ class Gateway:
             usage=Usage(stored.input_tokens, stored.output_tokens) if stored and not reply.reused else None,
             cost_nano=spent,
             saved_nano=stored.cost_nano if stored and reply.reused else 0,
+            short_nano=reply.short_nano,
         )
 
     async def _reply(self, prepared: Prepared, tier: Tier, name: str, funds: BatchFunds) -> _Reply:
@@ -224,9 +253,15 @@ class Gateway:
             while True:
                 if not held and (short := await funds.room(share)):
                     reason = f"over_budget: no room left in budget {short}"
-                    return _Reply(None, tier, lane, cost_nano=spent, failure=reason, status="over_budget")
+                    over = _Reply(None, tier, lane, cost_nano=spent, failure=reason, status="over_budget")
+                    return replace(over, short_nano=share)
                 attempt += 1
-                outcome = await self._attempt(prepared, tier, name, lane, key, funds.hold_id, share, attempt)
+                held = True
+                try:
+                    outcome = await self._attempt(prepared, tier, name, lane, key, funds.hold_id, share, attempt)
+                except DeploymentStopped as stopped:
+                    failure = f"deployment_stopped: {stopped}"
+                    break  # its share serves the next deployment
                 spent, held = spent + outcome.cost_nano, outcome.still_held
                 if outcome.stored is not None:
                     return _Reply(outcome.stored, tier, lane, cost_nano=spent)
@@ -237,6 +272,8 @@ class Gateway:
                 if not isinstance(outcome.decision, Again):
                     break
                 await asyncio.sleep(outcome.decision.seconds)
+        if held:
+            await funds.give_back(share)
         return _Reply(None, tier, lanes[-1], cost_nano=spent, failure=failure, status="error")
 
     def _bound(self, prepared: Prepared, lane: Lane) -> int:
@@ -289,7 +326,12 @@ class Gateway:
         """The vendor's figure at the lane's price; without a figure the whole hold, until it is known."""
         cost = lane.facts.rate.cost(reply.usage) if reply.usage else attempt.bound_nano
         if cost > attempt.bound_nano:
-            log.error("%s charged more than its upper bound for attempt %s", lane.name, attempt.attempt_id)
+            log.error(
+                "%s charged more than its upper bound for attempt %s; it is stopped until somebody resumes it",
+                lane.name,
+                attempt.attempt_id,
+            )
+            self._recorder.deployment_stopped(lane.name)
         return Settled(
             attempt.attempt_id,
             datetime.now(UTC),
@@ -339,13 +381,14 @@ class Gateway:
         return Request(
             request_id=name,
             task=self._plan.task,
-            row_key=prepared.row_key,
+            row_key=prepared.row_key.replace("\0", "\ufffd"),  # PostgreSQL keeps no NUL
             route=self._plan.route_name,
             tier=tier,
             deployment=lane.name,
             model=lane.deployment.model,
             provider=lane.deployment.provider,
             price_version=lane.facts.rate.version,
+            prompt_bytes=prepared.size + self._schema_bytes,
         )
 
 

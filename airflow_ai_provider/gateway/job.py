@@ -71,3 +71,5 @@ class MapSummary:
     seconds: float
     errors: Mapping[str, int] = field(default_factory=dict)
     """Rows by kind of error."""
+    short_usd: str = "0"
+    """Room that the rows over budget would have needed, as a decimal string."""

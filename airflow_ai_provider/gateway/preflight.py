@@ -30,6 +30,7 @@ class JobPlan:
     policy: Policy
     route: Route
     budgets: Sequence[Budget]
+    """Those of the policy; the ledger knows of others."""
     renderer: Renderer
     checks: AnswerChecks
     source: Source
@@ -39,14 +40,17 @@ class JobPlan:
     """Names the job and the rows it is over; the same for all shards and tries, new for each run."""
 
 
-def plan_job(job: MapJob, caller: Caller, settings: Settings) -> JobPlan:
+def plan_job(job: MapJob, caller: Caller, settings: Settings, in_force: Sequence[Budget] | None = None) -> JobPlan:
     """Look everything over, the source included (one pass over its key column).
 
-    Raises ``PolicyError``, ``PromptError`` or ``SourceError`` that names the place and the remedy.
+    ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand. Raises ``PolicyError``,
+    ``PromptError`` or ``SourceError`` that names the place and the remedy.
     """
     policy = load_policy(settings.policy_path)
     route = policy.route(job.route)
-    budgets = policy.budgets_for(team=job.team, dag=caller.dag_id, route=job.route)
+    scope = {"team": job.team, "dag": caller.dag_id, "route": job.route}
+    policy.budgets_for(**scope, in_force=in_force)
+    budgets = tuple(budget for budget in policy.budgets if budget.applies(**scope))
     for name in dict.fromkeys(name for names in route.tiers.values() for name in names):
         model_facts(name, policy.deployments[name], policy.digest)
     renderer = Renderer(job.prompt, job.system_prompt or route.system_prompt)
@@ -82,7 +86,10 @@ def check_policy(settings: Settings) -> list[str]:
         if deployment.connection is not None:
             findings += _finding(partial(settings.endpoint, deployment.connection), f"deployments.{name}: ")
     if not policy.budgets:
-        findings.append("budgets: there are none, and a call no budget applies to is refused; add one")
+        findings.append(
+            "budgets: there are none, and a call no budget applies to is refused; add one, or set one by "
+            "airflow ai budgets set"
+        )
     used = {name for route in policy.routes.values() for names in route.tiers.values() for name in names}
     findings += [f"deployments.{name}: no route uses it" for name in policy.deployments if name not in used]
     return findings

@@ -13,6 +13,8 @@ from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.ledger.attempts import Settled
 from airflow_ai_provider.ledger.batching import Batcher
+from airflow_ai_provider.ledger.limits import LimitChange
+from airflow_ai_provider.ledger.notices import Notice
 
 
 def context_of(caller: Caller, team: str | None = None) -> dict[str, Any]:
@@ -93,6 +95,28 @@ class Recorder:
                 saved_nano=reused.saved_nano,
                 route=self._route,
             )
+
+    def limit_changed(self, change: LimitChange) -> None:
+        """The policy sets another limit than it did before."""
+        self._trail.emit(
+            "budget.changed",
+            budget=change.name,
+            period=change.period,
+            limit_nano=change.new_nano,
+            old_limit_nano=change.old_nano,
+            reason="policy.yaml",
+        )
+
+    def threshold_crossed(self, notice: Notice) -> None:
+        """A share of a budget is spent that somebody wants to hear of; at the whole of it nothing more is sent."""
+        spent = {"budget": notice.name, "limit_nano": notice.limit_nano, "spent_nano": notice.spent_nano}
+        self._trail.emit("budget.threshold", percent=notice.percent, period=notice.period, **spent)
+        if notice.percent >= 100:
+            self._trail.emit("budget.stopped", period=notice.period, **spent)
+
+    def deployment_stopped(self, deployment: str) -> None:
+        """A deployment charged more than its upper bound; nothing more is sent to it."""
+        self._trail.emit("deployment.stopped", deployment=deployment, reason="over its bound")
 
     def task_finished(self, summary: MapSummary | None, error_type: str | None) -> None:
         counts = {}

@@ -86,6 +86,7 @@ class Tally:
     output_tokens: int = 0
     cost_nano: int = 0
     saved_nano: int = 0
+    short_nano: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -103,6 +104,7 @@ class Tally:
             output_tokens=sum(usage.output for usage in used),
             cost_nano=sum(answer.cost_nano for answer in answers),
             saved_nano=sum(answer.saved_nano for answer in answers),
+            short_nano=sum(answer.short_nano for answer in answers),
             errors=Counter(answer.error.partition(":")[0] for answer in answers if answer.error),
         )
 

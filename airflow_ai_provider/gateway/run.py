@@ -9,10 +9,11 @@ import asyncio
 import gc
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import pyarrow as pa
 import uvloop
@@ -39,37 +40,56 @@ from airflow_ai_provider.ledger.attempts import recover
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal
+from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.money import usd_from_nano
-from airflow_ai_provider.policy import Tier
+from airflow_ai_provider.ledger.notices import Notice
+from airflow_ai_provider.policy import Tier, load_policy
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.inspect import key_values
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
 
 
-def run_map(job: MapJob, caller: Caller, settings: Settings, *, log: logging.Logger) -> MapSummary:
+def run_map(
+    job: MapJob,
+    caller: Caller,
+    settings: Settings,
+    *,
+    log: logging.Logger,
+    on_notice: Callable[[Notice], None] | None = None,
+) -> MapSummary:
     """Answer every row of a job's shard and write the parts; blocks until done.
 
-    Raises errors of ``airflow_ai_provider.errors``; a bad row is no error but a row with a status.
+    ``on_notice`` is told of every threshold of a budget that this process is the first to notice. Raises errors of
+    ``airflow_ai_provider.errors``; a bad row is no error but a row with a status.
     """
-    plan = plan_job(job, caller, settings)
+    policy = load_policy(settings.policy_path)  # what is wrong with it is said before anything is opened
     with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with ledger.read() as conn:
+            in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
+        plan = plan_job(job, caller, settings, in_force)
         log.info("%s", _parts_line(settings, ledger, plan, job))
         # What was there before the job outlives it: the collector need not walk Airflow's heap for every batch.
         gc.freeze()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_run(job, caller, settings, plan, ledger, log))
+                return runner.run(_run(job, caller, settings, plan, ledger, log, on_notice))
         finally:
             gc.unfreeze()
 
 
 async def _run(
-    job: MapJob, caller: Caller, settings: Settings, plan: JobPlan, ledger: Ledger, log: logging.Logger
+    job: MapJob,
+    caller: Caller,
+    settings: Settings,
+    plan: JobPlan,
+    ledger: Ledger,
+    log: logging.Logger,
+    on_notice: Callable[[Notice], None] | None,
 ) -> MapSummary:
     sink = PartSink(job.sink, fingerprint=plan.fingerprint, shard=job.shard, storage_options=settings.storage_options)
     sink.begin()
-    async with _open_gateway(job, caller, settings, plan, ledger, log) as opened:
+    async with _open_gateway(job, caller, settings, plan, ledger, log, on_notice) as opened:
         tally = opened.recovered
         progress = Progress(log, tally, _rows_of_shard(plan.inspection.rows, job.batch_rows, job.shard))
         reporter = asyncio.create_task(progress.report())
@@ -97,7 +117,13 @@ class _Opened:
 
 @asynccontextmanager
 async def _open_gateway(
-    job: MapJob, caller: Caller, settings: Settings, plan: JobPlan, ledger: Ledger, log: logging.Logger
+    job: MapJob,
+    caller: Caller,
+    settings: Settings,
+    plan: JobPlan,
+    ledger: Ledger,
+    log: logging.Logger,
+    on_notice: Callable[[Notice], None] | None,
 ) -> AsyncIterator[_Opened]:
     """Open what the gateway needs, in the order of what each needs; close it in the reverse order, whatever happens."""
     keyring = (
@@ -142,6 +168,7 @@ async def _open_gateway(
             store=store,
             journal=journal,
             recorder=recorder,
+            on_notice=partial(_tell, log, on_notice),
         )
         opened = _Opened(gateway, _batches_at_once(lanes, job.batch_rows), recovered)
         error_type: str | None = None
@@ -242,6 +269,17 @@ def _settle_predecessor(ledger: Ledger, task: TaskRef, owner: str, recorder: Rec
     return Tally(cost_nano=sum(item.cost_nano for item in settled))
 
 
+def _tell(log: logging.Logger, on_notice: Callable[[Notice], None] | None, notice: Notice) -> None:
+    """A threshold in the log and, where somebody wants to hear of it, to them: their failure is not the job's."""
+    spent, limit = usd_from_nano(notice.spent_nano), usd_from_nano(notice.limit_nano)
+    log.warning("budget %s: %d%% spent, $%.4f of $%.4f", notice.budget_id, notice.percent, spent, limit)
+    if on_notice is not None:
+        try:
+            on_notice(notice)
+        except Exception as error:  # noqa: BLE001 - user's code
+            log.error("telling of a budget's threshold failed: %s", type(error).__name__)
+
+
 def _digest(keys: list[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
@@ -277,6 +315,7 @@ def _summary(job: MapJob, tally: Tally, seconds: float) -> MapSummary:
         saved_usd=f"{usd_from_nano(tally.saved_nano):.9f}",
         seconds=round(seconds, 3),
         errors=dict(tally.errors),
+        short_usd=f"{usd_from_nano(tally.short_nano):.9f}",
     )
 
 

@@ -11,14 +11,16 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Table, delete, select
 
 from airflow_ai_provider.errors import LedgerError
-from airflow_ai_provider.ledger.database import insert_ignore, upsert_adding
+from airflow_ai_provider.ledger.bulk import among, id_lists, insert_rows
+from airflow_ai_provider.ledger.database import upsert_adding
 from airflow_ai_provider.ledger.holds import TaskRef, close_holds, refuse_taken_over, release, same_task, usable_holds
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.partitions import make_months, month_of
 from airflow_ai_provider.ledger.schema import llm_cost_daily, llm_holds, llm_open_attempts, llm_requests
+from airflow_ai_provider.ledger.stops import refuse_stopped, stop_deployment
 
 Status = Literal["ok", "reused", "error", "unknown"]
 _SUMS = (
@@ -26,7 +28,19 @@ _SUMS = (
     " saved_nano baseline_nano"
 ).split()
 _NOTHING = Usage(0, 0)
-_CHUNK = 500  # identifiers per IN list; SQLite takes at most 32,766 parameters
+_REQUEST_COLUMNS = tuple(
+    "request_id team_id dag_id run_id task_id map_index try_number row_key route tier deployment model provider"
+    " price_version prompt_bytes".split()
+)
+_OPEN_COLUMNS = ("attempt_id", "hold_id", "bound_nano", "opened_at", *_REQUEST_COLUMNS)
+_SETTLED_COLUMNS = (
+    "attempt_id",
+    "created_at",
+    *_REQUEST_COLUMNS,
+    "status",
+    *("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens"),
+    *("cost_nano", "saved_nano", "baseline_nano", "latency_ms", "error_type", "vendor_request_id", "budget_set"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +92,23 @@ class Settled:
     """The attempt cost nothing and its share of the hold serves the next one."""
 
 
-def open_attempts(conn: Connection, attempts: Sequence[OpenAttempt]) -> None:
-    """Write attempts down before they are sent.
+def open_attempts(conn: Connection, attempts: Sequence[OpenAttempt], *, replay: bool = False) -> None:
+    """Write attempts down before they are sent; on a ``replay`` those that are there already are left out.
 
-    Raises ``LedgerError`` where their hold is gone, settled by a successor of this try, or a successor holds room:
-    this process must send nothing more.
+    Raises ``DeploymentStopped`` where one of their deployments is stopped. Raises ``LedgerError`` where their hold is
+    gone, settled by a successor of this try, or a successor holds room: this process must send nothing more.
     """
     holds = {attempt.hold_id for attempt in attempts}
     if usable_holds(conn, sorted(holds)) != holds:
         raise LedgerError("this try was fenced off: a newer try of the task has taken over; nothing more is sent")
+    refuse_stopped(conn, {attempt.request.deployment for attempt in attempts})
+    there = _present(conn, llm_open_attempts, [attempt.attempt_id for attempt in attempts]) if replay else frozenset()
     rows = [
-        {
-            "attempt_id": attempt.attempt_id,
-            "hold_id": attempt.hold_id,
-            "bound_nano": attempt.bound_nano,
-            "opened_at": attempt.opened_at,
-            **_request_columns(attempt.request),
-        }
+        (attempt.attempt_id, attempt.hold_id, attempt.bound_nano, attempt.opened_at, *_request_values(attempt.request))
         for attempt in attempts
+        if attempt.attempt_id not in there
     ]
-    conn.execute(insert_ignore(conn, llm_open_attempts), rows)
+    insert_rows(conn, llm_open_attempts, _OPEN_COLUMNS, rows)
 
 
 def settle(conn: Connection, settled: Sequence[Settled], now: datetime, *, replay: bool = False) -> None:
@@ -107,7 +118,7 @@ def settle(conn: Connection, settled: Sequence[Settled], now: datetime, *, repla
     open and are simply written; on a ``replay`` those that are there already are left out.
     """
     if replay:
-        there = _written(conn, [s.attempt_id for s in settled])
+        there = _present(conn, llm_requests, [s.attempt_id for s in settled])
         settled = [s for s in settled if s.attempt_id not in there]
     opened = {s.attempt_id: s for s in settled if s.status != "reused"}
     closed = _close(conn, list(opened))
@@ -117,6 +128,9 @@ def settle(conn: Connection, settled: Sequence[Settled], now: datetime, *, repla
         item = opened[attempt_id]
         held[hold_id] = held.get(hold_id, 0) + (0 if item.keeps_hold else bound)
         spent[hold_id] = spent.get(hold_id, 0) + item.cost_nano
+        if item.cost_nano > bound:
+            over = item.cost_nano - bound
+            stop_deployment(conn, item.request.deployment, attempt_id=attempt_id, over_nano=over, now=now)
     sets = release(conn, held, spent, now)
     rows = [s for s in settled if s.status == "reused" or s.attempt_id in closed]
     _write(conn, rows, {attempt_id: sets.get(hold_id) for attempt_id, (hold_id, _) in closed.items()})
@@ -155,24 +169,22 @@ def recover(conn: Connection, task: TaskRef, owner: str, now: datetime) -> list[
 def _close(conn: Connection, attempt_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
     """Remove open attempts; returns hold and bound of those that were there."""
     closed: dict[str, tuple[str, int]] = {}
-    for start in range(0, len(attempt_ids), _CHUNK):
+    for ids in id_lists(conn, attempt_ids):
         rows = conn.execute(
             delete(llm_open_attempts)
-            .where(llm_open_attempts.c.attempt_id.in_(attempt_ids[start : start + _CHUNK]))
+            .where(among(conn, llm_open_attempts.c.attempt_id, ids))
             .returning(llm_open_attempts.c.attempt_id, llm_open_attempts.c.hold_id, llm_open_attempts.c.bound_nano)
         )
         closed.update({row.attempt_id: (row.hold_id, row.bound_nano) for row in rows})
     return closed
 
 
-def _written(conn: Connection, attempt_ids: Sequence[str]) -> set[str]:
+def _present(conn: Connection, table: Table, attempt_ids: Sequence[str]) -> frozenset[str]:
+    """Those of the attempts that are in a table."""
     found: set[str] = set()
-    for start in range(0, len(attempt_ids), _CHUNK):
-        chunk = attempt_ids[start : start + _CHUNK]
-        found.update(
-            conn.execute(select(llm_requests.c.attempt_id).where(llm_requests.c.attempt_id.in_(chunk))).scalars()
-        )
-    return found
+    for ids in id_lists(conn, attempt_ids):
+        found.update(conn.execute(select(table.c.attempt_id).where(among(conn, table.c.attempt_id, ids))).scalars())
+    return frozenset(found)
 
 
 def _write(conn: Connection, settled: Sequence[Settled], budget_sets: Mapping[str, str | None]) -> None:
@@ -180,7 +192,7 @@ def _write(conn: Connection, settled: Sequence[Settled], budget_sets: Mapping[st
         return
     make_months(conn, {month_of(item.created_at) for item in settled})
     rows = [_row(item, budget_sets.get(item.attempt_id)) for item in settled]
-    conn.execute(insert_ignore(conn, llm_requests), rows)
+    insert_rows(conn, llm_requests, _SETTLED_COLUMNS, rows)
     for key, sums in sorted(_daily(settled).items()):
         conn.execute(
             upsert_adding(conn, llm_cost_daily, _SUMS),
@@ -188,24 +200,23 @@ def _write(conn: Connection, settled: Sequence[Settled], budget_sets: Mapping[st
         )
 
 
-def _row(item: Settled, budget_set: str | None) -> dict[str, Any]:
-    return {
-        "attempt_id": item.attempt_id,
-        "created_at": item.created_at,
-        **_request_columns(item.request),
-        "status": item.status,
-        "input_tokens": item.usage.input if item.usage else None,
-        "output_tokens": item.usage.output if item.usage else None,
-        "cached_input_tokens": item.usage.cached_input if item.usage else None,
-        "cost_nano": item.cost_nano,
-        "saved_nano": item.saved_nano,
-        "latency_ms": item.latency_ms,
-        "error_type": item.error_type,
-        "cache_write_tokens": item.usage.cache_write if item.usage else None,
-        "baseline_nano": item.baseline_nano,
-        "vendor_request_id": item.vendor_request_id,
-        "budget_set": budget_set,
-    }
+def _row(item: Settled, budget_set: str | None) -> tuple[Any, ...]:
+    usage = item.usage
+    tokens = (usage.input, usage.output, usage.cached_input, usage.cache_write) if usage else (None,) * 4
+    return (
+        item.attempt_id,
+        item.created_at,
+        *_request_values(item.request),
+        item.status,
+        *tokens,
+        item.cost_nano,
+        item.saved_nano,
+        item.baseline_nano,
+        item.latency_ms,
+        item.error_type,
+        item.vendor_request_id,
+        budget_set,
+    )
 
 
 def _daily(settled: Iterable[Settled]) -> dict[tuple[Any, ...], dict[str, int]]:
@@ -229,25 +240,26 @@ def _daily(settled: Iterable[Settled]) -> dict[tuple[Any, ...], dict[str, int]]:
     return sums
 
 
-def _request_columns(request: Request) -> dict[str, Any]:
+def _request_values(request: Request) -> tuple[Any, ...]:
+    """In the order of ``_REQUEST_COLUMNS``."""
     task = request.task
-    return {
-        "request_id": request.request_id,
-        "team_id": task.team_id,
-        "dag_id": task.dag_id,
-        "run_id": task.run_id,
-        "task_id": task.task_id,
-        "map_index": task.map_index,
-        "try_number": task.try_number,
-        "row_key": request.row_key,
-        "route": request.route,
-        "tier": request.tier,
-        "deployment": request.deployment,
-        "model": request.model,
-        "provider": request.provider,
-        "price_version": request.price_version,
-        "prompt_bytes": request.prompt_bytes,
-    }
+    return (
+        request.request_id,
+        task.team_id,
+        task.dag_id,
+        task.run_id,
+        task.task_id,
+        task.map_index,
+        task.try_number,
+        request.row_key,
+        request.route,
+        request.tier,
+        request.deployment,
+        request.model,
+        request.provider,
+        request.price_version,
+        request.prompt_bytes,
+    )
 
 
 def _request_from(row: Any) -> Request:

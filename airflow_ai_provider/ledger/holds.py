@@ -17,6 +17,8 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exist
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore
+from airflow_ai_provider.ledger.limits import LimitChange, note_policy_limit
+from airflow_ai_provider.ledger.notices import note_thresholds
 from airflow_ai_provider.ledger.periods import BudgetPeriod
 from airflow_ai_provider.ledger.schema import llm_budget_sets, llm_budgets, llm_holds, llm_open_attempts
 
@@ -52,37 +54,37 @@ class Grant:
     """Some live hold could still release room."""
     short_of: str
     """Name of the tightest budget."""
+    limit_changes: tuple[LimitChange, ...] = ()
+    """What the policy says now and did not say before."""
 
 
-def ensure_budgets(conn: Connection, periods: Sequence[BudgetPeriod], now: datetime) -> None:
-    """Make the rows of these periods, and let the limit be what the policy says today."""
-    known = {
-        row.budget_id: row.limit_nano
-        for row in conn.execute(
-            select(llm_budgets.c.budget_id, llm_budgets.c.limit_nano).where(
-                llm_budgets.c.budget_id.in_([p.budget_id for p in periods])
-            )
-        )
-    }
+def ensure_budgets(conn: Connection, periods: Sequence[BudgetPeriod], now: datetime) -> list[LimitChange]:
+    """Make the rows of these periods, and let limit and thresholds be what is in force.
+
+    Returns the limits by which the policy has changed since it was last seen.
+    """
+    columns = (llm_budgets.c.budget_id, llm_budgets.c.limit_nano, llm_budgets.c.limit_source, llm_budgets.c.thresholds)
+    query = select(*columns).where(llm_budgets.c.budget_id.in_([p.budget_id for p in periods]))
+    known = {row.budget_id: tuple(row[1:]) for row in conn.execute(query)}
+    changes: list[LimitChange | None] = []
     for period in sorted(periods, key=lambda p: p.budget_id):
+        said = {
+            "limit_nano": period.limit_nano,
+            "limit_source": period.source,
+            "thresholds": json.dumps(list(period.thresholds)),
+        }
         if period.budget_id not in known:
-            conn.execute(
-                insert_ignore(conn, llm_budgets),
-                {
-                    "budget_id": period.budget_id,
-                    "name": period.name,
-                    "period": period.period,
-                    "period_start": period.period_start,
-                    "limit_nano": period.limit_nano,
-                    "updated_at": now,
-                },
+            made = conn.execute(
+                insert_ignore(conn, llm_budgets), {**_period_columns(period), **said, "updated_at": now}
             )
-        elif known[period.budget_id] != period.limit_nano:
-            conn.execute(
-                update(llm_budgets)
-                .where(llm_budgets.c.budget_id == period.budget_id)
-                .values(limit_nano=period.limit_nano, updated_at=now)
-            )
+        elif known[period.budget_id] != tuple(said.values()):
+            changed = update(llm_budgets).where(llm_budgets.c.budget_id == period.budget_id)
+            made = conn.execute(changed.values(**said, updated_at=now))
+        else:
+            continue
+        if made.rowcount:
+            changes.append(note_policy_limit(conn, period, now))
+    return [change for change in changes if change is not None]
 
 
 def take_hold(
@@ -97,10 +99,12 @@ def take_hold(
 ) -> Grant:
     """Hold as many of ``amounts`` as fit every budget, in their order; the hold is made or grows by their sum.
 
-    Raises ``LedgerError`` where a newer try of the task instance holds room.
+    Raises ``LedgerError`` where no budget applies, and where a newer try of the task instance holds room.
     """
+    if not periods:
+        raise LedgerError(f"no budget applies to team {task.team_id!r} any more: no limit, no call; set one again")
     refuse_taken_over(conn, owner, task)
-    ensure_budgets(conn, periods, now)
+    changes = ensure_budgets(conn, periods, now)
     ids = sorted(period.budget_id for period in periods)
     rows = conn.execute(
         select(
@@ -126,6 +130,7 @@ def take_hold(
         ceiling=min(row.limit_nano - row.spent_nano for row in rows),
         live_holds=granted > 0 or _live_holds(conn, ids, now),
         short_of=tightest.name,
+        limit_changes=tuple(changes),
     )
 
 
@@ -208,6 +213,11 @@ def same_task(task: TaskRef) -> ColumnElement[bool]:
     return and_(*(llm_holds.c[name] == getattr(task, name) for name in _TASK_INSTANCE))
 
 
+def _period_columns(period: BudgetPeriod) -> dict[str, Any]:
+    names = ("budget_id", "name", "period", "period_start", "starts_at", "ends_at")
+    return {name: getattr(period, name) for name in names}
+
+
 def _fit(amounts: Sequence[int], room: int) -> tuple[int, int]:
     """How many amounts, from the first on, fit the room; and their sum."""
     total = 0
@@ -252,9 +262,9 @@ def _grow(
 
 
 def _move(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> None:
-    """Add to ``held`` and ``spent`` of budgets, in the order of their ids."""
+    """Add to ``held`` and ``spent`` of budgets, in the order of their ids, and note the thresholds that are crossed."""
     for budget_id in sorted(held.keys() | spent.keys()):
-        conn.execute(
+        moved = conn.execute(
             update(llm_budgets)
             .where(llm_budgets.c.budget_id == budget_id)
             .values(
@@ -262,7 +272,16 @@ def _move(conn: Connection, held: dict[str, int], spent: dict[str, int], now: da
                 spent_nano=llm_budgets.c.spent_nano + spent.get(budget_id, 0),
                 updated_at=now,
             )
-        )
+            .returning(
+                llm_budgets.c.budget_id,
+                llm_budgets.c.limit_nano,
+                llm_budgets.c.spent_nano,
+                llm_budgets.c.thresholds,
+                llm_budgets.c.noticed_percent,
+            )
+        ).one_or_none()
+        if moved is not None and spent.get(budget_id):
+            note_thresholds(conn, moved, now)
 
 
 def _live_holds(conn: Connection, budget_ids: Sequence[str], now: datetime) -> bool:

@@ -129,6 +129,6 @@ def _alone(work: Callable[[Connection], T]) -> Callable[[Connection, bool], T]:
 
 def _open_and_settle(conn: Connection, opened: list[OpenAttempt], settled: list[Settled], replay: bool) -> None:
     if opened:
-        open_attempts(conn, opened)
+        open_attempts(conn, opened, replay=replay)
     if settled:
         settle(conn, settled, datetime.now(UTC), replay=replay)

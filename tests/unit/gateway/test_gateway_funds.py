@@ -41,7 +41,9 @@ class Bank:
         self.journal = Journal(ledger, "me")
 
     def batch(self, *budgets: Budget, owner: str = "me", task: TaskRef = TASK) -> BatchFunds:
-        return BatchFunds(self.journal, owner=owner, task=task, budgets=budgets or (BUDGET,), caller=CALLER)
+        return BatchFunds(
+            self.journal, owner=owner, task=task, budgets=budgets or (BUDGET,), caller=CALLER, route="support"
+        )
 
     async def spend(self, batch: BatchFunds, bound: int, cost: int) -> None:
         request = Request("r", TASK, "k", "support", "simple", "small", "m", "p", "v")

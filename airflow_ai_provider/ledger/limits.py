@@ -1,0 +1,135 @@
+"""Limits of budgets: what the policy says, what people set since, and who did so and why.
+
+``llm_budget_limits`` only grows. The newest entry from the command line goes before the policy, until one without a
+limit gives the budget back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from airflow_ai_provider.errors import LedgerError
+from airflow_ai_provider.ledger.money import nano_from_usd, usd_from_nano
+from airflow_ai_provider.ledger.periods import BudgetPeriod
+from airflow_ai_provider.ledger.schema import llm_budget_limits, llm_budgets
+from airflow_ai_provider.policy import Budget
+
+POLICY, CLI = "policy", "cli"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitChange:
+    """A limit that became another. Amounts in nano-dollars; ``None`` is no limit of that source."""
+
+    name: str
+    period: str
+    old_nano: int | None
+    new_nano: int | None
+
+
+def budgets_in_force(conn: Connection, of_policy: Sequence[Budget]) -> list[tuple[Budget, str]]:
+    """The policy's budgets with the limits that were set since, and those that were only set; each with its source."""
+    given = {row["name"]: row for row in _set_limits(conn)}
+    listed = [(budget, given.pop(budget.name, None)) for budget in of_policy]
+    known = [
+        (budget.model_copy(update={"limit_usd": usd_from_nano(row["limit_nano"])}), CLI) if row else (budget, POLICY)
+        for budget, row in listed
+    ]
+    return known + [(_budget(row), CLI) for row in given.values()]
+
+
+def set_limit(conn: Connection, budget: Budget, *, clear: bool, by: str, reason: str, now: datetime) -> LimitChange:
+    """Let ``budget.limit_usd`` hold from the next hold on, or with ``clear`` what the policy says.
+
+    Raises ``LedgerError`` without a name or a reason, and where there is nothing to clear.
+    """
+    if not by.strip() or not reason.strip():
+        raise LedgerError("a limit is set by somebody, for a reason: give both")
+    before = next((row["limit_nano"] for row in _set_limits(conn) if row["name"] == budget.name), None)
+    if clear and before is None:
+        raise LedgerError(f"budget {budget.name}: no limit was set by hand; the policy's holds")
+    limit = None if clear else nano_from_usd(budget.limit_usd)
+    _write_down(conn, budget, limit, source=CLI, by=by, reason=reason, now=now)
+    if limit is not None:  # the policy's limit comes back with the next hold, from whoever has read the policy
+        conn.execute(
+            update(llm_budgets)
+            .where(llm_budgets.c.name == budget.name, or_(llm_budgets.c.ends_at.is_(None), llm_budgets.c.ends_at > now))
+            .values(limit_nano=limit, limit_source=CLI, updated_at=now)
+        )
+    return LimitChange(budget.name, budget.period, before, limit)
+
+
+def note_policy_limit(conn: Connection, period: BudgetPeriod, now: datetime) -> LimitChange | None:
+    """Write down what the policy says of a budget, if it said something else before."""
+    if period.budget is None or period.source != POLICY:
+        return None
+    last = conn.execute(
+        select(llm_budget_limits.c.limit_nano)
+        .where(llm_budget_limits.c.name == period.name, llm_budget_limits.c.source == POLICY)
+        .order_by(llm_budget_limits.c.change_id.desc())
+        .limit(1)
+    ).scalar()
+    if last == period.limit_nano:
+        return None
+    _write_down(conn, period.budget, period.limit_nano, source=POLICY, by="policy", reason="policy.yaml", now=now)
+    return LimitChange(period.name, period.period, last, period.limit_nano)
+
+
+def limit_history(conn: Connection, name: str | None = None) -> list[dict[str, Any]]:
+    """Every change, newest first; amounts in nano-dollars."""
+    query = select(llm_budget_limits).order_by(llm_budget_limits.c.change_id.desc())
+    if name is not None:
+        query = query.where(llm_budget_limits.c.name == name)
+    return [dict(row) for row in conn.execute(query).mappings()]
+
+
+def _set_limits(conn: Connection) -> list[Any]:
+    """The newest entry of the command line for each budget, where it sets a limit."""
+    newest = (
+        select(func.max(llm_budget_limits.c.change_id))
+        .where(llm_budget_limits.c.source == CLI)
+        .group_by(llm_budget_limits.c.name)
+    )
+    query = (
+        select(llm_budget_limits)
+        .where(llm_budget_limits.c.change_id.in_(newest), llm_budget_limits.c.limit_nano.is_not(None))
+        .order_by(llm_budget_limits.c.name)
+    )
+    return list(conn.execute(query).mappings())
+
+
+def _budget(row: Any) -> Budget:
+    return Budget(
+        limit_usd=usd_from_nano(row["limit_nano"]),
+        period=row["period"],
+        team=row["team_id"],
+        dag=row["dag_id"],
+        route=row["route"],
+        timezone=row["timezone"],
+    )
+
+
+def _write_down(
+    conn: Connection, budget: Budget, limit: int | None, *, source: str, by: str, reason: str, now: datetime
+) -> None:
+    conn.execute(
+        insert(llm_budget_limits),
+        {
+            "name": budget.name,
+            "team_id": budget.team,
+            "dag_id": budget.dag,
+            "route": budget.route,
+            "period": budget.period,
+            "timezone": budget.timezone,
+            "limit_nano": limit,
+            "source": source,
+            "set_by": by,
+            "reason": reason,
+            "set_at": now,
+        },
+    )
