@@ -103,7 +103,7 @@ def test_flips_before_and_after_sealing(tmp_path: Path, paid_vendor: VendorProce
         verdict = house.verify()
         assert (verdict.status, verdict.manifests, verdict.segments) == (0, 2, 2)
         # Both runs: policy, start, batch, the calls, end.
-        assert verdict.events == 2 * (ROWS + 4)
+        assert verdict.events == 2 * (ROWS + 4) + 2
 
 
 def flip_in_spool(house: House) -> str:
