@@ -73,3 +73,5 @@ class MapSummary:
     """Rows by kind of error."""
     short_usd: str = "0"
     """Room that the rows over budget would have needed, as a decimal string."""
+    over_budget_then: str = "stop"
+    """What the route says of such rows: ``stop``, ``cheaper`` or ``wait``."""

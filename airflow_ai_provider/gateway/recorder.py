@@ -22,6 +22,25 @@ def context_of(caller: Caller, team: str | None = None) -> dict[str, Any]:
     return {**asdict(caller), "user": caller.user or None, "team": team, "host": socket.gethostname()}
 
 
+def call_fields(settled: Settled) -> dict[str, Any]:
+    """What an ``llm.call`` event says of an attempt, but for hashes of content."""
+    request, usage = settled.request, settled.usage
+    return {
+        "request_id": request.request_id,
+        "attempt_id": settled.attempt_id,
+        "route": request.route,
+        "tier": request.tier,
+        "deployment": request.deployment,
+        "model": request.model,
+        "provider": request.provider,
+        "input_tokens": usage.input if usage else None,
+        "output_tokens": usage.output if usage else None,
+        "cost_nano": settled.cost_nano,
+        "latency_ms": settled.latency_ms,
+        "error_type": settled.error_type,
+    }
+
+
 class Recorder:
     """Writes the events of one job to this process' trail, whose context says who asks. For one event loop."""
 
@@ -54,22 +73,10 @@ class Recorder:
 
     def call(self, settled: Settled, *, prompt: str | None, answer: str | None) -> None:
         """One attempt at a vendor."""
-        request, usage = settled.request, settled.usage
         self._trail.emit(
             "llm.call",
             settled.status,
-            request_id=request.request_id,
-            attempt_id=settled.attempt_id,
-            route=request.route,
-            tier=request.tier,
-            deployment=request.deployment,
-            model=request.model,
-            provider=request.provider,
-            input_tokens=usage.input if usage else None,
-            output_tokens=usage.output if usage else None,
-            cost_nano=settled.cost_nano,
-            latency_ms=settled.latency_ms,
-            error_type=settled.error_type,
+            **call_fields(settled),
             prompt_hash=content_hash(self._hash_key, prompt) if prompt is not None else None,
             answer_hash=content_hash(self._hash_key, answer) if answer is not None else None,
         )

@@ -99,7 +99,7 @@ async def _run(
             reporter.cancel()
         sink.commit(tally.to_summary())
         log.info("%s", progress_line(tally, tally.rows, progress.seconds))
-        opened.summary = _summary(job, tally, progress.seconds)
+        opened.summary = _summary(job, plan, tally, progress.seconds)
         return opened.summary
 
 
@@ -299,7 +299,7 @@ def _rows_of_shard(rows: int, batch_rows: int, shard: Shard) -> int:
     return sum(min(batch_rows, rows - start) for start in starts)
 
 
-def _summary(job: MapJob, tally: Tally, seconds: float) -> MapSummary:
+def _summary(job: MapJob, plan: JobPlan, tally: Tally, seconds: float) -> MapSummary:
     return MapSummary(
         sink=job.sink,
         rows=tally.rows,
@@ -316,6 +316,7 @@ def _summary(job: MapJob, tally: Tally, seconds: float) -> MapSummary:
         seconds=round(seconds, 3),
         errors=dict(tally.errors),
         short_usd=f"{usd_from_nano(tally.short_nano):.9f}",
+        over_budget_then=plan.route.over_budget,
     )
 
 

@@ -148,8 +148,16 @@ def recover(conn: Connection, task: TaskRef, owner: str, now: datetime) -> list[
     hold_ids = list(holds)
     if not hold_ids:
         return []
-    rows = conn.execute(select(llm_open_attempts).where(llm_open_attempts.c.hold_id.in_(hold_ids))).mappings().all()
-    settled = [
+    settled = unknown_attempts(conn, hold_ids, now)
+    settle(conn, settled, now)
+    close_holds(conn, hold_ids, now)
+    return settled
+
+
+def unknown_attempts(conn: Connection, hold_ids: Sequence[str], now: datetime) -> list[Settled]:
+    """What dead processes left open under these holds, each at the whole of its share."""
+    query = select(llm_open_attempts).where(llm_open_attempts.c.hold_id.in_(hold_ids))
+    return [
         Settled(
             attempt_id=row["attempt_id"],
             created_at=now,
@@ -159,11 +167,8 @@ def recover(conn: Connection, task: TaskRef, owner: str, now: datetime) -> list[
             cost_nano=row["bound_nano"],
             error_type="task_died",
         )
-        for row in rows
+        for row in conn.execute(query).mappings()
     ]
-    settle(conn, settled, now)
-    close_holds(conn, hold_ids, now)
-    return settled
 
 
 def _close(conn: Connection, attempt_ids: Sequence[str]) -> dict[str, tuple[str, int]]:

@@ -29,6 +29,7 @@ class LimitChange:
     name: str
     period: str
     old_nano: int | None
+    """The same source's limit before."""
     new_nano: int | None
 
 
@@ -43,8 +44,8 @@ def budgets_in_force(conn: Connection, of_policy: Sequence[Budget]) -> list[tupl
     return known + [(_budget(row), CLI) for row in given.values()]
 
 
-def set_limit(conn: Connection, budget: Budget, *, clear: bool, by: str, reason: str, now: datetime) -> LimitChange:
-    """Let ``budget.limit_usd`` hold from the next hold on, or with ``clear`` what the policy says.
+def planned_change(conn: Connection, budget: Budget, *, clear: bool, by: str, reason: str) -> LimitChange:
+    """What ``set_limit`` would do.
 
     Raises ``LedgerError`` without a name or a reason, and where there is nothing to clear.
     """
@@ -53,7 +54,16 @@ def set_limit(conn: Connection, budget: Budget, *, clear: bool, by: str, reason:
     before = next((row["limit_nano"] for row in _set_limits(conn) if row["name"] == budget.name), None)
     if clear and before is None:
         raise LedgerError(f"budget {budget.name}: no limit was set by hand; the policy's holds")
-    limit = None if clear else nano_from_usd(budget.limit_usd)
+    return LimitChange(budget.name, budget.period, before, None if clear else nano_from_usd(budget.limit_usd))
+
+
+def set_limit(conn: Connection, budget: Budget, *, clear: bool, by: str, reason: str, now: datetime) -> LimitChange:
+    """Let ``budget.limit_usd`` hold from the next hold on, or with ``clear`` what the policy says.
+
+    Raises ``LedgerError`` as ``planned_change`` does.
+    """
+    change = planned_change(conn, budget, clear=clear, by=by, reason=reason)
+    limit = change.new_nano
     _write_down(conn, budget, limit, source=CLI, by=by, reason=reason, now=now)
     if limit is not None:  # the policy's limit comes back with the next hold, from whoever has read the policy
         conn.execute(
@@ -61,7 +71,7 @@ def set_limit(conn: Connection, budget: Budget, *, clear: bool, by: str, reason:
             .where(llm_budgets.c.name == budget.name, or_(llm_budgets.c.ends_at.is_(None), llm_budgets.c.ends_at > now))
             .values(limit_nano=limit, limit_source=CLI, updated_at=now)
         )
-    return LimitChange(budget.name, budget.period, before, limit)
+    return change
 
 
 def note_policy_limit(conn: Connection, period: BudgetPeriod, now: datetime) -> LimitChange | None:

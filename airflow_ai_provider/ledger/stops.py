@@ -35,7 +35,7 @@ def refuse_stopped(conn: Connection, deployments: Iterable[str]) -> None:
     if stopped is not None:
         raise DeploymentStopped(
             f"deployment {stopped} is stopped: it charged more than its upper bound; correct its price or limits in "
-            f"the policy, then run: airflow ai budgets resume {stopped} --reason …"
+            f"the policy, then run: airflow ai deployments resume {stopped} --reason …"
         )
 
 
@@ -45,9 +45,14 @@ def stopped_deployments(conn: Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in conn.execute(query).mappings()]
 
 
+def require_stopped(conn: Connection, deployment: str) -> None:
+    """Raise ``LedgerError`` where a deployment is not stopped."""
+    stopped = [stop["deployment"] for stop in stopped_deployments(conn)]
+    if deployment not in stopped:
+        raise LedgerError(f"deployment {deployment!r} is not stopped; stopped are: {', '.join(stopped) or 'none'}")
+
+
 def resume_deployment(conn: Connection, deployment: str) -> None:
     """Let calls go to a deployment again. Raises ``LedgerError`` where it is not stopped."""
-    there = delete(llm_stopped_deployments).where(llm_stopped_deployments.c.deployment == deployment)
-    if not conn.execute(there).rowcount:
-        known = ", ".join(stop["deployment"] for stop in stopped_deployments(conn)) or "none"
-        raise LedgerError(f"deployment {deployment!r} is not stopped; stopped are: {known}")
+    require_stopped(conn, deployment)
+    conn.execute(delete(llm_stopped_deployments).where(llm_stopped_deployments.c.deployment == deployment))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import timedelta
+from decimal import Decimal
+from functools import partial
 from logging import Logger
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +17,8 @@ from airflow_ai_provider.operators.base import HeartOperator, at_least_one, pars
 from airflow_ai_provider.rows.shard import Shard
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.job import MapSummary, RowPrompt
+    from airflow_ai_provider.gateway.job import Caller, MapSummary, RowPrompt
+    from airflow_ai_provider.ledger.notices import Notice
 
 
 class LLMMapOperator(HeartOperator):
@@ -36,11 +40,16 @@ class LLMMapOperator(HeartOperator):
     :param shard: ``"INDEX/COUNT"``, the share of the source that this task instance takes; see ``shards``.
     :param max_tokens: limit of an answer, in tokens; replaces the route's.
     :param batch_rows: rows per batch and per part of the sink.
+    :param on_budget_threshold: called with the context, and the ``budget`` in it, when a threshold of a budget is
+        crossed, such as one of Airflow's notifiers: ``SlackNotifier(text="{{ budget.name }}: {{ budget.percent }}%")``.
+        Each threshold is told once, by the task that crosses it.
+    :param budget_timeout: how long to wait for room where the route says ``over_budget: wait``.
     :param max_error_rate: the task fails when a greater share of its rows ends with status ``error``.
     """
 
     template_fields: Sequence[str] = ("source", "sink", "team", "route", "key", "policy")
     ui_color = "#e8f1fb"
+    _spent_before = Decimal(0)
 
     def __init__(
         self,
@@ -57,6 +66,8 @@ class LLMMapOperator(HeartOperator):
         shard: Shard | Mapping[str, Any] | str | None = None,
         max_tokens: int | None = None,
         batch_rows: int = 250,
+        on_budget_threshold: Callable[[Any], None] | Sequence[Callable[[Any], None]] = (),
+        budget_timeout: timedelta = timedelta(days=1),
         max_error_rate: float = 0.5,
         **kwargs: Any,
     ) -> None:
@@ -82,6 +93,8 @@ class LLMMapOperator(HeartOperator):
         self.shard = parse_time_shard(shard)
         self.max_tokens = None if max_tokens is None else at_least_one("max_tokens", max_tokens)
         self.batch_rows = at_least_one("batch_rows", batch_rows)
+        self.on_budget_threshold = [on_budget_threshold] if callable(on_budget_threshold) else list(on_budget_threshold)
+        self.budget_timeout = budget_timeout
         if not 0 <= max_error_rate <= 1:
             raise ValueError(f"max_error_rate {max_error_rate}: expected a share between 0 and 1")
         self.max_error_rate = max_error_rate
@@ -106,9 +119,53 @@ class LLMMapOperator(HeartOperator):
             batch_rows=self.batch_rows,
         )
         settings = settings_from_airflow(policy=self.policy)
-        summary = run_map(job, caller_from_context(context), settings, log=cast("Logger", self.log))
+        caller = caller_from_context(context)
+        on_notice = partial(tell, self.on_budget_threshold, context) if self.on_budget_threshold else None
+        summary = run_map(job, caller, settings, log=cast("Logger", self.log), on_notice=on_notice)
+        summary = replace(summary, cost_usd=str(Decimal(summary.cost_usd) + self._spent_before))
+        if summary.over_budget and summary.over_budget_then == "wait":
+            self._wait_for_room(summary, caller)
         check_error_rate(summary, self.max_error_rate)
         return to_xcom(summary)
+
+    def resume(self, context: Context, event: Mapping[str, Any], cost_usd: str) -> dict[str, Any]:
+        """Go on with the rows that had no room; ``cost_usd`` is what was spent before."""
+        from airflow_ai_provider.triggers.budget import require_room
+
+        require_room(event)
+        self._spent_before = Decimal(cost_usd)
+        return cast("dict[str, Any]", self.execute(context))
+
+    def _wait_for_room(self, summary: MapSummary, caller: Caller) -> None:
+        """Leave the worker and come back when budgets have room; what was answered is kept."""
+        from airflow_ai_provider.triggers.budget import BudgetTrigger
+
+        self.log.info("%d rows are over budget; waiting for room for $%s", summary.over_budget, summary.short_usd)
+        trigger = BudgetTrigger(
+            team=self.team,
+            dag_id=caller.dag_id,
+            run_id=caller.run_id,
+            route=self.route,
+            wanted_nano=int(Decimal(summary.short_usd) * 1_000_000_000),
+            part=True,
+            policy=self.policy,
+        )
+        kwargs = {"cost_usd": summary.cost_usd}
+        self.defer(trigger=trigger, method_name="resume", kwargs=kwargs, timeout=self.budget_timeout)
+
+
+def tell(callbacks: Sequence[Callable[[Any], None]], context: Context, notice: Notice) -> None:
+    """Call each callback with the context and the notice as ``budget``: names, percent, and amounts in USD."""
+    usd = {name: f"{Decimal(getattr(notice, f'{name}_nano')) / 1_000_000_000:f}" for name in ("limit", "spent")}
+    budget = {
+        "name": notice.name,
+        "period_start": notice.period_start,
+        "percent": notice.percent,
+        "limit_usd": usd["limit"],
+        "spent_usd": usd["spent"],
+    }
+    for callback in callbacks:
+        callback({**context, "budget": budget})
 
 
 def check_error_rate(summary: MapSummary, limit: float) -> None:

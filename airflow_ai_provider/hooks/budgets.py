@@ -1,0 +1,141 @@
+"""Budgets from Airflow's side: room now, limits set by people, holds of tasks that are over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.policy import Budget, load_policy
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.audit.trail import Trail
+    from airflow_ai_provider.ledger.attempts import Settled
+    from airflow_ai_provider.ledger.database import Ledger
+    from airflow_ai_provider.ledger.limits import LimitChange
+    from airflow_ai_provider.ledger.room import Room, Scope
+    from airflow_ai_provider.ledger.sweep import Holder
+
+TaskState = tuple[bool, str | None]
+"""Whether Airflow knows a task instance, and its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep came to. Amounts in nano-dollars."""
+
+    holders: int
+    """Processes that were silent."""
+    over: int
+    """Of them, those whose task is over."""
+    holds: int
+    attempts: int
+    captured_nano: int
+
+
+def room_now(settings: Settings, scope: Scope) -> list[Room]:
+    """The budgets that apply to a scope, and what each has left. Raises ``PolicyError`` where there is none."""
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.room import rooms
+
+    policy = load_policy(settings.policy_path)
+    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+        found = rooms(conn, policy.budgets, scope, datetime.now(UTC))
+    if not found:
+        policy.budgets_for(team=scope.team, dag=scope.dag_id, route=scope.route)
+    return found
+
+
+def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Caller, reason: str) -> LimitChange:
+    """Set a limit by hand, or with ``clear`` give the budget back to the policy.
+
+    It is in the trail before it holds: a limit that nobody could account for does not come into force. Raises
+    ``LedgerError`` where somebody or a reason is missing, and where there is nothing to clear.
+    """
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.limits import planned_change, set_limit
+
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with ledger.read() as conn:
+            change = planned_change(conn, budget, clear=clear, by=caller.user, reason=reason)
+        said = {"limit_nano": change.new_nano or 0, "old_limit_nano": change.old_nano}
+        why = _one_line(f"back to the policy: {reason}" if clear else reason)
+        with _trail(settings, ledger, caller) as trail:
+            trail.emit("budget.changed", budget=change.name, period=change.period, reason=why, **said)
+        with ledger.write() as conn:
+            return set_limit(conn, budget, clear=clear, by=caller.user, reason=reason, now=datetime.now(UTC))
+
+
+def resume_deployment(settings: Settings, deployment: str, *, caller: Caller, reason: str) -> None:
+    """Let calls go to a stopped deployment again. Raises ``LedgerError`` where it is not stopped."""
+    from airflow_ai_provider.ledger import open_ledger, stops
+
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with ledger.read() as conn:
+            stops.require_stopped(conn, deployment)
+        with _trail(settings, ledger, caller) as trail:
+            trail.emit("deployment.resumed", deployment=deployment, reason=_one_line(reason))
+        with ledger.write() as conn:
+            stops.resume_deployment(conn, deployment)
+
+
+def sweep_holds(
+    settings: Settings, states: Callable[[Sequence[Holder]], Sequence[TaskState]], *, caller: Caller, dry_run: bool
+) -> Swept:
+    """Capture what tasks that are over left open, and release what they hold. ``states`` asks Airflow about them."""
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.sweep import is_over, silent_holders, sweep
+
+    now = datetime.now(UTC)
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with ledger.read() as conn:
+            silent = silent_holders(conn, now)
+        over = [
+            holder.owner
+            for holder, (known, state) in zip(silent, states(silent) if silent else (), strict=True)
+            if is_over(holder, state, known=known, now=now)
+        ]
+        if dry_run or not over:
+            return Swept(len(silent), len(over), 0, 0, 0)
+        with ledger.write() as conn:
+            holds, settled = sweep(conn, over, now)
+        captured = sum(item.cost_nano for item in settled)
+        counts = {"holds": holds, "attempts": len(settled), "cost_nano": captured}
+        with _trail(settings, ledger, caller) as trail:
+            trail.emit_many(_call_event(item) for item in settled)
+            trail.emit("holds.swept", reason="task is over", **counts)
+    return Swept(len(silent), len(over), holds, len(settled), captured)
+
+
+def _call_event(settled: Settled) -> tuple[str, str, dict[str, Any]]:
+    from airflow_ai_provider.gateway.recorder import call_fields
+
+    whose = asdict(settled.request.task)
+    return "llm.call", settled.status, {**call_fields(settled), "team": whose.pop("team_id"), **whose}
+
+
+def _trail(settings: Settings, ledger: Ledger, caller: Caller) -> Trail:
+    from airflow_ai_provider.audit.database import LedgerAuditStore
+    from airflow_ai_provider.audit.trail import Trail
+    from airflow_ai_provider.gateway.recorder import context_of
+
+    return Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context_of(caller))
+
+
+def usd(text: str) -> Decimal:
+    """Read an amount in USD. Raises ``ValueError`` for what is no number from 0 on with at most nine decimals."""
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text!r}: expected an amount in USD such as 250.00") from None
+    if not amount.is_finite() or amount < 0 or amount != round(amount, 9):
+        raise ValueError(f"{text!r}: expected an amount in USD from 0 on, with at most nine decimals")
+    return amount
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:256]
