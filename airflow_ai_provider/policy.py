@@ -263,6 +263,15 @@ class Policy(_Section):
         return found
 
 
+def parse_budget(values: Mapping[str, Any]) -> Budget:
+    """A budget from plain values. Raises ``PolicyError`` that names what is wrong with it."""
+    try:
+        return Budget.model_validate(values)
+    except ValidationError as error:
+        findings = (f"{_place(item['loc'])}: {_explain(item)}" for item in error.errors(include_url=False))
+        raise PolicyError(f"budget: {'; '.join(findings)}") from None
+
+
 def load_policy(path: Path) -> Policy:
     """Read and validate a policy. Raises ``PolicyError`` that lists every finding as ``file:line: …``."""
     try:

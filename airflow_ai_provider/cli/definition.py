@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import date
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from airflow.cli.cli_config import (
@@ -19,6 +20,7 @@ from airflow.cli.cli_config import (
     lazy_load_command,
 )
 
+PERIODS = ("day", "week", "month", "run", "total")
 GROUPINGS = ("day", "team", "dag", "model")
 """What costs can be grouped by; the ledger's report knows the same names."""
 
@@ -39,6 +41,17 @@ def day(text: str) -> date:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a day such as 2025-01-31") from None
 
 
+def usd(text: str) -> Decimal:
+    """Read an amount in USD. Raises ``argparse.ArgumentTypeError`` for what is none."""
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("nan")
+    if not amount.is_finite() or amount < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an amount in USD such as 250.00")
+    return amount
+
+
 def _arg(flag: str, **settings: Any) -> Arg:
     return Arg((flag,), **settings)  # type: ignore[no-untyped-call]
 
@@ -52,10 +65,73 @@ _ARG_BY = _arg(
 )
 _ARG_SINCE = _arg("--since", type=day, metavar="DAY", help="First day to count, UTC (default: the ledger's first)")
 _ARG_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to count, UTC (default: today)")
+_ARG_REASON = _arg("--reason", required=True, metavar="TEXT", help="Why, for the history and the audit trail")
+_ARG_WHO = _arg("--by", metavar="NAME", help="Who (default: the account this runs under)")
 _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
 _ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
 
 _CLI = "airflow_ai_provider.cli"
+
+
+_BUDGETS = (
+    ActionCommand(
+        name="list",
+        help="Limits, what is spent and held, and what is left",
+        description="Reads the ledger. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.budgets.list_budgets"),
+        args=(_arg("--all", action="store_true", help="Periods that are over, too"), ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="set",
+        help="Set a limit by hand; it goes before the policy's from the next hold on",
+        description="Is written to the history and to the audit trail. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.budgets.set_budget"),
+        args=(
+            _arg("--limit-usd", type=usd, metavar="AMOUNT", help="The limit in USD"),
+            _arg("--clear", action="store_true", help="Give the budget back to the policy"),
+            _arg("--period", required=True, choices=PERIODS, help="Period of the budget"),
+            _arg("--team", help="Team it is for (default: all)"),
+            _arg("--dag", help="DAG it is for (default: all)"),
+            _arg("--route", help="Route it is for (default: all)"),
+            _arg("--timezone", default="UTC", help="Where its days begin (default: UTC)"),
+            *(_ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
+        ),
+    ),
+    ActionCommand(
+        name="history",
+        help="Who set which limit when, and why",
+        description="Reads the ledger. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.budgets.history"),
+        args=(
+            _arg("--budget", metavar="NAME", help="Only this budget, such as team=support/day"),
+            ARG_OUTPUT,
+            ARG_VERBOSE,
+        ),
+    ),
+)
+_DEPLOYMENTS = (
+    ActionCommand(
+        name="stopped",
+        help="Deployments that charged more than their upper bound; nothing is sent to them",
+        description="Reads the ledger. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.budgets.list_stopped"),
+        args=(ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="resume",
+        help="Let calls go to a stopped deployment again",
+        description="Is written to the audit trail. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.budgets.resume"),
+        args=(_arg("deployment", help="Its name in the policy"), _ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+)
+_SWEEP = ActionCommand(
+    name="sweep",
+    help="Settle what tasks that are over left open, and release what they hold",
+    description="Exit status: 0 good, 2 could not run.",
+    func=lazy_load_command(f"{_CLI}.budgets.sweep"),
+    args=(_arg("--dry-run", action="store_true", help="Only say what would be done"), ARG_OUTPUT, ARG_VERBOSE),
+)
 
 
 def get_cli_commands() -> list[CLICommand]:
@@ -72,6 +148,9 @@ def get_cli_commands() -> list[CLICommand]:
                     func=lazy_load_command(f"{_CLI}.cost.cost"),
                     args=(_ARG_BY, _ARG_SINCE, _ARG_UNTIL, ARG_OUTPUT, ARG_VERBOSE),
                 ),
+                GroupCommand(name="budgets", help="Limits of what may be spent", subcommands=_BUDGETS),
+                GroupCommand(name="deployments", help="Deployments that are stopped", subcommands=_DEPLOYMENTS),
+                GroupCommand(name="ledger", help="Upkeep of the ledger", subcommands=(_SWEEP,)),
                 GroupCommand(
                     name="policy",
                     help="The policy file",

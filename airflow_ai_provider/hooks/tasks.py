@@ -1,0 +1,51 @@
+"""What Airflow knows of task instances: from its database for commands, through its API for tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.hooks.budgets import TaskState
+    from airflow_ai_provider.ledger.sweep import Holder
+
+
+def states_from_database(holders: Sequence[Holder]) -> list[TaskState]:
+    """For commands, which run beside Airflow's database. One query per DAG."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    found: dict[tuple[str, str, str, int], str | None] = {}
+    columns = (
+        TaskInstance.dag_id,
+        TaskInstance.run_id,
+        TaskInstance.task_id,
+        TaskInstance.map_index,
+        TaskInstance.state,
+    )
+    with create_session() as session:
+        for dag_id in {holder.task.dag_id for holder in holders}:
+            runs = {holder.task.run_id for holder in holders if holder.task.dag_id == dag_id}
+            query = select(*columns).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id.in_(runs))
+            found.update({(dag, run, task, index): state for dag, run, task, index, state in session.execute(query)})
+    keys = [(h.task.dag_id, h.task.run_id, h.task.task_id, h.task.map_index) for h in holders]
+    return [(key in found, str(found[key]) if found.get(key) else None) for key in keys]
+
+
+def states_from_task(context: Mapping[str, Any]) -> Callable[[Sequence[Holder]], list[TaskState]]:
+    """For tasks, which ask Airflow's API. One request per task instance that is silent."""
+
+    def states(holders: Sequence[Holder]) -> list[TaskState]:
+        return [_state(context["ti"], holder) for holder in holders]
+
+    return states
+
+
+def _state(ti: Any, holder: Holder) -> TaskState:
+    task = holder.task
+    mapped = {} if task.map_index < 0 else {"map_index": task.map_index}
+    states = ti.get_task_states(dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], **mapped)
+    of_run = states.get(task.run_id) or {}
+    name = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"
+    return name in of_run, of_run.get(name)

@@ -1,0 +1,140 @@
+"""Limits: the policy's until somebody sets another, by name and for a reason."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from ledger_making import NOW, TASK, budget
+from sqlalchemy import select
+
+from airflow_ai_provider.errors import LedgerError
+from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.ledger.holds import Grant, take_hold
+from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force, limit_history, set_limit
+from airflow_ai_provider.ledger.periods import budget_period
+from airflow_ai_provider.ledger.schema import llm_budgets
+from airflow_ai_provider.policy import Budget
+
+POLICY = Budget(team="support", period="day", limit_usd=Decimal(100))
+
+
+def usd(amount: int) -> Budget:
+    return POLICY.model_copy(update={"limit_usd": Decimal(amount)})
+
+
+def hold(ledger: Ledger, *of_policy: Budget, hold_id: str = "h1", now: datetime = NOW) -> Grant:
+    with ledger.write() as conn:
+        periods = [
+            budget_period(budget, now=now, dag_id="dag", run_id="run", source=source)
+            for budget, source in budgets_in_force(conn, of_policy)
+        ]
+        return take_hold(conn, hold_id=hold_id, owner="me", task=TASK, periods=periods, amounts=[1], now=now)
+
+
+def set_by_hand(ledger: Ledger, budget: Budget, *, clear: bool = False, by: str = "ada") -> LimitChange:
+    with ledger.write() as conn:
+        return set_limit(conn, budget, clear=clear, by=by, reason="month end", now=NOW)
+
+
+def limits(ledger: Ledger) -> dict[str, int]:
+    """USD by budget id."""
+    with ledger.read() as conn:
+        return {r.budget_id: r.limit_nano // 10**9 for r in conn.execute(select(llm_budgets))}
+
+
+def test_a_limit_set_by_hand_goes_before_the_policy_at_once_and_in_later_periods(ledger: Ledger) -> None:
+    hold(ledger, POLICY)
+    assert set_by_hand(ledger, usd(7)) == LimitChange("team=support/day", "day", None, 7 * 10**9)
+    assert limits(ledger) == {"team=support/day@2026-03-04": 7}
+    hold(ledger, POLICY, hold_id="h2")
+    hold(ledger, POLICY, hold_id="h3", now=NOW + timedelta(days=1))
+    assert limits(ledger) == {"team=support/day@2026-03-04": 7, "team=support/day@2026-03-05": 7}
+
+
+def test_clearing_gives_the_budget_back_to_the_policy(ledger: Ledger) -> None:
+    set_by_hand(ledger, usd(7))
+    hold(ledger, POLICY)
+    set_by_hand(ledger, POLICY, clear=True)
+    hold(ledger, POLICY, hold_id="h2")
+    assert limits(ledger) == {"team=support/day@2026-03-04": 100}
+    with pytest.raises(LedgerError, match="no limit was set by hand"):
+        set_by_hand(ledger, POLICY, clear=True)
+
+
+def test_a_period_that_is_over_keeps_its_limit(ledger: Ledger) -> None:
+    hold(ledger, POLICY, now=NOW - timedelta(days=2))
+    hold(ledger, POLICY, hold_id="h2")
+    set_by_hand(ledger, usd(7))
+    assert limits(ledger) == {"team=support/day@2026-03-02": 100, "team=support/day@2026-03-04": 7}
+
+
+def test_a_budget_can_be_made_by_hand_alone(ledger: Ledger) -> None:
+    monthly = Budget(dag="nightly", period="month", limit_usd=Decimal(3), timezone="Asia/Shanghai")
+    set_by_hand(ledger, monthly)
+    with ledger.read() as conn:
+        (made,) = [pair for pair in budgets_in_force(conn, [POLICY]) if pair[1] == "cli"]
+    assert made == (monthly, "cli")
+
+
+def test_the_history_says_who_and_why_for_both_sources(ledger: Ledger) -> None:
+    hold(ledger, POLICY)
+    hold(ledger, POLICY, hold_id="h2")
+    set_by_hand(ledger, usd(7))
+    set_by_hand(ledger, POLICY, clear=True, by="bob")
+    assert hold(ledger, usd(200), hold_id="h3").limit_changes == (
+        LimitChange("team=support/day", "day", 100 * 10**9, 200 * 10**9),
+    )
+    with ledger.read() as conn:
+        told = [(c["source"], c["set_by"], c["limit_nano"]) for c in limit_history(conn, "team=support/day")]
+    assert told == [
+        ("policy", "policy", 200 * 10**9),
+        ("cli", "bob", None),
+        ("cli", "ada", 7 * 10**9),
+        ("policy", "policy", 100 * 10**9),
+    ]
+
+
+@pytest.mark.parametrize(("by", "reason"), [("", "why"), ("ada", " ")])
+def test_nobody_sets_a_limit_without_a_name_and_a_reason(ledger: Ledger, by: str, reason: str) -> None:
+    with pytest.raises(LedgerError, match="by somebody, for a reason"), ledger.write() as conn:
+        set_limit(conn, usd(7), clear=False, by=by, reason=reason, now=NOW)
+
+
+def test_a_lower_limit_takes_nothing_back_and_stops_new_holds(ledger: Ledger) -> None:
+    hold(ledger, POLICY)
+    set_by_hand(ledger, usd(0))
+    assert hold(ledger, POLICY, hold_id="h2").granted == 0
+    assert budget(ledger) == (0, 0, 1)
+
+
+def test_without_any_budget_nothing_is_held(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="no budget applies"):
+        hold(ledger)
+
+
+def test_the_bounds_of_a_period_follow_its_time_zone() -> None:
+    berlin = replace_zone(POLICY, "Europe/Berlin")
+    day = budget_period(berlin, now=datetime(2026, 3, 29, 12, tzinfo=UTC), dag_id="d", run_id="r")
+    assert (day.starts_at, day.ends_at) == (
+        datetime(2026, 3, 28, 23, tzinfo=UTC),
+        datetime(2026, 3, 29, 22, tzinfo=UTC),
+    ), "23 hours: the clocks go forward"
+    assert day.budget_id == "team=support/day[Europe/Berlin]@2026-03-29"
+    month = budget_period(
+        berlin.model_copy(update={"period": "month"}),
+        now=datetime(2026, 12, 31, 23, 30, tzinfo=UTC),
+        dag_id="",
+        run_id="",
+    )
+    assert month.period_start == "2027-01-01"
+    assert month.ends_at == datetime(2027, 1, 31, 23, tzinfo=UTC)
+    week = budget_period(berlin.model_copy(update={"period": "week"}), now=NOW, dag_id="", run_id="")
+    assert week.period_start == "2026-03-02"
+    run = budget_period(berlin.model_copy(update={"period": "run"}), now=NOW, dag_id="d", run_id="r")
+    assert (run.period_start, run.starts_at, run.ends_at) == ("d/r", None, None)
+
+
+def replace_zone(budget: Budget, zone: str) -> Budget:
+    return Budget(**{**budget.model_dump(), "timezone": zone})
