@@ -202,6 +202,7 @@ def _row(item: Settled, budget_set: str | None) -> dict[str, Any]:
         "latency_ms": item.latency_ms,
         "error_type": item.error_type,
         "cache_write_tokens": item.usage.cache_write if item.usage else None,
+        "cache_write_1h_tokens": item.usage.cache_write_1h if item.usage else None,
         "baseline_nano": item.baseline_nano,
         "vendor_request_id": item.vendor_request_id,
         "budget_set": budget_set,
