@@ -53,6 +53,8 @@ _ARG_BY = _arg(
 _ARG_SINCE = _arg("--since", type=day, metavar="DAY", help="First day to count, UTC (default: the ledger's first)")
 _ARG_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to count, UTC (default: today)")
 _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
+_ARG_PRICES = _arg("--prices", required=True, metavar="LIST", help="policy, litellm, or a price list's file")
+_ARG_DRY_RUN = _arg("--dry-run", action="store_true", help="Only show; rows keep the price they were billed at")
 _ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
 
 _CLI = "airflow_ai_provider.cli"
@@ -71,6 +73,19 @@ def get_cli_commands() -> list[CLICommand]:
                     description="Reads the ledger. Exit status: 0 good, 2 could not run.",
                     func=lazy_load_command(f"{_CLI}.cost.cost"),
                     args=(_ARG_BY, _ARG_SINCE, _ARG_UNTIL, ARG_OUTPUT, ARG_VERBOSE),
+                ),
+                GroupCommand(
+                    name="ledger",
+                    help="The ledger",
+                    subcommands=(
+                        ActionCommand(
+                            name="reprice",
+                            help="What another price list would have cost",
+                            description="Exit status: 0 good, 1 the list lacks a price, 2 could not run.",
+                            func=lazy_load_command("airflow_ai_provider.cli.ledger.reprice"),
+                            args=(_ARG_PRICES, _ARG_DRY_RUN, _ARG_BY, _ARG_SINCE, _ARG_UNTIL, ARG_OUTPUT, ARG_VERBOSE),
+                        ),
+                    ),
                 ),
                 GroupCommand(
                     name="policy",
