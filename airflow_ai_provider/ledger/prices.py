@@ -155,13 +155,11 @@ def _prices_above(entry: Mapping[str, Any], threshold: str, *, batch: bool) -> d
 def _dearer(named: Mapping[str, Decimal | None], entry: Mapping[str, Any]) -> dict[str, Decimal | None]:
     """Where an answer does not say which of two prices its tokens had, the dearer: reasoning is output, and an hour
     in the cache, with no price of its own above a threshold, is no cheaper than other writes."""
-    output, write, hour = (named.get(kind) for kind in ("output", "cache_write", "cache_write_1h"))
-    reasoning = _nano(entry.get("output_cost_per_reasoning_token"))
-    return {
-        **named,
-        "output": max(output or Decimal(0), reasoning or Decimal(0)),
-        "cache_write_1h": max(write or Decimal(0), hour) if hour else None,
-    }
+    output, write, hour = (named.get(kind) or Decimal(0) for kind in ("output", "cache_write", "cache_write_1h"))
+    reasoning = _nano(entry.get("output_cost_per_reasoning_token")) or Decimal(0)
+    if reasoning > (_nano(entry.get("output_cost_per_token")) or Decimal(0)):
+        output = max(output, reasoning)
+    return {**named, "output": output, "cache_write_1h": max(write, hour) if hour else None}
 
 
 def _tiers(entry: Mapping[str, Any]) -> list[tuple[int, dict[str, Decimal | None]]]:

@@ -137,6 +137,11 @@ def test_what_has_no_batch_price_has_no_discount(entries: dict[str, Any]) -> Non
     assert (rate.steps[1].above_input_tokens, rate.steps[1].input, rate.steps[1].output) == (200_000, 2000, 2000)
 
 
+def test_reasoning_keeps_a_batchs_discount_where_it_costs_what_output_costs() -> None:
+    standard, batch = (rate_of("gemini/gemini-2.5-flash", billing=kind) for kind in ("standard", "batch"))
+    assert standard.cost(Usage(0, MILLION)) == 2 * batch.cost(Usage(0, MILLION))
+
+
 def test_the_policys_own_price_is_what_a_batch_costs() -> None:
     own = Price(input_per_mtok=Decimal(3), output_per_mtok=Decimal(6))
     assert usd(rate_of("openai/m", billing="batch", price=own), Usage(MILLION, MILLION)) == 9
