@@ -6,6 +6,7 @@ rows are counted apart, and nothing else costs anything.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -127,8 +128,8 @@ class Repriced:
     """What a period would have cost."""
 
     by: Sequence[str]
-    groups: dict[tuple[Any, ...], Sums] = field(default_factory=dict)
-    no_price: dict[tuple[str, str], Sums] = field(default_factory=dict)
+    groups: defaultdict[tuple[Any, ...], Sums] = field(default_factory=lambda: defaultdict(Sums))
+    no_price: defaultdict[tuple[str, str], Sums] = field(default_factory=lambda: defaultdict(Sums))
     """By (deployment, model): what the list has no price for."""
 
     def rows(self) -> list[dict[str, Any]]:
@@ -184,14 +185,14 @@ class _Rates(dict[tuple[str, str], Rate | None]):
 def _add(found: Repriced, rates: _Rates, row: _Row) -> None:
     deployment, model, status, cost, latency, given, made, cached, write, hour, *group = row
     key = tuple(_utc_day(part) if isinstance(part, datetime) else part for part in group)
-    sums = found.groups.setdefault(key, Sums())
+    sums = found.groups[key]
     if status == "unknown":
         sums.unknown += 1
         sums.unknown_billed += cost
         return
     rate = rates[deployment, model]
     if rate is None:
-        for missing in (sums, found.no_price.setdefault((deployment, model), Sums())):
+        for missing in (sums, found.no_price[deployment, model]):
             missing.no_price += 1
             missing.no_price_billed += cost
         return

@@ -243,6 +243,32 @@ def test_every_price_of_the_map_is_what_litellm_computes_or_more(monkeypatch: py
     assert compared > 3000
 
 
+def test_every_batch_price_of_the_map_is_litellms_or_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    from litellm.litellm_core_utils.llm_cost_calc.utils import get_batch_cost_rates
+    from litellm.types.utils import Usage as Billed
+
+    compared = 0
+    for model, entry in litellm_map().entries.items():
+        provider = entry.get("litellm_provider")
+        if model == "sample_spec" or not provider:
+            continue
+        name = model if model.startswith(f"{provider}/") else f"{provider}/{model}"
+        try:
+            rate = litellm_rate(Deployment(model=name, billing="batch", params={"vertex_location": "global"}), name)
+        except PolicyError:
+            continue
+        for step in rate.steps:
+            size = step.above_input_tokens + 10
+            theirs = get_batch_cost_rates(dict(entry), Billed(prompt_tokens=size), provider)  # type: ignore[arg-type]
+            ours = (step.input, step.output, step.cached_input, step.cache_write)
+            known = (theirs.input, theirs.output, theirs.cache_read, theirs.cache_creation)
+            pairs = [(float(one), other * 1e9) for one, other in zip(ours, known, strict=True) if other]
+            assert all(one >= other * (1 - 1e-12) for one, other in pairs), (name, size)
+            compared += len(pairs)
+    assert compared > 1000
+
+
 def may_be_dearer(entry: Any) -> bool:
     """Off-peak hours, regions of Vertex AI, reasoning, a cache said to be free, a discount that the map has not."""
     tiers = entry.get("tiered_pricing", [])

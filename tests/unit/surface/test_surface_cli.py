@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import types
 from decimal import Decimal
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_reprice_names_what_a_list_has_no_price_for(answered: Path, capsys: pyte
     shown = capsys.readouterr()
     assert "no price in litellm: deployment 'offline', model 'offline/extractive': 2 requests" in shown.err
     assert "support" in shown.out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_shows_a_bar_on_a_terminal_only(
+    answered: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert airflow("ledger", "reprice", "--dry-run", "--prices", "policy", "-o", "json") == 0
+    shown = capsys.readouterr()
+    assert ("2/2" in shown.err) is terminal
+    assert len(json.loads(shown.out)) == 1
 
 
 def test_reprice_of_days_without_rows_says_so(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
