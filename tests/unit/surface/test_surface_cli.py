@@ -20,6 +20,7 @@ from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.hooks.audit import seal_audit
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import reports
+from airflow_ai_provider.ledger import reprice as repricing
 from airflow_ai_provider.operators import cost
 
 POLICY = """\
@@ -60,6 +61,7 @@ def airflow(*words: str) -> int:
 
 def test_command_operator_and_ledger_know_the_same_groupings() -> None:
     assert set(definition.GROUPINGS) == set(cost.GROUPINGS) == set(reports.GROUPINGS)
+    assert set(definition.GROUPINGS) <= set(repricing.GROUPINGS)
 
 
 def test_cost_groups_as_asked(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
