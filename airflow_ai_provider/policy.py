@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -31,7 +31,7 @@ DEFAULT_RPM = 1000
 RESERVED_PARAMS = frozenset(
     "model messages api_key api_base base_url max_tokens max_completion_tokens n stream max_retries num_retries "
     "timeout response_format extra_headers extra_body tools functions fallbacks context_window_fallback_dict "
-    "mock_response service_tier web_search_options".split()
+    "mock_response service_tier web_search_options speed".split()
 )
 """What the gateway sets itself, and what would make a call cost more than its hold or go where no policy sent it."""
 
@@ -59,15 +59,51 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PriceAbove(_Section):
+    """What tokens cost in a request of more input tokens than a threshold. USD per million tokens."""
+
+    input_per_mtok: Usd | None = None
+    """``None``: as below the threshold; so with the others."""
+    output_per_mtok: Usd | None = None
+    cached_input_per_mtok: Usd | None = None
+    cache_write_per_mtok: Usd | None = None
+    cache_write_1h_per_mtok: Usd | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("names no price; give input_per_mtok and output_per_mtok, or what else changes there")
+        return self
+
+
 class Price(_Section):
     """What a deployment costs, where litellm's map does not know it or is to be overridden."""
 
     input_per_mtok: Usd = Decimal(0)
     """USD per million input tokens."""
     output_per_mtok: Usd = Decimal(0)
-    per_request: Usd = Decimal(0)
     cached_input_per_mtok: Usd | None = None
     """``None``: cached input costs what input costs."""
+    cache_write_per_mtok: Usd | None = None
+    """``None``: what is written to the vendor's cache costs what input costs."""
+    cache_write_1h_per_mtok: Usd | None = None
+    """``None``: what is kept for an hour costs what other cache writes cost."""
+    per_request: Usd = Decimal(0)
+    per_second: Usd = Decimal(0)
+    """USD per second from sending a request to its answer, for models that are paid by time."""
+    above: dict[Annotated[int, Field(gt=0)], PriceAbove] = Field(default_factory=dict)
+    """Prices by the number of input tokens above which they hold, for the whole request."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """A price that leaves something out would make it free."""
+        given = self.model_fields_set
+        if not given:
+            raise ValueError("names no price; write input_per_mtok: 0 and output_per_mtok: 0 if it is free")
+        missing = {"input_per_mtok", "output_per_mtok"} - given
+        if missing and given - {"per_request", "per_second"}:
+            raise ValueError(f"{' and '.join(sorted(missing))} is not given; write 0 if it is free")
+        return self
 
 
 class Deployment(_Section):
@@ -78,6 +114,8 @@ class Deployment(_Section):
     connection: str | None = None
     api_base: str | None = None
     price: Price | None = None
+    billing: Literal["standard", "batch"] = "standard"
+    """Which of litellm's prices are charged there. It changes no request: say ``batch`` of a place that bills so."""
     rpm: int | None = Field(default=None, gt=0)
     tpm: int | None = Field(default=None, gt=0)
     """Input and output tokens per minute; ``None`` is unlimited."""
@@ -274,17 +312,54 @@ def parse_budget(values: Mapping[str, Any]) -> Budget:
 
 def load_policy(path: Path) -> Policy:
     """Read and validate a policy. Raises ``PolicyError`` that lists every finding as ``file:line: …``."""
+    text = read_document(path, "no policy file there; set [ai] policy_path to your policy.yaml")
+    return parse_policy(text, str(path))
+
+
+def read_document(path: Path, absent: str) -> str:
+    """The text of a YAML file. Raises ``PolicyError``, with ``absent`` where there is no file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise PolicyError(f"{path}: no policy file there; set [ai] policy_path to your policy.yaml") from None
+        raise PolicyError(f"{path}: {absent}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"{path}: cannot be read ({error.__class__.__name__}); expected UTF-8 YAML") from None
-    return parse_policy(text, str(path))
 
 
 def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
     """Validate the text of a policy; ``name`` is what errors call the file."""
+    return parse_document(text, name, Policy, "version, deployments, routes and budgets", _inconsistencies)
+
+
+_Document = TypeVar("_Document", bound=BaseModel)
+_Inconsistencies = Iterator[tuple[tuple[str | int, ...], str]]
+
+
+def parse_document(
+    text: str,
+    name: str,
+    model: type[_Document],
+    keys: str,
+    inconsistencies: Callable[[_Document], _Inconsistencies] = lambda _: iter(()),
+) -> _Document:
+    """Validate YAML (or JSON, which is YAML) as ``model``; ``keys`` says what the file should hold.
+
+    Raises ``PolicyError`` that lists every finding as ``name:line: place: problem``.
+    """
+    root, data = _read(text, name, keys)
+    try:
+        document = model.model_validate(data)
+    except ValidationError as error:
+        findings = [(_line(root, item["loc"]), _place(item["loc"]), _explain(item)) for item in error.errors()]
+    else:
+        findings = [(_line(root, loc), _place(loc), problem) for loc, problem in inconsistencies(document)]
+        if not findings:
+            return document
+    lines = [f"{name}:{line}: {place}: {problem}" for line, place, problem in sorted(findings)]
+    raise PolicyError("\n".join(lines))
+
+
+def _read(text: str, name: str, keys: str) -> tuple[yaml.Node, dict[Any, Any]]:
     try:
         loader = _Loader(text)
         try:
@@ -305,20 +380,11 @@ def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
     ) as error:  # a date, number or anchor that YAML's types refuse
         raise PolicyError(f"{name}: a value cannot be read ({type(error).__name__}); put text in quotes") from None
     if root is None or not isinstance(data, dict):
-        raise PolicyError(f"{name}:1: expected a mapping with version, deployments, routes and budgets")
-    try:
-        policy = Policy.model_validate(data)
-    except ValidationError as error:
-        findings = [(_line(root, item["loc"]), _place(item["loc"]), _explain(item)) for item in error.errors()]
-    else:
-        findings = [(_line(root, loc), _place(loc), problem) for loc, problem in _inconsistencies(policy)]
-        if not findings:
-            return policy
-    lines = [f"{name}:{line}: {place}: {problem}" for line, place, problem in sorted(findings)]
-    raise PolicyError("\n".join(lines))
+        raise PolicyError(f"{name}:1: expected a mapping with {keys}")
+    return root, data
 
 
-def _inconsistencies(policy: Policy) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _inconsistencies(policy: Policy) -> _Inconsistencies:
     """Names that are used and not defined, as (place, problem)."""
     known = ", ".join(sorted(policy.deployments))
     for route_name, route in policy.routes.items():

@@ -68,6 +68,8 @@ _ARG_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to count, U
 _ARG_REASON = _arg("--reason", required=True, metavar="TEXT", help="Why, for the history and the audit trail")
 _ARG_WHO = _arg("--by", metavar="NAME", help="Who (default: the account this runs under)")
 _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
+_ARG_PRICES = _arg("--prices", required=True, metavar="LIST", help="policy, litellm, or a price list's file")
+_ARG_KEEP_PRICES = _arg("--dry-run", action="store_true", help="Only show; rows keep the price they were billed at")
 _ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
 
 _CLI = "airflow_ai_provider.cli"
@@ -125,12 +127,24 @@ _DEPLOYMENTS = (
         args=(_arg("deployment", help="Its name in the policy"), _ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
     ),
 )
-_SWEEP = ActionCommand(
-    name="sweep",
-    help="Settle what tasks that are over left open, and release what they hold",
-    description="Exit status: 0 good, 2 could not run.",
-    func=lazy_load_command(f"{_CLI}.budgets.sweep"),
-    args=(_arg("--dry-run", action="store_true", help="Only say what would be done"), ARG_OUTPUT, ARG_VERBOSE),
+_LEDGER = (
+    ActionCommand(
+        name="sweep",
+        help="Settle what tasks that are over left open, and release what they hold",
+        description="Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.budgets.sweep"),
+        args=(_arg("--dry-run", action="store_true", help="Only say what would be done"), ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="reprice",
+        help="What another price list would have cost",
+        description="Exit status: 0 good, 1 the list lacks a price, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.ledger.reprice"),
+        args=(
+            *(_ARG_PRICES, _ARG_KEEP_PRICES, _ARG_BY, _ARG_SINCE, _ARG_UNTIL),
+            *(ARG_OUTPUT, ARG_VERBOSE),
+        ),
+    ),
 )
 
 
@@ -150,7 +164,7 @@ def get_cli_commands() -> list[CLICommand]:
                 ),
                 GroupCommand(name="budgets", help="Limits of what may be spent", subcommands=_BUDGETS),
                 GroupCommand(name="deployments", help="Deployments that are stopped", subcommands=_DEPLOYMENTS),
-                GroupCommand(name="ledger", help="Upkeep of the ledger", subcommands=(_SWEEP,)),
+                GroupCommand(name="ledger", help="Upkeep of the ledger", subcommands=_LEDGER),
                 GroupCommand(
                     name="policy",
                     help="The policy file",

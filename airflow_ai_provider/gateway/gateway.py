@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import orjson
 
@@ -95,6 +97,7 @@ class Gateway:
         self._preparer = preparer
         self._lanes = lanes
         self._by_name = {lane.name: lane for tier in lanes.values() for lane in tier}
+        self._baseline = lanes[max(lanes, key=TIERS.index)][0].facts.rate
         self._checks = checks
         self._store = store
         self._journal = journal
@@ -304,7 +307,7 @@ class Gateway:
                 settled = self._failed(attempt, error, started, goes_on=isinstance(decision, Again))
                 outcome = _Attempted(None, error, settled.cost_nano, decision, settled.keeps_hold)
             else:
-                settled = self._succeeded(attempt, lane, reply, started)
+                settled = self._succeeded(attempt, lane, reply, started, escalated=tier != prepared.tier)
                 if reply.usage:
                     lane.pacer.used(expected=expected, actual=reply.usage.input + reply.usage.output)
                 stored = self._stored(reply, lane, settled.cost_nano)
@@ -322,9 +325,16 @@ class Gateway:
             timeout=lane.deployment.timeout,
         )
 
-    def _succeeded(self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, started: float) -> Settled:
-        """The vendor's figure at the lane's price; without a figure the whole hold, until it is known."""
-        cost = lane.facts.rate.cost(reply.usage) if reply.usage else attempt.bound_nano
+    def _succeeded(
+        self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, started: float, *, escalated: bool
+    ) -> Settled:
+        """The vendor's figure at the lane's price; without a figure the whole hold, until it is known.
+
+        A row counts once in the baseline: with the highest tier alone it would not have been asked twice.
+        """
+        latency = _milliseconds(started)
+        seconds = Decimal(latency) / 1000  # as the row has it, so that the row alone tells what it cost
+        cost = lane.facts.rate.cost(reply.usage, seconds) if reply.usage else attempt.bound_nano
         if cost > attempt.bound_nano:
             log.error(
                 "%s charged more than its upper bound for attempt %s; it is stopped until somebody resumes it",
@@ -339,8 +349,10 @@ class Gateway:
             "ok" if reply.usage else "unknown",
             reply.usage,
             cost_nano=cost,
-            latency_ms=_milliseconds(started),
+            latency_ms=latency,
             error_type=None if reply.usage else "no_usage",
+            baseline_nano=self._baseline.cost(reply.usage, seconds) if reply.usage and not escalated else 0,
+            vendor_request_id=reply.vendor_id,
         )
 
     def _failed(self, attempt: OpenAttempt, error: VendorError, started: float, *, goes_on: bool) -> Settled:
@@ -406,4 +418,5 @@ class _Attempted:
 
 
 def _milliseconds(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)
+    """Rounded up: a price per second is charged on it."""
+    return math.ceil((time.monotonic() - started) * 1000)

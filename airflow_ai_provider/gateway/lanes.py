@@ -49,10 +49,26 @@ def open_lanes(
 
 def _open(name: str, policy: Policy, settings: Settings, key: ReuseKey) -> Lane:
     deployment = policy.deployments[name]
-    facts = model_facts(name, deployment, policy.digest)
+    provider = open_provider(name, deployment, settings)
+    facts = model_facts(name, as_called(deployment, settings), policy.digest)
     pacer = Pacer(
         requests_per_minute=deployment.requests_per_minute,
         tokens_per_minute=deployment.tpm,
         concurrency=deployment.concurrency,
     )
-    return Lane(name, deployment, open_provider(name, deployment, settings), pacer, facts, key)
+    return Lane(name, deployment, provider, pacer, facts, key)
+
+
+def as_called(deployment: Deployment, settings: Settings) -> Deployment:
+    """The deployment with what its connection adds to a call: a price may depend on where that goes.
+
+    Raises ``LookupError`` where there is no such connection.
+    """
+    if deployment.connection is None or deployment.provider == "offline":
+        return deployment
+    endpoint = settings.endpoint(deployment.connection)
+    added = {
+        "api_base": deployment.api_base or endpoint.api_base,
+        "params": {**endpoint.extra, **deployment.params},
+    }
+    return deployment.model_copy(update=added)

@@ -38,7 +38,7 @@ _SETTLED_COLUMNS = (
     "created_at",
     *_REQUEST_COLUMNS,
     "status",
-    *("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens"),
+    *("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
     *("cost_nano", "saved_nano", "baseline_nano", "latency_ms", "error_type", "vendor_request_id", "budget_set"),
 )
 
@@ -207,7 +207,8 @@ def _write(conn: Connection, settled: Sequence[Settled], budget_sets: Mapping[st
 
 def _row(item: Settled, budget_set: str | None) -> tuple[Any, ...]:
     usage = item.usage
-    tokens = (usage.input, usage.output, usage.cached_input, usage.cache_write) if usage else (None,) * 4
+    written = (usage.cache_write, usage.cache_write_1h) if usage else (None, None)
+    tokens = (usage.input, usage.output, usage.cached_input, *written) if usage else (None,) * 5
     return (
         item.attempt_id,
         item.created_at,

@@ -1,27 +1,44 @@
-"""What a deployment's tokens cost: the policy's price, else litellm's map, else refused.
+"""What a deployment charges: the policy's price, else litellm's map, else refused.
 
-The map is read as JSON from litellm's own files, without importing litellm (which takes seconds).
+The map is read as JSON from litellm's own files, without importing litellm (which takes seconds). Its keys mean what
+litellm's own cost calculation (``litellm/litellm_core_utils/llm_cost_calc``) takes them to mean; where that would take
+the lower of two possible prices, the higher one is taken here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
 from airflow_ai_provider.errors import PolicyError
-from airflow_ai_provider.ledger.money import NANO, Rate, Step, flat_rate
-from airflow_ai_provider.policy import Deployment, Price
+from airflow_ai_provider.ledger.money import NANO, Rate, Step
+from airflow_ai_provider.policy import Deployment, Price, PriceAbove
 
-_ABOVE = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+_KINDS = {
+    "input": "input_cost_per_token",
+    "output": "output_cost_per_token",
+    "cached_input": "cache_read_input_token_cost",
+    "cache_write": "cache_creation_input_token_cost",
+    "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
+}
+"""Kinds of token: our name, and the key of its price in the map."""
+_ABOVE = re.compile(rf"(?:{'|'.join(_KINDS.values())})_above_(\d+k?)_tokens(?:_batches)?")
+_BATCH = "_batches"
+_FROM_THE_THRESHOLD_ON = frozenset({"xai"})
+"""Providers whose next step begins at the threshold itself and not one token above it, as litellm has it."""
+_REGIONAL_HOST = re.compile(r"(eu|us)\.api\.openai\.com")
+_MAP = "model_prices_and_context_window_backup.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,89 +51,208 @@ class ModelFacts:
 
 
 def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelFacts:
-    """Price and context of a deployment. Raises ``PolicyError`` where it has no price: no price, no call."""
-    entry = {} if deployment.provider == "offline" else _litellm_entry(deployment.model)
+    """Price and context of a deployment. Raises ``PolicyError`` where it has no price: no price, no call.
+
+    Some prices depend on where a call goes and with which parameters, so ``deployment`` should have the ``api_base``
+    and the ``params`` that its connection adds.
+    """
+    entry = {} if deployment.provider == "offline" else litellm_map().entry(deployment.model)
     context = deployment.context_tokens or entry.get("max_input_tokens") or entry.get("max_tokens")
     if deployment.price is not None:
-        rate = _policy_rate(deployment.price, f"policy-{policy_digest[:12]}")
+        rate = policy_rate(deployment.price, f"policy-{policy_digest[:12]}")
     elif deployment.provider == "offline":
-        rate = _policy_rate(Price(), "offline")
+        rate = policy_rate(Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(0)), "offline")
     else:
-        rate = _litellm_rate(name, deployment.model, entry)
-    return ModelFacts(rate, int(context) if context else None)
+        rate = litellm_rate(deployment, f"deployments.{name}")
+    return ModelFacts(replace(rate, most_seconds=deployment.timeout), int(context) if context else None)
 
 
-def _policy_rate(price: Price, source: str) -> Rate:
-    cached = price.input_per_mtok if price.cached_input_per_mtok is None else price.cached_input_per_mtok
-    return flat_rate(
-        input_per_mtok=price.input_per_mtok,
-        output_per_mtok=price.output_per_mtok,
-        cached_per_mtok=cached,
-        per_request=price.per_request,
-        version=source,
-    )
+def policy_rate(price: Price, source: str) -> Rate:
+    """The rate of a price as a policy writes it."""
+    named = _named(price)
+    steps = [_step(0, named)]
+    for above, change in sorted(price.above.items()):
+        named |= {kind: nano for kind, nano in _named(change).items() if nano is not None}
+        steps.append(_step(above, named))
+    return Rate(tuple(steps), price.per_request * NANO, source, per_second_nano=price.per_second * NANO)
 
 
-def _litellm_rate(name: str, model: str, entry: Mapping[str, Any]) -> Rate:
-    base_in, base_out = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
-    searches = model.startswith("perplexity/") and entry.get("search_context_cost_per_query")  # with every call
-    if not base_in or not base_out or searches:
+def litellm_rate(deployment: Deployment, place: str) -> Rate:
+    """The rate of a deployment by litellm's map. Raises ``PolicyError``, beginning with ``place``, if it has none."""
+    prices = litellm_map()
+    entry = prices.entry(deployment.model)
+    steps = _map_steps(entry, batch=deployment.billing == "batch")
+    searches = deployment.provider == "perplexity" and entry.get("search_context_cost_per_query")  # with every call
+    if not steps or searches:
+        kind = "batch price" if deployment.billing == "batch" else "price"
+        why = f" ({prices.problem})" if prices.problem else ""
         raise PolicyError(
-            f"deployments.{name}: no price is known for model {model!r}; "
+            f"{place}: no {kind} is known for model {deployment.model!r}{why}; "
             "add price: {input_per_mtok: …, output_per_mtok: …} in USD (0 if it is free)"
         )
-    thresholds = sorted(int(m[1]) * 1000 for key in entry if (m := _ABOVE.fullmatch(key)) and entry[key])
-    steps = tuple(_step(entry, above) for above in (0, *thresholds))
-    return Rate(steps, _nano(entry.get("input_cost_per_request")), f"litellm-{_litellm_version()}")
+    if deployment.provider in _FROM_THE_THRESHOLD_ON:
+        steps = [replace(step, above_input_tokens=max(0, step.above_input_tokens - 1)) for step in steps]
+    if (uplift := _uplift(deployment, entry)) != 1:
+        steps = [_times(step, uplift) for step in steps]
+    per_request = _nano(entry.get("input_cost_per_request")) or Decimal(0)
+    return Rate(tuple(steps), per_request, f"litellm-{prices.version}-{_digest(steps, per_request)}")
 
 
-def _step(entry: Mapping[str, Any], above: int) -> Step:
-    """The price above a threshold; what the map does not give there is as below it."""
-    suffix = f"_above_{above // 1000}k_tokens" if above else ""
+def _named(price: Price | PriceAbove) -> dict[str, Decimal | None]:
+    """A policy's prices by kind, in nano-dollars per token."""
+    usd = {kind: getattr(price, f"{kind}_per_mtok") for kind in _KINDS}
+    return {kind: None if per_mtok is None else per_mtok * 1000 for kind, per_mtok in usd.items()}
 
-    def price(field: str, otherwise: Decimal) -> Decimal:
-        value = entry.get(field + suffix) or entry.get(field)
-        return _nano(value) if value else otherwise
 
-    fresh = price("input_cost_per_token", Decimal(0))
+def _step(above: int, named: Mapping[str, Decimal | None]) -> Step:
+    """What has no price of its own: a cache costs what input costs, an hour in it what other writes cost."""
+
+    def price(kind: str, otherwise: Decimal) -> Decimal:
+        found = named.get(kind)
+        return otherwise if found is None else found
+
+    fresh = price("input", Decimal(0))
+    write = price("cache_write", fresh)
     return Step(
         above_input_tokens=above,
         input=fresh,
-        output=max(price("output_cost_per_token", Decimal(0)), price("output_cost_per_reasoning_token", Decimal(0))),
-        cached_input=price("cache_read_input_token_cost", fresh),
-        cache_write=price("cache_creation_input_token_cost", fresh),
+        output=price("output", Decimal(0)),
+        cached_input=price("cached_input", fresh),
+        cache_write=write,
+        cache_write_1h=price("cache_write_1h", write),
     )
 
 
-def _nano(usd: float | None) -> Decimal:
-    return Decimal(repr(usd)) * NANO if usd else Decimal(0)
+def _map_steps(entry: Mapping[str, Any], *, batch: bool) -> list[Step]:
+    """The steps of an entry, lowest first; none where a price of input or output is missing, or 0."""
+    if tiers := _tiers(entry):
+        return [] if batch else [_step(above, named) for above, named in tiers]
+    named = _first_prices(entry, batch=batch)
+    if not named.get("input") or not named.get("output"):
+        return []
+    steps = [_step(0, _dearer(named, entry))]
+    for threshold in sorted({m[1] for key in entry if (m := _ABOVE.fullmatch(key))}, key=_tokens):
+        named |= _prices_above(entry, threshold, batch=batch)
+        steps.append(_step(_tokens(threshold), _dearer(named, entry)))
+    return steps
 
 
-def _litellm_entry(model: str) -> Mapping[str, Any]:
-    """The map's entry for ``provider/name``; a bare ``name`` counts only if it is that provider's."""
-    provider, _, name = model.partition("/")
-    prices = _litellm_map()
-    if model in prices:
-        return prices[model]
-    entry = prices.get(name, {})
-    return entry if entry.get("litellm_provider") == provider else {}
+def _first_prices(entry: Mapping[str, Any], *, batch: bool) -> dict[str, Decimal | None]:
+    if not batch:
+        return {kind: _nano(entry.get(key)) for kind, key in _KINDS.items()}
+    # A cache write without a batch price may not have the batch's discount; cached input is below input anyway.
+    standard = {kind: _nano(entry.get(_KINDS[kind])) for kind in ("cache_write", "cache_write_1h")}
+    return standard | {kind: nano for kind, key in _KINDS.items() if (nano := _nano(entry.get(key + _BATCH)))}
+
+
+def _prices_above(entry: Mapping[str, Any], threshold: str, *, batch: bool) -> dict[str, Decimal]:
+    """What changes above a threshold. Without a batch price there, the standard one may be what is charged."""
+    keys = {kind: f"{key}_above_{threshold}_tokens" for kind, key in _KINDS.items()}
+    found = {kind: _nano(batch and entry.get(key + _BATCH)) or _nano(entry.get(key)) for kind, key in keys.items()}
+    return {kind: nano for kind, nano in found.items() if nano is not None}
+
+
+def _dearer(named: Mapping[str, Decimal | None], entry: Mapping[str, Any]) -> dict[str, Decimal | None]:
+    """Where an answer does not say which of two prices its tokens had, the dearer: reasoning is output, and an hour
+    in the cache, with no price of its own above a threshold, is no cheaper than other writes."""
+    output, write, hour = (named.get(kind) or Decimal(0) for kind in ("output", "cache_write", "cache_write_1h"))
+    reasoning = _nano(entry.get("output_cost_per_reasoning_token")) or Decimal(0)
+    if reasoning > (_nano(entry.get("output_cost_per_token")) or Decimal(0)):
+        output = max(output, reasoning)
+    return {**named, "output": output, "cache_write_1h": max(write, hour) if hour else None}
+
+
+def _tiers(entry: Mapping[str, Any]) -> list[tuple[int, dict[str, Decimal | None]]]:
+    """Prices by the tokens above which they hold, from a ``tiered_pricing`` table: each tier stands for itself."""
+    tiers = sorted((t for t in entry.get("tiered_pricing") or () if _is_priced(t)), key=lambda tier: tier["range"][0])
+    prices = [_dearer({kind: _nano(tier.get(key)) for kind, key in _KINDS.items()}, tier) for tier in tiers]
+    starts = [0, *(int(tier["range"][0]) for tier in tiers[1:])]
+    return list(zip(starts, prices, strict=False))
+
+
+def _is_priced(tier: Mapping[str, Any]) -> bool:
+    return bool(tier.get("input_cost_per_token") and tier.get("output_cost_per_token") and tier.get("range"))
+
+
+def _tokens(threshold: str) -> int:
+    return int(threshold.removesuffix("k")) * (1000 if threshold.endswith("k") else 1)
+
+
+def _uplift(deployment: Deployment, entry: Mapping[str, Any]) -> Decimal:
+    """What all prices are multiplied by for the region that a call goes to (the map's multipliers).
+
+    OpenAI's regional hosts, Anthropic's ``inference_geo``, and every place of Vertex AI but ``global``, which is not
+    the place that litellm takes where none is named.
+    """
+    params, factors = deployment.params, [Decimal(1)]
+    host = urlsplit(deployment.api_base or "").hostname or ""
+    if match := _REGIONAL_HOST.fullmatch(host):
+        factors.append(_factor(entry, f"regional_processing_uplift_multiplier_{match[1]}"))
+    if str(params.get("vertex_location", "")).lower() != "global":
+        factors.append(_factor(entry, "regional_endpoint_uplift_multiplier"))
+    if geo := params.get("inference_geo"):
+        factors.append(_factor(entry.get("provider_specific_entry") or {}, str(geo).lower()))
+    return max(factors)  # a model is of one vendor: at most one applies
+
+
+def _factor(entry: Mapping[str, Any], key: str) -> Decimal:
+    value = entry.get(key)
+    return Decimal(repr(value)) if isinstance(value, int | float) else Decimal(1)
+
+
+def _times(step: Step, factor: Decimal) -> Step:
+    return replace(step, **{kind: getattr(step, kind) * factor for kind in _KINDS})
+
+
+def _nano(usd: Any) -> Decimal | None:
+    """Nano-dollars for a number of the map. It writes 0 for what it does not know as well as for what is free."""
+    return Decimal(repr(usd)).scaleb(9) if isinstance(usd, int | float) and usd > 0 else None
+
+
+def _digest(steps: list[Step], per_request: Decimal) -> str:
+    """Tells apart what one version of litellm may have charged: an edited map, another region, batch prices."""
+    prices = [(step.above_input_tokens, *(_digits(getattr(step, kind)) for kind in _KINDS)) for step in steps]
+    return hashlib.sha256(orjson.dumps([prices, _digits(per_request)])).hexdigest()[:12]
+
+
+def _digits(amount: Decimal) -> str:
+    return str(amount.normalize())
+
+
+@dataclass(frozen=True, slots=True)
+class LitellmMap:
+    """litellm's price list as it is installed."""
+
+    entries: Mapping[str, Mapping[str, Any]]
+    version: str
+    problem: str | None = None
+    """Why there are no entries."""
+
+    def entry(self, model: str) -> Mapping[str, Any]:
+        """The entry for ``provider/name``; a bare ``name`` counts only if it is that provider's. Empty if none."""
+        provider, _, name = model.partition("/")
+        if (found := self.entries.get(model)) is not None:
+            return found
+        found = self.entries.get(name, {})
+        return found if found.get("litellm_provider") == provider else {}
 
 
 @lru_cache(maxsize=1)
-def _litellm_map() -> dict[str, dict[str, Any]]:
+def litellm_map() -> LitellmMap:
     spec = find_spec("litellm")
     if spec is None or spec.origin is None:
-        return {}
-    path = Path(spec.origin).parent / "model_prices_and_context_window_backup.json"
-    try:
-        loaded: dict[str, dict[str, Any]] = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return loaded
+        return LitellmMap({}, "none", "litellm is not installed")
+    return _read_map(Path(spec.origin).parent / _MAP)
 
 
-def _litellm_version() -> str:
+def _read_map(path: Path) -> LitellmMap:
     try:
-        return version("litellm")
+        number = version("litellm")
     except PackageNotFoundError:
-        return "unknown"
+        number = "unknown"
+    try:
+        entries = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        return LitellmMap({}, number, f"litellm's price list {path} cannot be read: {type(error).__name__}")
+    good = isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())
+    return LitellmMap(entries if good else {}, number, None if good else f"{path} is no price list")

@@ -89,6 +89,7 @@ llm_requests = Table(
     usd_of("baseline_usd", "baseline_nano"),
     Column("vendor_request_id", String(100)),
     Column("budget_set", String(16)),
+    Column("cache_write_1h_tokens", BigInteger),
 )
 
 llm_open_attempts = Table(

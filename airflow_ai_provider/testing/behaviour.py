@@ -158,6 +158,8 @@ class Behaviour:
     """Charged for each message beyond its text, as vendors do for roles and separators."""
     cached_share: float = 0.0
     """Share of the input tokens said, and charged, to come from the vendor's own cache."""
+    cache_write_share: float = 0.0
+    """Share of the other input tokens said, and charged, to be written to the vendor's own cache."""
     honour_idempotency: bool = True
     """The same ``Idempotency-Key`` again returns the stored answer and charges nothing. Many vendors do not."""
 
@@ -190,6 +192,7 @@ class Changes(TypedDict, total=False):
     slow_seconds: float
     tokens_per_message: int
     cached_share: float
+    cache_write_share: float
     honour_idempotency: bool
 
 

@@ -27,15 +27,18 @@ class Price:
     output: str
     cached_input: str | None = None
     """Of the input tokens the vendor had cached; ``None``: as other input."""
+    cache_write: str | None = None
+    """Of the input tokens that the vendor put into its cache; ``None``: as other input."""
 
     def __post_init__(self) -> None:
-        for text in (self.input, self.output, self.cached_input):
+        for text in (self.input, self.output, self.cached_input, self.cache_write):
             if text is not None and not _is_price(text):
                 raise ValueError(f"price {text!r}: expected USD per million tokens as a decimal string, such as '0.15'")
 
     def nano_per_token(self) -> NanoRates:
         cached = self.input if self.cached_input is None else self.cached_input
-        return NanoRates(*(Decimal(text) * NANO_PER_TOKEN for text in (self.input, self.output, cached)))
+        written = self.input if self.cache_write is None else self.cache_write
+        return NanoRates(*(Decimal(text) * NANO_PER_TOKEN for text in (self.input, self.output, cached, written)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +48,23 @@ class NanoRates:
     input: Decimal
     output: Decimal
     cached_input: Decimal
+    cache_write: Decimal
 
     def cost(self, usage: Usage) -> int:
-        fresh = usage.prompt_tokens - usage.cached_tokens
+        fresh = usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens
         exact = fresh * self.input + usage.cached_tokens * self.cached_input + usage.completion_tokens * self.output
+        exact += usage.cache_write_tokens * self.cache_write
         return int(exact.quantize(Decimal(1), ROUND_HALF_UP))
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer. ``cached_tokens`` are part of ``prompt_tokens``."""
+    """Tokens of one answer. ``cached_tokens`` and ``cache_write_tokens`` are two parts of ``prompt_tokens``."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class InvoiceLine:
     """``Idempotency-Key`` of the request."""
     client_request_id: str | None
     """``X-Client-Request-Id`` or ``X-Request-Id`` of the request."""
+    cache_write_tokens: int = 0
 
 
 class Invoice:

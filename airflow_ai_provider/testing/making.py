@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_ai_provider.testing import answers, wire
@@ -62,16 +62,20 @@ def make(
     endpoint: str, body: Mapping[str, Any], tokens: int, fault: Fault | None, behaviour: Behaviour, request_id: str
 ) -> Made:
     """The answer, with the faults that are part of it: truncated, empty, without usage."""
-    cached = int(tokens * behaviour.cached_share)
     if endpoint == EMBEDDINGS:
         return _embeddings(body, Usage(tokens, 0), fault, behaviour.dimensions)
-    return _completion(body, tokens, cached, fault, request_id)
+    return _completion(body, _prompt_usage(tokens, behaviour), fault, request_id)
 
 
-def _completion(body: Mapping[str, Any], tokens: int, cached: int, fault: Fault | None, request_id: str) -> Made:
+def _prompt_usage(tokens: int, behaviour: Behaviour) -> Usage:
+    cached = int(tokens * behaviour.cached_share)
+    return Usage(tokens, 0, cached, int((tokens - cached) * behaviour.cache_write_share))
+
+
+def _completion(body: Mapping[str, Any], prompt: Usage, fault: Fault | None, request_id: str) -> Made:
     text, finish = _fitted(answers.answer_to(body), body, fault)
     choices = int(body.get("n") or 1)
-    usage = Usage(tokens, choices * (answers.count_tokens(text) if text else 0), cached)
+    usage = replace(prompt, completion_tokens=choices * (answers.count_tokens(text) if text else 0))
     completion = wire.Completion(
         id=f"chatcmpl-{request_id.removeprefix('req_')}",
         created=int(time.time()),

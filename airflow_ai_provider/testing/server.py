@@ -258,6 +258,7 @@ class VendorServer:
                 model=call.model,
                 prompt_tokens=usage.prompt_tokens,
                 cached_tokens=usage.cached_tokens,
+                cache_write_tokens=usage.cache_write_tokens,
                 completion_tokens=usage.completion_tokens,
                 cost_nanodollars=(self._prices.get(call.model) or self._prices["*"]).cost(usage),
                 outcome=outcome,

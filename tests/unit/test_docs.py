@@ -29,6 +29,7 @@ from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.holds import TaskRef, take_hold
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.periods import budget_period
+from airflow_ai_provider.ledger.reprice import read_price_list
 from airflow_ai_provider.ledger.schema import metadata
 from airflow_ai_provider.testing.behaviour import Behaviour, Fault
 
@@ -52,6 +53,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "The file": policy.Policy,
     "deployments": policy.Deployment,
     "price": policy.Price,
+    "above": policy.PriceAbove,
     "routes": policy.Route,
     "complexity": policy.Complexity,
     "escalate": policy.Escalate,
@@ -134,6 +136,12 @@ def environment() -> dict[str, str]:
 @pytest.mark.parametrize("block", blocks("yaml policy"), ids=str)
 def test_every_policy_is_valid(block: Block) -> None:
     policy.parse_policy(block.text, str(block))
+
+
+@pytest.mark.parametrize("block", blocks("yaml prices"), ids=str)
+def test_every_price_list_is_valid(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text(block.text)
+    assert read_price_list(tmp_path / "prices.yaml").models
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)

@@ -55,6 +55,9 @@ def problems(text: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+BOTH = "input_per_mtok: 1, output_per_mtok: 2"
+
+
 def changed(old: str, new: str, text: str = SMALL) -> str:
     assert old in text
     return text.replace(old, new)
@@ -79,6 +82,15 @@ def test_the_smallest_policy_has_careful_defaults() -> None:
     assert (route.masking, route.reuse.scope, route.escalate.to, route.default_tier) == ("off", "run", None, "simple")
     assert (small.requests_per_minute, small.tpm, small.timeout) == (DEFAULT_RPM, None, 60)
     assert (route.retry.attempts, route.retry.wait, route.retry.max_wait) == (3, 4.0, 60.0)
+
+
+def test_a_price_may_have_steps_and_be_of_time() -> None:
+    text = changed("mini}", f"mini, price: {{{BOTH}, per_second: 0.001, above: {{200000: {{input_per_mtok: 2}}}}}}}}")
+    price = parse_policy(text).deployments["small"].price
+    assert price is not None
+    assert (price.per_second, price.above[200000].input_per_mtok) == (Decimal("0.001"), Decimal(2))
+    timed = parse_policy(changed("mini}", "mini, price: {per_second: 0.001}}"))
+    assert timed.deployments["small"].price is not None, "only time costs there"
 
 
 def test_the_policy_of_the_demo_loads() -> None:
@@ -112,6 +124,29 @@ def test_the_policy_of_the_demo_loads() -> None:
             changed("mini}", "mini, params: {max_tokens: 5}}"),
             ["p.yaml:3: deployments.small.params: max_tokens cannot be set"],
         ),
+        (changed("mini}", "mini, price: {}}"), ["p.yaml:3: deployments.small.price: names no price"]),
+        (
+            changed("mini}", "mini, price: {input_per_mtok: 1}}"),
+            ["p.yaml:3: deployments.small.price: output_per_mtok is not given; write 0 if it is free"],
+        ),
+        (
+            changed("mini}", "mini, price: {cache_write_per_mtok: 1, per_second: 1}}"),
+            ["p.yaml:3: deployments.small.price: input_per_mtok and output_per_mtok is not given"],
+        ),
+        (
+            changed("mini}", f"mini, price: {{{BOTH},\n    above: {{200000: {{inputs: 2}}}}}}}}"),
+            ["p.yaml:4: deployments.small.price.above.200000.inputs: unknown key"],
+        ),
+        (
+            changed("mini}", f"mini, price: {{{BOTH}, above: {{200000: {{}}}}}}}}"),
+            ["p.yaml:3: deployments.small.price.above.200000: names no price"],
+        ),
+        (
+            changed("mini}", f"mini, price: {{{BOTH}, above: {{0: {{output_per_mtok: 2}}}}}}}}"),
+            ["p.yaml:3: deployments.small.price.above.0"],
+        ),
+        (changed("mini}", "mini, billing: nightly}"), ["p.yaml:3: deployments.small.billing: expected 'standard' or"]),
+        (changed("mini}", "mini, params: {speed: fast}}"), ["p.yaml:3: deployments.small.params: speed cannot be set"]),
         (SMALL + "masking:\n  none: {}\n", ["p.yaml:11: masking.none: masks nothing"]),
         (SMALL + "masking:\n  m: {columns: {name: person}}\n", ["p.yaml:11: masking.m.columns.name: "]),
     ],

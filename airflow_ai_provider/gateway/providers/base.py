@@ -50,6 +50,8 @@ class ModelReply:
     text: str = field(repr=False)
     usage: Usage | None
     finish_reason: str
+    vendor_id: str | None = None
+    """The vendor's own name of the answer, at most 100 printable characters; ``None`` where it gave none."""
 
 
 class Provider(Protocol):

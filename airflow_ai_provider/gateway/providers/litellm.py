@@ -37,6 +37,11 @@ _UNSENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ClientCon
 """Errors of httpx, and of aiohttp below it, that come before a request leaves."""
 _UNREADABLE = frozenset({"JSONDecodeError", "ValidationError", "APIResponseValidationError"})
 _MOST_RETRY_AFTER = 3600.0
+_MOST_TOKENS = 10**9
+_MADE_UP = re.compile(r"chatcmpl-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""litellm's own ids, for vendors whose answers have none or another one (``litellm.types.utils.generate_id``)."""
+_REQUEST_ID_HEADERS = ("request-id", "x-request-id", "x-amzn-requestid")
+"""Anthropic's, OpenAI's and Bedrock's; litellm hands headers on with ``llm_provider-`` before them."""
 
 
 class LitellmProvider:
@@ -120,7 +125,7 @@ class LitellmProvider:
             reason = choice.finish_reason or "stop"
         except (AttributeError, IndexError, TypeError):
             raise _unreadable(self._name) from None
-        return ModelReply(_writable(text), _usage(getattr(response, "usage", None)), reason)
+        return ModelReply(_writable(text), _usage(getattr(response, "usage", None)), reason, _vendor_id(response))
 
 
 def mapped(name: str, error: Exception) -> VendorError:
@@ -245,14 +250,56 @@ def _writable(text: str) -> str:
 
 
 def _usage(reported: Any) -> Usage | None:
-    """The vendor's figure; ``None`` where there is none: litellm then fills in zeros."""
+    """The vendor's figures; ``None`` where there are none (litellm then fills in zeros) or none that can be meant.
+
+    Of every provider, litellm's ``prompt_tokens`` holds what was read from the prompt cache and what was written to
+    it: OpenAI's and Gemini's own figures do, and for Anthropic and Bedrock it adds both
+    (``AnthropicConfig.calculate_usage``, ``AmazonConverseConfig.transform_usage``; ``generic_cost_per_token`` relies
+    on it). Where the two parts are more than the whole all the same, as behind a proxy that passes Anthropic's
+    figures on as they are, they are added here.
+    """
     prompt = getattr(reported, "prompt_tokens", None)
     completion = getattr(reported, "completion_tokens", None)
     if not isinstance(prompt, int) or not isinstance(completion, int) or prompt <= 0 or completion < 0:
         return None
     details = getattr(reported, "prompt_tokens_details", None)
-    cached = getattr(details, "cached_tokens", None) or 0
-    return Usage(prompt, completion, min(max(int(cached), 0), prompt))
+    cached = _count(details, "cached_tokens")
+    write = _count(details, "cache_write_tokens") or _count(details, "cache_creation_tokens")
+    if cached + write > prompt:
+        prompt += cached + write
+    if max(prompt, completion) > _MOST_TOKENS:
+        return None
+    return Usage(prompt, completion, cached, write, _kept_an_hour(details, write))
+
+
+def _kept_an_hour(details: Any, write: int) -> int:
+    """Of the tokens written to the cache, those that may be charged as kept for an hour: all but what was said to be
+    kept for five minutes. Who offers only one kind has one price for both."""
+    split = getattr(details, "cache_creation_token_details", None)
+    return max(0, write - _count(split, "ephemeral_5m_input_tokens"))
+
+
+def _count(figures: Any, name: str) -> int:
+    value = getattr(figures, name, None)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _vendor_id(response: Any) -> str | None:
+    """The vendor's name of the answer: its ``id`` or, where litellm made that up, the request id of its headers."""
+    name = getattr(response, "id", None)
+    if isinstance(name, str) and not _MADE_UP.fullmatch(name):
+        return _storable(name)
+    hidden = getattr(response, "_hidden_params", None)
+    headers = hidden.get("additional_headers") if isinstance(hidden, Mapping) else None
+    if not isinstance(headers, Mapping):
+        return None
+    return next(
+        (found for key in _REQUEST_ID_HEADERS if (found := _storable(headers.get(f"llm_provider-{key}")))), None
+    )
+
+
+def _storable(name: object) -> str | None:
+    return name if isinstance(name, str) and 0 < len(name) <= 100 and name.isprintable() else None
 
 
 def _allowed(name: str, extra: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -131,7 +131,7 @@ def test_limits_and_prices_of_a_deployment_change_nothing() -> None:
         ReuseKey(Deployment(model="openai/a", **extra), max_tokens=1, output_schema=None, prompt_version="v").of(
             "s", []
         )
-        for extra in ({}, {"rpm": 5}, {"timeout": 5}, {"price": {"input_per_mtok": 1}}, {"concurrency": 2})
+        for extra in ({}, {"rpm": 5}, {"timeout": 5}, {"price": {"per_request": 1}}, {"billing": "batch"})
     }
     assert len(keys) == 1
 

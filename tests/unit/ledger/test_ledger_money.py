@@ -1,109 +1,142 @@
-"""Costs, bounds, prices and periods."""
+"""Costs, bounds and periods: exact, rounded up, and never above what was held."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, Inexact
+from fractions import Fraction
+from math import ceil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_ai_provider.errors import PolicyError
-from airflow_ai_provider.ledger.money import Rate, Step, Usage, flat_rate, nano_from_usd, usd_from_nano
+from airflow_ai_provider.ledger.money import Rate, Step, Usage, nano_from_usd, usd_from_nano
 from airflow_ai_provider.ledger.periods import budget_period
-from airflow_ai_provider.ledger.prices import model_facts
-from airflow_ai_provider.policy import Budget, Deployment, Price
+from airflow_ai_provider.ledger.prices import policy_rate
+from airflow_ai_provider.policy import Budget, Price
 
-prices = st.decimals(min_value=0, max_value=100, places=4)
+USD = Decimal
+amounts = st.decimals(min_value=0, max_value=10**6, places=9)
+"""Prices: from nothing to a million USD per million tokens, with all the digits a policy takes."""
 tokens = st.integers(min_value=0, max_value=200_000)
+seconds = st.decimals(min_value=0, max_value=5000, places=3)
 
 
-def rate(low: str = "0.15", high: str = "0.60") -> Rate:
-    return flat_rate(
-        input_per_mtok=Decimal(low),
-        output_per_mtok=Decimal(high),
-        cached_per_mtok=Decimal(low),
-        per_request=Decimal(0),
-        version="test",
-    )
+@st.composite
+def rates(draw: st.DrawFn) -> Rate:
+    """Any list of prices, dearer or cheaper above its thresholds."""
+    thresholds = [0, *sorted(draw(st.sets(st.integers(min_value=1, max_value=100_000), max_size=3)))]
+    steps = tuple(Step(above, *(draw(amounts) for _ in range(5))) for above in thresholds)
+    return Rate(steps, draw(amounts), "test", per_second_nano=draw(amounts), most_seconds=draw(st.integers(1, 3600)))
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    cached, minutes, hour, fresh = (draw(tokens) for _ in range(4))
+    return Usage(cached + minutes + hour + fresh, draw(tokens), cached, minutes + hour, hour)
+
+
+def price(**named: Decimal) -> Rate:
+    return policy_rate(Price(**{"input_per_mtok": USD(0), "output_per_mtok": USD(0), **named}), "test")
 
 
 def test_cost_is_exact_in_nano_dollars() -> None:
-    assert rate().cost(Usage(1000, 200)) == 1000 * 150 + 200 * 600
+    assert price(input_per_mtok=USD("0.15"), output_per_mtok=USD("0.60")).cost(Usage(1000, 200)) == 150_000 + 120_000
 
 
 def test_a_part_of_a_nano_dollar_rounds_up() -> None:
-    assert rate("0.0001", "0").cost(Usage(1, 0)) == 1
+    assert price(input_per_mtok=USD("0.0001")).cost(Usage(1, 0)) == 1
 
 
-def test_cached_input_has_its_own_price() -> None:
-    cheap = flat_rate(
-        input_per_mtok=Decimal(1),
-        output_per_mtok=Decimal(0),
-        cached_per_mtok=Decimal("0.1"),
-        per_request=Decimal("0.000001"),
-        version="test",
+def test_every_kind_of_input_is_charged_once_at_its_own_price() -> None:
+    rate = price(
+        input_per_mtok=USD(1),
+        cached_input_per_mtok=USD("0.1"),
+        cache_write_per_mtok=USD("1.25"),
+        cache_write_1h_per_mtok=USD(2),
+        per_request=USD("0.000001"),
     )
-    assert cheap.cost(Usage(100, 0, cached_input=60)) == 40 * 1000 + 60 * 100 + 1000
+    usage = Usage(100, 0, cached_input=60, cache_write=30, cache_write_1h=20)
+    assert rate.cost(usage) == 10 * 1000 + 60 * 100 + 10 * 1250 + 20 * 2000 + 1000
 
 
 def test_the_step_above_a_threshold_applies_to_the_whole_request() -> None:
-    steps = tuple(
-        Step(above, Decimal(price), Decimal(price), Decimal(price), Decimal(price))
-        for above, price in ((0, 1), (100, 2), (200, 4))
-    )
+    steps = tuple(Step(above, *[Decimal(nano)] * 5) for above, nano in ((0, 1), (100, 2), (200, 4)))
     stepped = Rate(steps, Decimal(0), "test")
-    assert [stepped.cost(Usage(n, 0)) for n in (100, 101, 200, 201)] == [100, 202, 400, 804]
+    assert [stepped.cost(Usage(n, 0)) for n in (0, 100, 101, 200, 201)] == [0, 100, 202, 400, 804]
 
 
-@given(low=prices, high=prices, used=tokens, made=tokens, cached=tokens)
-def test_a_hold_is_never_below_the_cost(low: Decimal, high: Decimal, used: int, made: int, cached: int) -> None:
-    """For any price and any usage within the bytes sent and the output limit."""
-    price = rate(str(low), str(high))
-    bound = price.bound(input_bytes=used, messages=1, max_tokens=made)
-    assert price.cost(Usage(used, made, min(cached, used))) <= bound
+def test_time_is_charged_by_the_second_and_rounds_up() -> None:
+    rate = price(per_second=USD("0.0005"))
+    assert rate.cost(Usage(1000, 1000), Decimal("1.501")) == 750_500
+    assert price(per_second=USD("0.000000001")).cost(Usage(1, 1), Decimal("0.001")) == 1
+
+
+def test_time_that_nobody_measured_counts_to_the_end() -> None:
+    rate = Rate(price().steps, Decimal(0), "test", per_second_nano=Decimal(10), most_seconds=60)
+    assert rate.cost(Usage(1, 1)) == rate.cost(Usage(1, 1), Decimal(75)) == 600
+    with pytest.raises(ValueError, match="price per second"):
+        price(per_second=USD(1)).cost(Usage(1, 1))
+    with pytest.raises(ValueError, match="price per second"):
+        price(per_second=USD(1)).bound(input_bytes=1, messages=1, max_tokens=1)
+
+
+@given(rate=rates(), used=usages(), lasted=seconds)
+def test_a_hold_is_never_below_the_cost(rate: Rate, used: Usage, lasted: Decimal) -> None:
+    """For any price and any usage within the bytes sent and the output limit, however long it took."""
+    bound = rate.bound(input_bytes=used.input, messages=1, max_tokens=used.output)
+    assert rate.cost(used, lasted) <= bound
+
+
+@given(rate=rates(), used=usages(), lasted=seconds)
+def test_the_cost_is_the_exact_sum_rounded_up(rate: Rate, used: Usage, lasted: Decimal) -> None:
+    """The same sum in fractions, which know no precision."""
+    step = [step for step in rate.steps if used.input > step.above_input_tokens or step is rate.steps[0]][-1]
+    assert rate.most_seconds is not None
+    kinds = ("input", "output", "cached_input", "cache_write", "cache_write_1h")
+    counts = [
+        used.input - used.cached_input - used.cache_write,
+        used.output,
+        used.cached_input,
+        used.cache_write - used.cache_write_1h,
+        used.cache_write_1h,
+    ]
+    total = sum(Fraction(getattr(step, kind)) * count for kind, count in zip(kinds, counts, strict=True))
+    total += Fraction(rate.per_request_nano)
+    total += Fraction(rate.per_second_nano) * Fraction(min(lasted, Decimal(rate.most_seconds)))
+    assert rate.cost(used, lasted) == ceil(total)
+
+
+@given(rate=rates(), used=usages(), lasted=seconds, more=tokens)
+def test_more_output_and_more_time_never_cost_less(rate: Rate, used: Usage, lasted: Decimal, more: int) -> None:
+    cost = rate.cost(used, lasted)
+    longer = Usage(used.input, used.output + more, used.cached_input, used.cache_write, used.cache_write_1h)
+    assert rate.cost(longer, lasted) >= cost
+    assert rate.cost(used, lasted + more) >= cost
+
+
+@given(rate=rates(), used=usages(), more=tokens)
+def test_more_input_never_costs_less_where_no_step_is_cheaper(rate: Rate, used: Usage, more: int) -> None:
+    cheapest = Rate(rate.steps[:1], rate.per_request_nano, "test")
+    larger = [
+        Usage(used.input + more, used.output, used.cached_input, used.cache_write, used.cache_write_1h),
+        Usage(used.input + more, used.output, used.cached_input + more, used.cache_write, used.cache_write_1h),
+        Usage(used.input + more, used.output, used.cached_input, used.cache_write + more, used.cache_write_1h),
+        Usage(used.input + more, used.output, used.cached_input, used.cache_write + more, used.cache_write_1h + more),
+    ]
+    assert all(cheapest.cost(usage) >= cheapest.cost(used) for usage in larger)
+
+
+def test_a_sum_that_would_be_rounded_is_refused() -> None:
+    finest = Step(0, *[Decimal("1e-70")] * 5)
+    with pytest.raises(Inexact):
+        Rate((finest,), Decimal(10**15), "test").cost(Usage(1, 0))
 
 
 @given(st.integers(min_value=0, max_value=10**18))
 def test_nano_dollars_survive_the_way_to_usd_and_back(nano: int) -> None:
     assert nano_from_usd(usd_from_nano(nano)) == nano
-
-
-def test_known_models_are_priced_from_litellms_map_without_importing_it() -> None:
-    facts = model_facts("small", Deployment(model="openai/gpt-4o-mini"), "digest")
-    assert facts.rate.version.startswith("litellm-")
-    assert facts.rate.cost(Usage(1_000_000, 0)) > 0
-    assert facts.context_tokens is not None
-
-
-def test_a_model_without_a_price_is_refused_with_the_remedy() -> None:
-    with pytest.raises(PolicyError, match=r"deployments\.house: no price is known .* add price"):
-        model_facts("house", Deployment(model="openai/our-own-model"), "digest")
-
-
-@pytest.mark.parametrize("model", ["azure/model-router", "perplexity/sonar"])
-def test_a_price_that_leaves_something_out_is_refused(model: str) -> None:
-    """The map gives one no output price, and charges the other for each search besides."""
-    with pytest.raises(PolicyError, match="no price is known"):
-        model_facts("half", Deployment(model=model), "digest")
-
-
-def test_reasoning_is_priced_at_the_dearer_of_both_prices() -> None:
-    facts = model_facts("thinks", Deployment(model="dashscope/qwen-turbo"), "digest")
-    assert facts.rate.cost(Usage(0, 1_000_000)) == 500_000_000
-
-
-def test_another_providers_model_of_the_same_name_lends_no_price() -> None:
-    with pytest.raises(PolicyError, match="no price is known"):
-        model_facts("odd", Deployment(model="anthropic/gpt-4o-mini"), "digest")
-
-
-def test_the_policys_price_comes_first() -> None:
-    deployment = Deployment(model="openai/gpt-4o-mini", price=Price(input_per_mtok=Decimal(7)))
-    facts = model_facts("small", deployment, "abcdef0123456789")
-    assert facts.rate.cost(Usage(1_000_000, 0)) == 7 * 10**9
-    assert facts.rate.version == "policy-abcdef012345"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import types
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.hooks.audit import seal_audit
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import reports
+from airflow_ai_provider.ledger import reprice as repricing
 from airflow_ai_provider.operators import cost
 
 POLICY = """\
@@ -58,6 +61,7 @@ def airflow(*words: str) -> int:
 
 def test_command_operator_and_ledger_know_the_same_groupings() -> None:
     assert set(definition.GROUPINGS) == set(cost.GROUPINGS) == set(reports.GROUPINGS)
+    assert set(definition.GROUPINGS) <= set(repricing.GROUPINGS)
 
 
 def test_cost_groups_as_asked(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,9 +86,65 @@ def test_cost_counts_only_the_days_asked_for(answered: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out) == []
 
 
+PRICES = """\
+version: 1
+models: {offline/extractive: {input_per_mtok: 2, output_per_mtok: 4}}
+"""
+
+
+def test_reprice_shows_what_other_prices_would_have_cost(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answered / "new.yaml").write_text(PRICES)
+    words = ["ledger", "reprice", "--dry-run", "--prices", str(answered / "new.yaml"), "--by", "team,model"]
+    assert airflow(*words, "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["team"], row["model"], row["requests"]) == ("support", "offline/extractive", "2")
+    assert Decimal(row["repriced_usd"]) == 2 * Decimal(row["billed_usd"]) > 0
+    assert (row["difference_usd"], row["difference_percent"]) == (row["billed_usd"], "100.00")
+    assert airflow("ledger", "reprice", "--dry-run", "--prices", "policy", "-o", "json") == 0
+    (same,) = json.loads(capsys.readouterr().out)
+    assert Decimal(same["difference_usd"]) == 0
+
+
+def test_reprice_names_what_a_list_has_no_price_for(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert airflow("ledger", "reprice", "--dry-run", "--prices", "litellm") == 1
+    shown = capsys.readouterr()
+    assert "no price in litellm: deployment 'offline', model 'offline/extractive': 2 requests" in shown.err
+    assert "support" in shown.out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_shows_a_bar_on_a_terminal_only(
+    answered: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert airflow("ledger", "reprice", "--dry-run", "--prices", "policy", "-o", "json") == 0
+    shown = capsys.readouterr()
+    assert ("2/2" in shown.err) is terminal
+    assert len(json.loads(shown.out)) == 1
+
+
+def test_reprice_of_days_without_rows_says_so(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ledger", "reprice", "--dry-run", "--prices", "policy", "--until", "2001-01-01", "-o", "json"]
+    assert airflow(*words) == 0
+    shown = capsys.readouterr()
+    assert (json.loads(shown.out), "nothing to price" in shown.err) == ([], True)
+
+
+def test_rows_are_never_repriced_in_earnest(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert airflow("ledger", "reprice", "--prices", "policy") == 2
+    assert "old rows keep the price they were billed at" in capsys.readouterr().err
+
+
+def test_a_price_list_that_is_wrong_could_not_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "new.yaml").write_text(PRICES.replace("models", "model"))
+    assert airflow("ledger", "reprice", "--dry-run", "--prices", str(home / "new.yaml")) == 2
+    assert f"error: {home / 'new.yaml'}:2: model: unknown key" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["ledger", "reprice", "--dry-run"], "--prices"),
         (["cost", "--by", "week"], "expected some of day,team,dag,model"),
         (["cost", "--by", ","], "expected some of"),
         (["cost", "--since", "yesterday"], "expected a day such as 2025-01-31"),

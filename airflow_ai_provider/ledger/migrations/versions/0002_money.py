@@ -98,6 +98,7 @@ def _new_columns() -> list[sa.Column[Any]]:
         _usd("baseline_usd", "baseline_nano"),
         _text("vendor_request_id", 100, nullable=True),
         _text("budget_set", 16, nullable=True),
+        _big("cache_write_1h_tokens", None, nullable=True),
     ]
 
 

@@ -1,0 +1,94 @@
+"""``airflow ai ledger …``."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_ai_provider.cli.output import FINDING, GOOD, command, plain, show
+from airflow_ai_provider.errors import LedgerError, PolicyError
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.gateway.settings import Settings
+    from airflow_ai_provider.ledger.reprice import PriceBook
+    from airflow_ai_provider.policy import Deployment
+
+
+@command
+def reprice(args: Namespace) -> int:
+    """``airflow ai ledger reprice``"""
+    if not args.dry_run:
+        raise LedgerError(
+            "old rows keep the price they were billed at: nothing is rewritten. "
+            "Add --dry-run to see what other prices would have cost"
+        )
+    if args.since and args.until and args.since > args.until:
+        raise LedgerError(f"--since {args.since} is after --until {args.until}")
+    from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.money import usd_from_nano
+    from airflow_ai_provider.ledger.reprice import count_rows, reprice
+
+    settings = settings_from_airflow()
+    book = _book(args.prices, settings)
+    period = {"since": args.since, "until": args.until}
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with _progress("Repricing", lambda: count_rows(ledger, **period)) as on_rows:
+            found = reprice(ledger, book, by=args.by, on_rows=on_rows, **period)
+        if not found.groups:
+            print(f"nothing to price in ledger {ledger.place} for these days", file=sys.stderr)
+    show(found.rows(), args.output)
+    for (deployment, model), sums in sorted(found.no_price.items()):
+        billed = plain(usd_from_nano(sums.no_price_billed))
+        print(
+            f"no price in {args.prices}: deployment {deployment!r}, model {model!r}: "
+            f"{sums.no_price} requests, billed at {billed} USD",
+            file=sys.stderr,
+        )
+    return FINDING if found.no_price else GOOD
+
+
+def _book(prices: str, settings: Settings) -> PriceBook:
+    from airflow_ai_provider.ledger.reprice import litellm_book, policy_book, read_price_list
+
+    if prices == "litellm":
+        return litellm_book
+    if prices == "policy":
+        from airflow_ai_provider.policy import load_policy
+
+        policy = load_policy(settings.policy_path)
+        return policy_book(_finder(policy.deployments, settings), policy.digest)
+    return read_price_list(Path(prices)).book(prices)
+
+
+def _finder(deployments: dict[str, Deployment], settings: Settings) -> Callable[[str], Deployment | None]:
+    from airflow_ai_provider.gateway.lanes import as_called
+
+    def find(name: str) -> Deployment | None:
+        if name not in deployments:
+            return None
+        try:
+            return as_called(deployments[name], settings)
+        except LookupError as error:
+            raise PolicyError(f"deployments.{name}: {error}") from None
+
+    return find
+
+
+@contextmanager
+def _progress(what: str, count: Callable[[], int]) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error where that is a terminal; ``count`` says how much there is to do."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=count())
+        yield lambda rows: bar.advance(task, rows)
