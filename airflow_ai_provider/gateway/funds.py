@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,18 +21,27 @@ from airflow_ai_provider.ledger.periods import BudgetPeriod, budget_period
 from airflow_ai_provider.policy import Budget
 
 _LOOK_AGAIN_SECONDS = 0.2
-"""How often to look whether calls in flight elsewhere have released room."""
+"""How often a process looks whether calls in flight have released room."""
 
 
 class BatchFunds:
     """The hold of one batch. Close it when every attempt of the batch is settled.
 
     A batch is charged to the periods in which it began, so that one hold never spans two days; their limits are looked
-    up with every hold, since somebody may have set them in between.
+    up with every hold, since somebody may have set them in between. ``line`` is shared by the batches of a process:
+    who finds no room keeps it for a moment, so that a process asks a few times a second and not once for each batch.
     """
 
     def __init__(
-        self, journal: Journal, *, owner: str, task: TaskRef, budgets: Sequence[Budget], caller: Caller, route: str
+        self,
+        journal: Journal,
+        *,
+        owner: str,
+        task: TaskRef,
+        budgets: Sequence[Budget],
+        caller: Caller,
+        route: str,
+        line: asyncio.Lock,
     ) -> None:
         self.hold_id = uuid.uuid4().hex
         self._journal = journal
@@ -44,6 +54,7 @@ class BatchFunds:
         self._periods: dict[str, BudgetPeriod] = {}
         self.limit_changes: list[LimitChange] = []
         """What the policy says now of a limit and did not say before this batch."""
+        self._line = line
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
         self._taken = False
         self._broken: BaseException | None = None
@@ -61,7 +72,6 @@ class BatchFunds:
                 return answer
             if self._broken is not None:
                 raise self._broken
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def give_back(self, amount: int) -> None:
         """Release a share that no attempt will use: other rows may be waiting for the room."""
@@ -96,9 +106,17 @@ class BatchFunds:
     async def _take(self, amounts: list[int]) -> list[str | bool]:
         """For each amount: ``True`` it is held, ``False`` ask again, or the budget that will not have room."""
         self._taken = True
-        grant, periods = await self._journal.run(lambda conn: self._hold(conn, amounts))
-        self._periods = {period.budget_id: period for period in periods}
-        self.limit_changes += grant.limit_changes
+        async with self._line:
+            grant, periods = await self._journal.run(lambda conn: self._hold(conn, amounts))
+            self._periods = {period.budget_id: period for period in periods}
+            self.limit_changes += grant.limit_changes
+            answers = self._answers(grant, amounts)
+            if not any(answers):
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the looks
+        return answers
+
+    @staticmethod
+    def _answers(grant: Grant, amounts: Sequence[int]) -> list[str | bool]:
         possible = grant.ceiling if grant.live_holds else grant.room
         refused = [grant.short_of if amount > possible else False for amount in amounts[grant.granted :]]
         return [True] * grant.granted + refused

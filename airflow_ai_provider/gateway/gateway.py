@@ -106,6 +106,7 @@ class Gateway:
         self._run = run_tag(plan.caller)
         schema = plan.output_schema
         self._schema_bytes = len(orjson.dumps(schema)) + _SCHEMA_OVERHEAD if schema else 0
+        self._line = asyncio.Lock()
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
         self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
 
@@ -122,6 +123,7 @@ class Gateway:
             budgets=self._plan.budgets,
             caller=self._plan.caller,
             route=self._plan.route_name,
+            line=self._line,
         )
         await self._recorder.batch_started(len(rows))
         try:

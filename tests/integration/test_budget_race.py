@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,6 @@ from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorProcess
 
-ROWS = 600
-PROCESSES = 4
-SAMPLES = 200
 _BUDGET = f"team={TEAM}/total"
 
 
@@ -63,7 +61,7 @@ def sampling(lab: Lab) -> Iterator[Sampler]:
                 with ledger.read() as conn:
                     for row in conn.execute(select(llm_budgets)).mappings():
                         sampler.look(dict(row), exact=not ledger.sqlite)
-                done.wait(0.002)
+                done.wait(0.001)
 
     thread = threading.Thread(target=work, name="budget-sampler")
     thread.start()
@@ -74,26 +72,40 @@ def sampling(lab: Lab) -> Iterator[Sampler]:
         thread.join()
 
 
-def prove(lab: Lab) -> None:
-    lab.vendor.configure(latency=Latency(0.02, 0.02))
-    rows = questions(ROWS)
+@dataclass(frozen=True)
+class Race:
+    """How many processes share how many rows, and how much of them the budget covers."""
+
+    processes: int = 4
+    rows: int = 600
+    covered: Fraction = Fraction(1, 2)
+    samples: int = 200
+    latency_s: float = 0.02
+
+
+def prove(lab: Lab, race: Race) -> None:
+    lab.vendor.configure(latency=Latency(race.latency_s, race.latency_s))
+    rows = questions(race.rows)
     whole_cost = sum(price_of(row["text"]) for row in rows)
-    limit = whole_cost // 2
+    limit = int(whole_cost * race.covered)
     lab.limit_usd = f"{Decimal(limit) / 10**9:.9f}"
     source = write_jsonl(lab.folder / "in.jsonl", rows)
-    specs = [lab.spec(source, caller={"map_index": index}, shard=Shard(index, PROCESSES)) for index in range(PROCESSES)]
+    specs = [
+        lab.spec(source, caller={"map_index": index}, shard=Shard(index, race.processes))
+        for index in range(race.processes)
+    ]
     with sampling(lab) as sampler:
         processes = [lab.start(spec) for spec in specs]
         summaries = [process.summary() for process in processes]
     first_invoice = lab.vendor.invoice()
 
     assert sampler.violations == []
-    assert sampler.looks >= SAMPLES
-    assert sampler.busy > SAMPLES // 4
+    assert sampler.looks >= race.samples
+    assert sampler.busy > race.samples // 4
     output = {row["id"]: row for row in lab.output()}
     statuses = Counter(row["status"] for row in output.values())
     assert statuses.keys() == {"ok", "over_budget"}
-    assert sum(statuses.values()) == ROWS
+    assert sum(statuses.values()) == race.rows
     assert all(summary["error"] == 0 for summary in summaries)
     refused = [row for row in output.values() if row["status"] == "over_budget"]
     assert all(row["error"] == f"over_budget: no room left in budget {_BUDGET}" for row in refused)
@@ -110,8 +122,8 @@ def prove(lab: Lab) -> None:
 
     lab.limit_usd = "1"
     reruns = [
-        lab.spec(source, caller={"map_index": index, "try_number": 2}, shard=Shard(index, PROCESSES))
-        for index in range(PROCESSES)
+        lab.spec(source, caller={"map_index": index, "try_number": 2}, shard=Shard(index, race.processes))
+        for index in range(race.processes)
     ]
     assert [rerun.caller for rerun in reruns] == [next_try(spec).caller for spec in specs]
     with sampling(lab) as sampler:
@@ -119,10 +131,10 @@ def prove(lab: Lab) -> None:
         summaries = [process.summary() for process in processes]
     invoice = lab.vendor.invoice()
     assert sampler.violations == []
-    assert sum(summary["ok"] for summary in summaries) == ROWS
+    assert sum(summary["ok"] for summary in summaries) == race.rows
     assert [row["id"] for row in lab.output()] == [row["id"] for row in rows]
     assert {row["status"] for row in lab.output()} == {"ok"}
-    assert len(invoice) == ROWS, "a row was paid twice, or never"
+    assert len(invoice) == race.rows, "a row was paid twice, or never"
     with lab.books() as books:
         books.assert_settled()
         books.assert_never_below(invoice)
@@ -132,12 +144,20 @@ def prove(lab: Lab) -> None:
 
 @pytest.mark.timeout(100)
 def test_on_sqlite(tmp_path: Path, paid_vendor: VendorProcess) -> None:
-    prove(Lab(tmp_path, paid_vendor))
+    prove(Lab(tmp_path, paid_vendor), Race())
 
 
 @pytest.mark.timeout(100)
 def test_on_postgresql(tmp_path: Path, paid_vendor: VendorProcess, postgres_url: str) -> None:
-    prove(Lab(tmp_path, paid_vendor, ledger_url=postgres_url))
+    prove(Lab(tmp_path, paid_vendor, ledger_url=postgres_url), Race())
+
+
+@pytest.mark.timeout(280)
+def test_eight_processes_with_five_hundred_calls_in_flight_each(
+    tmp_path: Path, paid_vendor: VendorProcess, postgres_url: str
+) -> None:
+    lab = Lab(tmp_path, paid_vendor, ledger_url=postgres_url, deployment={"concurrency": 500})
+    prove(lab, Race(processes=8, rows=4000, covered=Fraction(1, 3), samples=2000, latency_s=0.3))
 
 
 @pytest.mark.timeout(60)

@@ -56,7 +56,9 @@ class Heart:
         self.callers: list[Caller] = []
         self.outcome: MapSummary | BaseException = summary()
 
-    def run_map(self, job: MapJob, caller: Caller, settings: object, *, log: object) -> MapSummary:
+    def run_map(
+        self, job: MapJob, caller: Caller, settings: object, *, log: object, on_notice: object = None
+    ) -> MapSummary:
         self.jobs.append(job)
         self.callers.append(caller)
         if isinstance(self.outcome, BaseException):
