@@ -1,63 +1,16 @@
-"""What ``airflow ai …`` does. Exit status: 0 good, 1 a finding, 2 could not run."""
+"""What ``airflow ai policy`` and ``airflow ai audit`` do. Exit status: 0 good, 1 a finding, 2 could not run."""
 
 from __future__ import annotations
 
-import functools
-import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from airflow.cli.simple_table import AirflowConsole
-from airflow.utils.cli import suppress_logs_and_warning
-from airflow.utils.providers_configuration_loader import providers_configuration_loaded
-from rich.markup import escape
-
-from airflow_ai_provider.errors import AIProviderError, AuditError, LedgerError, PolicyError
-
-GOOD, FINDING, COULD_NOT_RUN = 0, 1, 2
+from airflow_ai_provider.cli.output import FINDING, GOOD, command, say, show
+from airflow_ai_provider.errors import AuditError, PolicyError
 
 
-def _command(run: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
-    """Give a command its exit status, and one line instead of a traceback where it could not run."""
-
-    @functools.wraps(run)
-    def command(args: Namespace) -> None:
-        # Outside tasks, Airflow looks into its own database for connections only in a server's context.
-        os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-        try:
-            status = run(args)
-        except AIProviderError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = COULD_NOT_RUN
-        if status != GOOD:
-            raise SystemExit(status)
-
-    return providers_configuration_loaded(suppress_logs_and_warning(command))
-
-
-@_command
-def cost(args: Namespace) -> int:
-    """``airflow ai cost``"""
-    from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
-    from airflow_ai_provider.ledger.reports import cost_report
-
-    if args.since and args.until and args.since > args.until:
-        raise LedgerError(f"--since {args.since} is after --until {args.until}")
-    settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
-        rows = cost_report(ledger, by=args.by, since=args.since, until=args.until)
-        if not rows:
-            print(f"nothing in ledger {ledger.place} for these days", file=sys.stderr)
-    _show(rows, args.output)
-    return GOOD
-
-
-@_command
+@command
 def policy_check(args: Namespace) -> int:
     """``airflow ai policy check``"""
     from airflow_ai_provider.gateway.preflight import check_policy
@@ -71,13 +24,13 @@ def policy_check(args: Namespace) -> int:
     except PolicyError as error:
         findings = str(error).splitlines()
     if not findings:
-        _say(args, f"{settings.policy_path}: good")
+        say(args, f"{settings.policy_path}: good")
         return GOOD
-    _show([{"finding": finding} for finding in findings], args.output)
+    show([{"finding": finding} for finding in findings], args.output)
     return FINDING
 
 
-@_command
+@command
 def audit_verify(args: Namespace) -> int:
     """``airflow ai audit verify``"""
     from airflow_ai_provider.hooks.audit import verify_audit
@@ -92,25 +45,9 @@ def audit_verify(args: Namespace) -> int:
         for finding in report.findings
     ]
     if rows or args.output != "table":
-        _show(rows, args.output)
+        show(rows, args.output)
     if report.error:
         print(f"error: {report.error} ({settings.home / 'audit'})", file=sys.stderr)
     else:
-        _say(args, f"trail {report.trail}: {report.events} events in {report.segments} segments, {len(rows)} findings")
+        say(args, f"trail {report.trail}: {report.events} events in {report.segments} segments, {len(rows)} findings")
     return int(report.status)
-
-
-def _show(rows: Sequence[Mapping[str, Any]], output: str) -> None:
-    # A table's cells are rich markup, in which "[ai]" would be a style.
-    shown = (lambda value: escape(str(_plain(value)))) if output == "table" else _plain
-    AirflowConsole().print_as([{name: shown(value) for name, value in row.items()} for row in rows], output)
-
-
-def _say(args: Namespace, text: str) -> None:
-    """A line for people: programs read only what they asked for."""
-    print(text, file=sys.stdout if args.output in ("table", "plain") else sys.stderr)
-
-
-def _plain(value: Any) -> Any:
-    """Money as digits, never as an exponent."""
-    return f"{value:f}" if isinstance(value, Decimal) else value

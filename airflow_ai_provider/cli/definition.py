@@ -55,7 +55,7 @@ _ARG_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to count, U
 _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
 _ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
 
-_COMMANDS = "airflow_ai_provider.cli.commands"
+_CLI = "airflow_ai_provider.cli"
 
 
 def get_cli_commands() -> list[CLICommand]:
@@ -69,7 +69,7 @@ def get_cli_commands() -> list[CLICommand]:
                     name="cost",
                     help="What LLM calls have cost and what reuse has saved",
                     description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-                    func=lazy_load_command(f"{_COMMANDS}.cost"),
+                    func=lazy_load_command(f"{_CLI}.cost.cost"),
                     args=(_ARG_BY, _ARG_SINCE, _ARG_UNTIL, ARG_OUTPUT, ARG_VERBOSE),
                 ),
                 GroupCommand(
@@ -80,7 +80,7 @@ def get_cli_commands() -> list[CLICommand]:
                             name="check",
                             help="Check the policy file: form, prices, budgets, connections",
                             description="Exit status: 0 good, 1 something is wrong with the policy, 2 could not run.",
-                            func=lazy_load_command(f"{_COMMANDS}.policy_check"),
+                            func=lazy_load_command(f"{_CLI}.commands.policy_check"),
                             args=(_ARG_POLICY, ARG_OUTPUT, ARG_VERBOSE),
                         ),
                     ),
@@ -93,7 +93,7 @@ def get_cli_commands() -> list[CLICommand]:
                             name="verify",
                             help="Verify that the audit trail is whole, in order and unaltered",
                             description="Exit status: 0 good, 1 the trail does not verify, 2 could not run.",
-                            func=lazy_load_command(f"{_COMMANDS}.audit_verify"),
+                            func=lazy_load_command(f"{_CLI}.commands.audit_verify"),
                             args=(_ARG_ARCHIVE, ARG_OUTPUT, ARG_VERBOSE),
                         ),
                     ),
