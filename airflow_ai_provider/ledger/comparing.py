@@ -15,6 +15,9 @@ from airflow_ai_provider.ledger.model_names import ModelNames
 from airflow_ai_provider.ledger.reconciled import ALL_MODELS, DayModel, Figures, Finding, ReconcileReport
 from airflow_ai_provider.ledger.schema import llm_adjustments, llm_requests
 
+_Invoiced = dict[tuple[date, str], Figures]
+"""By day and model as the vendor spells it; the empty model is every model."""
+
 
 def compare_sums(
     ledger: Ledger,
