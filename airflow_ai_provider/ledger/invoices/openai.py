@@ -36,25 +36,38 @@ def format_of_result(result: Mapping[str, Any]) -> Format | None:
     return "openai-usage" if kind.startswith("organization.usage.") else None
 
 
-def usage(place: Place, number: int, bucket: Mapping[str, Any], result: Mapping[str, Any]) -> InvoiceLine | None:
-    kind = result.get("object")
-    if kind is not None and kind not in _USAGE:
+def usage(place: Place, number: int, bucket: Mapping[str, Any], result: Mapping[str, Any]) -> InvoiceLine:
+    if result.get("object") not in _USAGE:
         place.wrong("object: expected the usage of completions or embeddings; other kinds have no tokens to compare")
-    requests = place.count("num_model_requests", result.get("num_model_requests"))
-    if requests is None:
-        return None
+    if result.get("num_model_requests") is None:
+        place.wrong("num_model_requests: expected a whole number")
+    return _usage_line(place, number, bucket, result)
+
+
+def usage_row(place: Place, number: int, row: Mapping[str, str]) -> InvoiceLine | None:
+    """One row of the usage as CSV."""
+    return _usage_line(place, number, row, row) if row["num_model_requests"] else None
+
+
+def costs(place: Place, number: int, bucket: Mapping[str, Any], result: Mapping[str, Any]) -> InvoiceLine | None:
+    if result.get("object") != _COSTS:
+        place.wrong(f"object: expected {_COSTS}")
+    return _costs_line(place, number, bucket, result)
+
+
+def _usage_line(place: Place, number: int, bucket: Mapping[str, Any], result: Mapping[str, Any]) -> InvoiceLine:
     return InvoiceLine(
         number=number,
         day=_day(place, bucket),
         model=_optional(result.get("model")),
-        requests=requests,
+        requests=place.count("num_model_requests", result["num_model_requests"]),
         input_tokens=place.count("input_tokens", result.get("input_tokens")),
         output_tokens=place.count("output_tokens", result.get("output_tokens")),
         cached_input_tokens=place.count("input_cached_tokens", result.get("input_cached_tokens")),
     )
 
 
-def costs(place: Place, number: int, bucket: Mapping[str, Any], result: Mapping[str, Any]) -> InvoiceLine | None:
+def _costs_line(place: Place, number: int, bucket: Mapping[str, Any], result: Mapping[str, Any]) -> InvoiceLine | None:
     amount = result.get("amount")
     if amount is None:
         return None
@@ -69,7 +82,7 @@ def costs_row(place: Place, number: int, row: Mapping[str, str]) -> InvoiceLine 
     if not row["amount_value"]:
         return None
     amount = {"value": row["amount_value"], "currency": row.get("amount_currency")}
-    return costs(place, number, row, {"amount": amount, "line_item": row.get("line_item")})
+    return _costs_line(place, number, row, {"amount": amount, "line_item": row.get("line_item")})
 
 
 def _day(place: Place, bucket: Mapping[str, Any]) -> Any:

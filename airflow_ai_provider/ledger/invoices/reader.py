@@ -29,7 +29,7 @@ _BUCKET_READERS: Mapping[Format, Callable[[Place, int, Mapping[str, Any], Mappin
 }
 _ROW_READERS: Mapping[Format, Callable[[Place, int, _Row], InvoiceLine | None]] = {
     "csv": plain.line,
-    "openai-usage": lambda place, number, row: openai.usage(place, number, row, row),
+    "openai-usage": openai.usage_row,
     "openai-costs": openai.costs_row,
     "anthropic-usage": anthropic.usage_row,
     "anthropic-costs": anthropic.costs_row,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 from ledger_making import TASK, period, request, settled
 from sqlalchemy import func, select, text
@@ -19,7 +19,7 @@ from airflow_ai_provider.ledger.invoices import open_invoice
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.reconcile import reconcile
 from airflow_ai_provider.ledger.reconciled import ReconcileReport, Span
-from airflow_ai_provider.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, llm_requests
+from airflow_ai_provider.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, llm_requests, metadata
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 DAY = Span(NOON.replace(hour=0), NOON.replace(hour=0) + timedelta(days=1))
@@ -52,6 +52,13 @@ class Desk:
     now: datetime = LATER
     opened: dict[str, OpenAttempt] = field(default_factory=dict)
     calls: int = 0
+
+    @classmethod
+    def emptied(cls, ledger: Ledger) -> Self:
+        with ledger.write() as conn:
+            for table in metadata.sorted_tables:
+                conn.execute(table.delete())
+        return cls(ledger)
 
     def open(self, at: datetime = NOON, *, model: str = "openai/gpt-4o-mini", deployment: str = "small") -> str:
         self.calls += 1

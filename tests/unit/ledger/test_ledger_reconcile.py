@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -22,29 +21,14 @@ from airflow_ai_provider.ledger import matching
 from airflow_ai_provider.ledger.adjusting import apply
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.reconciled import LISTED, Span, parse_span
-from airflow_ai_provider.ledger.schema import llm_requests, metadata
+from airflow_ai_provider.ledger.schema import llm_requests
 
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def books(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    """One ledger for all tests: making a database takes longer than any of them."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('books') / 'ledger.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres").create_database("test_reconcile")
-    with Ledger.open(url) as opened:
-        yield opened
-    if request.param == "postgresql":
-        request.getfixturevalue("postgres").drop_database("test_reconcile")
-
-
 @pytest.fixture
-def desk(books: Ledger) -> Desk:
-    with books.write() as conn:
-        for table in metadata.sorted_tables:
-            conn.execute(table.delete())
-    return Desk(books)
+def desk(shared_ledger: Ledger) -> Desk:
+    return Desk.emptied(shared_ledger)
 
 
 # What an invoice names
