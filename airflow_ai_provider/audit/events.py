@@ -79,12 +79,12 @@ _ECS: Final[Mapping[str, str]] = {
 
 _KINDS: Final[Mapping[_Check, str]] = {
     _is_name: "user dag_id run_id task_id team route tier deployment model response_model provider collection shard",
-    _is_token: "request_id attempt_id error_type operation hash_key_id price_version segment",
-    _is_digest: "policy_hash prompt_hash answer_hash reused_hash manifest_hash",
+    _is_token: "request_id attempt_id error_type operation hash_key_id price_version segment invoice_format",
+    _is_digest: "policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash",
     _is_count: "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
     " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
     " http_status attempt documents documents_added documents_changed documents_removed chunks sequence segments"
-    " events torn_bytes",
+    " events torn_bytes rows_matched rows_resolved rows_corrected raised_nano lowered_nano findings",
     _is_index: "map_index",
     _is_flag: "damaged",
 }
@@ -111,6 +111,10 @@ _ACTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "documents.synced": (
         "collection",
         f"{_WHO} {_COST} documents documents_added documents_changed documents_removed chunks duration_ms error_type",
+    ),
+    "ledger.reconciled": (
+        "invoice_hash",
+        f"{_WHO} invoice_format rows rows_matched rows_resolved rows_corrected raised_nano lowered_nano findings",
     ),
     "trail.sealed": ("sequence manifest_hash", f"{_WHO} segments events"),
     "segment.recovered": ("segment", f"{_WHO} events torn_bytes damaged"),

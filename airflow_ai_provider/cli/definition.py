@@ -22,6 +22,9 @@ from airflow.cli.cli_config import (
 GROUPINGS = ("day", "team", "dag", "model")
 """What costs can be grouped by; the ledger's report knows the same names."""
 
+INVOICE_FORMATS = ("csv", "openai-usage", "openai-costs", "anthropic-usage", "anthropic-costs")
+"""The exports that can be read; the ledger knows the same names."""
+
 
 def groupings(text: str) -> list[str]:
     """Read ``team,model``; order is kept. Raises ``argparse.ArgumentTypeError`` for an unknown or repeated name."""
@@ -29,6 +32,13 @@ def groupings(text: str) -> list[str]:
     if not names or len(set(names)) != len(names) or not set(names) <= set(GROUPINGS):
         raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(GROUPINGS)}, each once")
     return names
+
+
+def names(text: str) -> list[str]:
+    """Read ``small,large``. Raises ``argparse.ArgumentTypeError`` where there is none."""
+    if not (found := [name.strip() for name in text.split(",") if name.strip()]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names, comma-separated")
+    return found
 
 
 def day(text: str) -> date:
@@ -55,6 +65,18 @@ _ARG_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to count, U
 _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
 _ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
 
+_ARG_INVOICE = _arg("--invoice", required=True, metavar="URI", help="The vendor's export: a path or object-store URL")
+_ARG_FORMAT = _arg("--format", choices=INVOICE_FORMATS, help="Format of the export (default: by its content)")
+_ARG_COVERS = _arg(
+    "--covers",
+    metavar="FROM..TO",
+    help="Days (UTC) or times for which the export is complete: unknown calls in it that are not on it cost nothing",
+)
+_ARG_DEPLOYMENTS = _arg(
+    "--deployments", type=names, metavar="NAMES", help="Deployments that the vendor's account serves, comma-separated"
+)
+_ARG_DRY_RUN = _arg("--dry-run", action="store_true", help="Say what would be changed, and change nothing")
+
 _CLI = "airflow_ai_provider.cli"
 
 
@@ -63,7 +85,7 @@ def get_cli_commands() -> list[CLICommand]:
     return [
         GroupCommand(
             name="ai",
-            help="Cost, policy and audit of LLM calls",
+            help="Cost, policy, ledger and audit of LLM calls",
             subcommands=(
                 ActionCommand(
                     name="cost",
@@ -82,6 +104,27 @@ def get_cli_commands() -> list[CLICommand]:
                             description="Exit status: 0 good, 1 something is wrong with the policy, 2 could not run.",
                             func=lazy_load_command(f"{_CLI}.commands.policy_check"),
                             args=(_ARG_POLICY, ARG_OUTPUT, ARG_VERBOSE),
+                        ),
+                    ),
+                ),
+                GroupCommand(
+                    name="ledger",
+                    help="The ledger of calls and budgets",
+                    subcommands=(
+                        ActionCommand(
+                            name="reconcile",
+                            help="Hold the ledger against a vendor's invoice and resolve unknown calls",
+                            description="Exit status: 0 equal, 1 something differs, 2 could not run.",
+                            func=lazy_load_command(f"{_CLI}.ledger.reconcile"),
+                            args=(
+                                _ARG_INVOICE,
+                                _ARG_FORMAT,
+                                _ARG_COVERS,
+                                _ARG_DEPLOYMENTS,
+                                _ARG_DRY_RUN,
+                                ARG_OUTPUT,
+                                ARG_VERBOSE,
+                            ),
                         ),
                     ),
                 ),

@@ -86,6 +86,7 @@ def test_actions_are_those_documented() -> None:
         "batch.reused",
         "llm.call",
         "documents.synced",
+        "ledger.reconciled",
         "trail.sealed",
         "segment.recovered",
     } == ACTIONS
