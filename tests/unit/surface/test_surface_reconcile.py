@@ -86,11 +86,7 @@ def events(home: Path) -> list[dict[str, Any]]:
     assert verify_audit(settings_from_airflow()).findings == []
     segments = sorted((home / "ai" / "audit" / "archive" / "segments").rglob("*.jsonl.gz"))
     lines = [json.loads(line) for path in segments for line in gzip.decompress(path.read_bytes()).splitlines()]
-    return [event for event in map(_event, lines) if event.get("event.action") == "ledger.reconciled"]
-
-
-def _event(line: dict[str, Any]) -> dict[str, Any]:
-    return line if "event.action" in line else next((part for part in line.values() if isinstance(part, dict)), {})
+    return [line for line in lines if line.get("event.action") == "ledger.reconciled"]
 
 
 def covers() -> str:
