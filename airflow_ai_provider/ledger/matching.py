@@ -6,10 +6,11 @@ which the invoice was said to be complete. And an attempt that is still open is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
@@ -41,6 +42,7 @@ LATE = timedelta(hours=1)
 """How long after we stopped waiting a vendor may still date and charge a request."""
 _LONGEST_CALL = timedelta(days=1)
 """A call that died with its process is settled when its task is tried again; it was over long before."""
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class RequestReconciliation:
             )
 
     def _set_aside(self, conn: Connection) -> None:
-        """Lines that belong to no attempt. One that came without an attempt's id may be that of any unknown call."""
+        """Lines that belong to no attempt."""
         for line in ambiguous(conn):
             self._report.findings.add(
                 Finding(
@@ -142,10 +144,15 @@ class RequestReconciliation:
                 )
             )
             self._only_invoiced(line)
+            self._doubt(line.model)
         for line in nameless(conn):
             self._not_in_ledger(line)
-            self._doubtful.add(self._names.of_invoice(line.model))
-            self._all_doubtful |= not self._names.knows(line.model)
+            self._doubt(line.model)
+
+    def _doubt(self, model: str) -> None:
+        """A line without an attempt's id may be that of any unknown call of its model."""
+        self._doubtful.add(self._names.of_invoice(model))
+        self._all_doubtful |= not self._names.knows(model)
 
     def _take(
         self,
@@ -218,6 +225,8 @@ class RequestReconciliation:
         line = _Line(row.number, row.day, row.bill_model, int(row.bill_nano), *tokens)
         if row.open_id is None:
             self._not_in_ledger(line)
+            if not _is_attempt(row.bill_id, row.day):
+                self._doubt(row.bill_model)
             return
         detail = "the call is still open in the ledger; reconcile again once it is settled"
         self._report.findings.add(Finding("still_open", row.bill_id, detail, invoice_nano=line.cost_nano))
@@ -253,7 +262,9 @@ class RequestReconciliation:
             return None
         if self._all_doubtful or self._names.of_ledger(attempt.model) in self._doubtful:
             if attempt.cost_nano:
-                self._find("not_lowered", attempt, "a line of the invoice without an attempt's id may be its", None)
+                self._find(
+                    "not_lowered", attempt, "a line of the invoice that names no attempt of ours may be its", None
+                )
             return None
         return move_to(attempt, 0, nothing, billed=False)
 
@@ -370,6 +381,14 @@ def _billed_rows(after: str) -> Any:
 def _id_at(moment: datetime) -> str:
     """Ids of attempts opened from ``moment`` on are not below this."""
     return f"{int(moment.timestamp() * 1000):012x}"
+
+
+def _is_attempt(attempt_id: str, day: date) -> bool:
+    """Whether an id is one of a gateway like ours, made on about that day, and not a key that others gave."""
+    if not _ATTEMPT.fullmatch(attempt_id):
+        return False
+    opened = int(attempt_id[:12], 16) / 1000
+    return abs(opened - datetime.combine(day, time(12), UTC).timestamp()) < 2 * _LONGEST_CALL.total_seconds()
 
 
 def _int(value: Any) -> int | None:

@@ -90,6 +90,7 @@ def staged(session: Session, invoice: Iterable[InvoiceLine], progress: Callable[
     Raises what reading the invoice raises; the ledger was not touched then.
     """
     with session.read() as conn:
+        _metadata.drop_all(conn)  # of a run that could not clean up
         _metadata.create_all(conn)
     try:
         number = 0

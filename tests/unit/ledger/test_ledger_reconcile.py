@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +25,8 @@ from airflow_ai_provider.ledger.reconciled import LISTED, Span, parse_span
 from airflow_ai_provider.ledger.schema import llm_requests
 
 HOUR = timedelta(hours=1)
+ELSEWHERE = f"{int(NOON.timestamp() * 1000):012x}{'f' * 20}"
+"""An attempt of another ledger."""
 
 
 @pytest.fixture
@@ -107,6 +110,16 @@ def test_tokens_that_the_invoice_does_not_say_stay(desk: Desk) -> None:
     report = desk.reconcile(f"attempt_id,model,day,cost_usd\n{ok},gpt-4o-mini,2026-03-04,{usd(700)}\n".encode())
     assert report.equal
     assert report.days[0].invoice.input_tokens == 10
+
+
+def test_an_unknown_call_that_cost_its_whole_bound_is_known_then(desk: Desk) -> None:
+    lost = desk.call("unknown")
+    invoice = f"attempt_id,model,day,cost_usd\n{lost},gpt-4o-mini,2026-03-04,{usd(BOUND)}\n".encode()
+    report = desk.reconcile(invoice)
+    assert (report.equal, report.resolved, report.lowered_nano, report.raised_nano) == (True, 1, 0, 0)
+    assert [row["delta_nano"] for row in desk.adjustments()] == [0]
+    assert desk.reconcile(invoice).resolved == 0
+    desk.assert_books_agree()
 
 
 def test_more_than_the_bound_is_raised_and_found(desk: Desk) -> None:
@@ -241,6 +254,26 @@ def test_a_line_without_an_attempts_id_may_be_that_of_any_unknown_call_of_its_mo
     assert desk.costs()[again] == BOUND
 
 
+@pytest.mark.parametrize(
+    ("line", "lowered"),
+    [
+        (billed(ELSEWHERE, 90), True),
+        (billed("f" * 32, 90), False),
+        (billed("stainless-python-retry-1", 90), False),
+        (billed("", 90, vendor="twice"), False),
+    ],
+    ids=["another ledger's", "of another time", "a client's own key", "of two attempts"],
+)
+def test_a_line_that_names_no_attempt_of_a_gateway_leaves_it_open_whose_it_is(
+    desk: Desk, line: str, lowered: bool
+) -> None:
+    for _ in range(2):
+        desk.call("ok", 0, vendor_request_id="twice")
+    lost = desk.call("unknown")
+    desk.reconcile([line], covers=DAY)
+    assert desk.costs()[lost] == (0 if lowered else BOUND)
+
+
 def test_a_coverage_must_say_of_which_deployments_where_there_are_several(desk: Desk) -> None:
     mine, theirs = desk.call("unknown"), desk.call("unknown", deployment="large", model="anthropic/claude-haiku-4-5")
     with pytest.raises(LedgerError, match=r"deployments large, small lie in it; say with --deployments"):
@@ -256,7 +289,7 @@ def test_a_later_invoice_may_charge_what_was_taken_for_uncharged_and_the_other_w
     desk.reconcile([billed(lost, 450)])
     assert desk.costs() == {lost: 450}
     assert dict(desk.reconcile(empty, covers=DAY).findings.counts) == {"superseded": 1}
-    desk.reconcile([billed("f" * 32, 1)], covers=DAY)
+    desk.reconcile([billed(ELSEWHERE, 1)], covers=DAY)
     assert desk.costs() == {lost: 0}
     desk.assert_books_agree()
 
@@ -323,6 +356,25 @@ def test_what_was_broken_off_goes_on_from_there(desk: Desk, monkeypatch: pytest.
     desk.assert_books_agree()
     assert desk.reconcile(lines).resolved == 2
     assert set(desk.costs().values()) == {450}
+    desk.assert_books_agree()
+
+
+def test_two_at_once_change_it_once_while_calls_go_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matching, "CHUNK", 5)
+    lost = [desk.call("unknown") for _ in range(40)]
+    late = [desk.open() for _ in range(10)]
+    invoice = plain(*(billed(attempt, 450) for attempt in [*lost, *late]))
+    with ThreadPoolExecutor(3) as threads:
+        twice = [threads.submit(Desk(desk.ledger).reconcile, invoice) for _ in range(2)]
+        settling = threads.submit(lambda: [desk.settle(attempt, "unknown", BOUND) for attempt in late])
+        reports = [run.result() for run in twice]
+        settling.result()
+    resolved = sum(report.resolved for report in reports)
+    assert 40 <= resolved <= 50
+    assert resolved == len(desk.adjustments())
+    desk.assert_books_agree()
+    desk.reconcile(invoice)
+    assert desk.costs() == dict.fromkeys([*lost, *late], 450)
     desk.assert_books_agree()
 
 
@@ -400,7 +452,7 @@ def test_books_agree_after_any_sequence_and_equal_the_last_full_invoice(
         charged = {
             attempt: _drawn(attempt, last) for attempt, status in statuses.items() if _is_charged(status, attempt, last)
         }
-        full = plain(*(billed(attempt, nano) for attempt, nano in charged.items()), billed("f" * 32, last))
+        full = plain(*(billed(attempt, nano) for attempt, nano in charged.items()), billed(ELSEWHERE, last))
         desk.reconcile(full, covers=DAY)
         errors = {attempt for attempt, status in statuses.items() if status == "error"}
         costs = desk.costs()
