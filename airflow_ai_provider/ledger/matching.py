@@ -262,9 +262,7 @@ class RequestReconciliation:
             return None
         if self._all_doubtful or self._names.of_ledger(attempt.model) in self._doubtful:
             if attempt.cost_nano:
-                self._find(
-                    "not_lowered", attempt, "a line of the invoice that names no attempt of ours may be its", None
-                )
+                self._find("not_lowered", attempt, "a line that names no attempt of ours may be its", None)
             return None
         return move_to(attempt, 0, nothing, billed=False)
 
