@@ -56,7 +56,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "name": "user host dag_id run_id task_id team route tier deployment model response_model provider collection shard"
     " operator budget period reason webhook endpoint review decision column invoice",
     "token": "session_id request_id attempt_id error_type operation hash_key_id key_id price_version segment state"
-    " format",
+    " format invoice_format",
     "digest": "policy_hash old_policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash plan_hash"
     " content_hash",
     "address": "source_ip",
@@ -64,7 +64,7 @@ FIELDS: Final[Mapping[str, str]] = {
     " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
     " http_status attempt attempts documents documents_added documents_changed documents_removed chunks sequence"
     " segments events findings torn_bytes limit_nano old_limit_nano spent_nano percent holds calls rows_matched"
-    " rows_missing rows_differing columns",
+    " rows_resolved rows_corrected raised_nano lowered_nano columns",
     "index": "map_index",
     "flag": "damaged",
 }
@@ -119,7 +119,7 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ledger.reconciled": (
         "the ledger was compared with a vendor's invoice",
         "invoice_hash rows",
-        "invoice provider rows_matched rows_missing rows_differing cost_nano period reason",
+        "invoice_format rows_matched rows_resolved rows_corrected raised_nano lowered_nano findings",
     ),
     "ledger.exported": ("rows of the ledger were exported", "rows", "segments period format content_hash"),
     "review.requested": ("an answer waits for a person", "review", "request_id route reason"),

@@ -24,6 +24,9 @@ PERIODS = ("day", "week", "month", "run", "total")
 GROUPINGS = ("day", "team", "dag", "model")
 """What costs can be grouped by; the ledger's report knows the same names."""
 
+INVOICE_FORMATS = ("csv", "openai-usage", "openai-costs", "anthropic-usage", "anthropic-costs")
+"""The exports that can be read; the ledger knows the same names."""
+
 
 def groupings(text: str) -> list[str]:
     """Read ``team,model``; order is kept. Raises ``argparse.ArgumentTypeError`` for an unknown or repeated name."""
@@ -31,6 +34,13 @@ def groupings(text: str) -> list[str]:
     if not names or len(set(names)) != len(names) or not set(names) <= set(GROUPINGS):
         raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(GROUPINGS)}, each once")
     return names
+
+
+def names(text: str) -> list[str]:
+    """Read ``small,large``. Raises ``argparse.ArgumentTypeError`` where there is none."""
+    if not (found := [name.strip() for name in text.split(",") if name.strip()]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names, comma-separated")
+    return found
 
 
 def day(text: str) -> date:
@@ -71,6 +81,18 @@ _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (defau
 _ARG_PRICES = _arg("--prices", required=True, metavar="LIST", help="policy, litellm, or a price list's file")
 _ARG_KEEP_PRICES = _arg("--dry-run", action="store_true", help="Only show; rows keep the price they were billed at")
 _ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
+
+_ARG_INVOICE = _arg("--invoice", required=True, metavar="URI", help="The vendor's export: a path or object-store URL")
+_ARG_FORMAT = _arg("--format", choices=INVOICE_FORMATS, help="Format of the export (default: by its content)")
+_ARG_COVERS = _arg(
+    "--covers",
+    metavar="FROM..TO",
+    help="Days (UTC) or times for which the export is complete: unknown calls in it that are not on it cost nothing",
+)
+_ARG_DEPLOYMENTS = _arg(
+    "--deployments", type=names, metavar="NAMES", help="Deployments that the vendor's account serves, comma-separated"
+)
+_ARG_DRY_RUN = _arg("--dry-run", action="store_true", help="Only say what would be done")
 
 _CLI = "airflow_ai_provider.cli"
 
@@ -133,7 +155,17 @@ _LEDGER = (
         help="Settle what tasks that are over left open, and release what they hold",
         description="Exit status: 0 good, 2 could not run.",
         func=lazy_load_command(f"{_CLI}.budgets.sweep"),
-        args=(_arg("--dry-run", action="store_true", help="Only say what would be done"), ARG_OUTPUT, ARG_VERBOSE),
+        args=(_ARG_DRY_RUN, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="reconcile",
+        help="Hold the ledger against a vendor's invoice and resolve unknown calls",
+        description="Exit status: 0 equal, 1 something differs, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.ledger.reconcile"),
+        args=(
+            *(_ARG_INVOICE, _ARG_FORMAT, _ARG_COVERS, _ARG_DEPLOYMENTS, _ARG_DRY_RUN),
+            *(ARG_OUTPUT, ARG_VERBOSE),
+        ),
     ),
     ActionCommand(
         name="reprice",
@@ -153,7 +185,7 @@ def get_cli_commands() -> list[CLICommand]:
     return [
         GroupCommand(
             name="ai",
-            help="Cost, policy and audit of LLM calls",
+            help="Cost, policy, ledger and audit of LLM calls",
             subcommands=(
                 ActionCommand(
                     name="cost",
@@ -164,7 +196,7 @@ def get_cli_commands() -> list[CLICommand]:
                 ),
                 GroupCommand(name="budgets", help="Limits of what may be spent", subcommands=_BUDGETS),
                 GroupCommand(name="deployments", help="Deployments that are stopped", subcommands=_DEPLOYMENTS),
-                GroupCommand(name="ledger", help="Upkeep of the ledger", subcommands=_LEDGER),
+                GroupCommand(name="ledger", help="The ledger of calls and budgets", subcommands=_LEDGER),
                 GroupCommand(
                     name="policy",
                     help="The policy file",

@@ -43,16 +43,20 @@ def seal_audit(settings: Settings) -> SealReport:
         return seal_trail(spool, _archive(settings), store, key, now)
 
 
-def record(settings: Settings, action: str, caller: Caller, **fields: Any) -> None:
-    """Write one event of a task that calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
+def record(settings: Settings, action: str, caller: Caller | None, **fields: Any) -> None:
+    """Write one event of a task that calls no model, or of a command where ``caller`` is ``None``.
+
+    Raises ``AuditError`` and ``LedgerUnavailable``.
+    """
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.gateway.recorder import context_of
     from airflow_ai_provider.ledger import open_ledger
 
+    context = context_of(caller) if caller else {}
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
-        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context_of(caller)) as trail,
+        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context) as trail,
     ):
         trail.emit(action, "ok", **fields)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +74,12 @@ class Ledger:
         ):
             yield conn
 
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One connection for several transactions: temporary tables last from one to the next."""
+        with self._reaching(), self.engine.connect() as conn:
+            yield Session(conn)
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -118,6 +124,26 @@ class Ledger:
             if not self.sqlite:
                 conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             yield conn
+
+
+class Session:
+    """Transactions of one connection, one after the other."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """One transaction that is durable when the block ends."""
+        return self._begin(read=False)
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """One transaction that writes to nothing but temporary tables: on SQLite it waits for no writer."""
+        return self._begin(read=True)
+
+    @contextmanager
+    def _begin(self, *, read: bool) -> Iterator[Connection]:
+        with self._conn.execution_options(**{_READ: read}).begin():
+            yield self._conn
 
 
 def migrate(conn: Connection, target: str) -> None:

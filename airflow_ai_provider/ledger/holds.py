@@ -159,6 +159,11 @@ def release(conn: Connection, held: dict[str, int], spent: dict[str, int], now: 
     return {hold.hold_id: hold.budget_set for hold in holds}
 
 
+def charge(conn: Connection, spent: dict[str, int], now: datetime) -> None:
+    """Add to what was spent, by budget id; below zero where an invoice says less than was captured."""
+    _move(conn, {}, spent, now)
+
+
 def close_holds(conn: Connection, hold_ids: Sequence[str], now: datetime) -> None:
     """Release what is left of these holds and remove them. A hold with an attempt still open stays as it is."""
     unsettled = exists().where(llm_open_attempts.c.hold_id == llm_holds.c.hold_id)

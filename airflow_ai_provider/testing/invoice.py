@@ -7,8 +7,10 @@ survives a kill of either side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from io import FileIO
 from pathlib import Path
@@ -127,6 +129,24 @@ class Invoice:
 def read_invoice(file: Path) -> list[InvoiceLine]:
     """The lines of an invoice file. A last line cut short by a kill is an error: lines are written whole."""
     return [InvoiceLine(**orjson.loads(line)) for line in file.read_bytes().splitlines()]
+
+
+def answer_id(request_id: str) -> str:
+    """The ``id`` in the body of a chat answer."""
+    return f"chatcmpl-{request_id.removeprefix('req_')}"
+
+
+def write_csv(lines: Iterable[InvoiceLine], file: Path) -> None:
+    """Write lines as a vendor's export, one request a line, in the form that ``airflow ai ledger reconcile`` reads."""
+    with file.open("w", newline="", encoding="utf-8") as out:
+        rows = csv.writer(out, lineterminator="\n")
+        tokens = ("input_tokens", "output_tokens", "cached_input_tokens")
+        rows.writerow(("attempt_id", "vendor_request_id", "at", "model", *tokens, "cost_usd"))
+        for line in lines:
+            at = datetime.fromtimestamp(line.at, UTC).isoformat()
+            counts = (line.prompt_tokens, line.completion_tokens, line.cached_tokens)
+            usd = f"{Decimal(line.cost_nanodollars).scaleb(-9):f}"
+            rows.writerow((line.idempotency_key or "", answer_id(line.request_id), at, line.model, *counts, usd))
 
 
 def price_list(prices: Mapping[str, Price]) -> dict[str, NanoRates]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_ai_provider.testing import answers, wire
 from airflow_ai_provider.testing.behaviour import Behaviour, Fault
-from airflow_ai_provider.testing.invoice import Usage
+from airflow_ai_provider.testing.invoice import Usage, answer_id
 
 CHAT = "chat"
 EMBEDDINGS = "embeddings"
@@ -77,7 +77,7 @@ def _completion(body: Mapping[str, Any], prompt: Usage, fault: Fault | None, req
     choices = int(body.get("n") or 1)
     usage = replace(prompt, completion_tokens=choices * (answers.count_tokens(text) if text else 0))
     completion = wire.Completion(
-        id=f"chatcmpl-{request_id.removeprefix('req_')}",
+        id=answer_id(request_id),
         created=int(time.time()),
         model=body["model"],
         text=text,

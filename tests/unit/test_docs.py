@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import sqlalchemy as sa
@@ -27,8 +27,10 @@ from airflow_ai_provider.get_provider_info import get_provider_info
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled, open_attempts, settle
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.holds import TaskRef, take_hold
+from airflow_ai_provider.ledger.invoices import FORMATS
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.periods import budget_period
+from airflow_ai_provider.ledger.reconciled import FindingKind
 from airflow_ai_provider.ledger.reprice import read_price_list
 from airflow_ai_provider.ledger.schema import metadata
 from airflow_ai_provider.testing.behaviour import Behaviour, Fault
@@ -47,6 +49,7 @@ OPERATORS = {
     "plan_shards": "operators.rows.PlanShardsOperator",
     "audit_seal": "operators.audit.AuditSealOperator",
     "audit_verify": "operators.audit.AuditVerifyOperator",
+    "ledger_reconcile": "operators.ledger.LedgerReconcileOperator",
     "cost_report": "operators.cost.CostReportOperator",
 }
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -366,6 +369,13 @@ def test_every_finding_of_the_audit_is_explained() -> None:
     rows = table(section(DOCS / "audit.md", "Findings"), "kind")
     assert {row[0] for row in rows} == given
     assert all(f'"{kind}"' in source for kind in given)
+
+
+def test_every_finding_of_a_reconciliation_is_explained() -> None:
+    rows = table(section(DOCS / "money.md", "Reconcile with an invoice"), "finding")
+    assert [row[0] for row in rows] == list(get_args(FindingKind))
+    formats = table(section(DOCS / "money.md", "Reconcile with an invoice"), "format")
+    assert [row[0] for row in formats] == list(FORMATS)
 
 
 def test_every_kind_of_error_is_one_that_the_gateway_gives() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +23,16 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def ledger(ledger_url: str) -> Iterator[Ledger]:
     with Ledger.open(ledger_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared_ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    """One ledger for a module whose tests empty it themselves: making a database takes longer than most tests."""
+    name = f"test_{secrets.token_hex(6)}"
+    url = f"sqlite:///{tmp_path_factory.mktemp(name) / 'ledger.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").create_database(name)
+    with Ledger.open(url) as opened:
+        yield opened
+    if request.param == "postgresql":
+        request.getfixturevalue("postgres").drop_database(name)

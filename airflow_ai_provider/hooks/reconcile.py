@@ -1,0 +1,81 @@
+"""An invoice at a URI against this installation's ledger, with an event in its audit trail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from airflow_ai_provider.errors import LedgerError, SourceError
+from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.ledger.reconciled import ReconcileReport
+
+
+def reconcile_invoice(
+    settings: Settings,
+    uri: str,
+    *,
+    wanted: str | None = None,
+    covers: str | None = None,
+    deployments: Sequence[str] | None = None,
+    dry_run: bool = False,
+    caller: Caller | None = None,
+    user: str | None = None,
+    progress: Callable[[str, int], None] = lambda step, done: None,
+) -> ReconcileReport:
+    """Read, reconcile and, unless it is a dry run, record who did it: a task instance, or a user.
+
+    ``covers`` is ``FROM..TO``. Raises ``SourceError``, ``StoreUnavailable``, ``LedgerError``, ``LedgerUnavailable`` and
+    ``AuditError``.
+    """
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.invoices import FORMATS, open_invoice
+    from airflow_ai_provider.ledger.reconcile import reconcile
+    from airflow_ai_provider.ledger.reconciled import parse_span
+    from airflow_ai_provider.rows.fs import resolve, shown, translated
+
+    if wanted is not None and wanted not in FORMATS:
+        raise LedgerError(f"format {wanted!r}: expected one of {', '.join(FORMATS)}")
+    span = parse_span(covers) if covers else None
+    filesystem, path = resolve(uri, settings.storage_options)
+    with (
+        open_ledger(settings.ledger_url, settings.home) as ledger,
+        translated(uri, SourceError),
+        filesystem.open(path, "rb") as file,
+    ):
+        report = reconcile(
+            ledger,
+            open_invoice(file, shown(uri), wanted),
+            now=datetime.now(UTC),
+            covers=span,
+            deployments=deployments or None,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if not dry_run:
+        _record(settings, report, caller, user)
+    return report
+
+
+def _record(settings: Settings, report: ReconcileReport, caller: Caller | None, user: str | None) -> None:
+    from airflow_ai_provider.hooks.audit import record
+
+    who = {} if user is None else {"user": user}
+    record(
+        settings,
+        "ledger.reconciled",
+        caller,
+        **who,
+        invoice_hash=report.invoice_hash,
+        invoice_format=report.format,
+        rows=report.lines,
+        rows_matched=report.matched,
+        rows_resolved=report.resolved,
+        rows_corrected=report.corrected,
+        raised_nano=report.raised_nano,
+        lowered_nano=report.lowered_nano,
+        findings=len(report.findings),
+    )

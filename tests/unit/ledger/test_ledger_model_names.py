@@ -1,0 +1,52 @@
+"""A ledger's and an invoice's names of one model meet; names of two models do not."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_ai_provider.ledger.model_names import ModelNames
+
+
+@pytest.mark.parametrize(
+    ("ledger", "invoice"),
+    [
+        ("openai/gpt-4o-mini", "gpt-4o-mini"),
+        ("openai/gpt-4o-mini", "gpt-4o-mini-2024-07-18"),
+        ("openai/gpt-4o-mini-2024-07-18", "gpt-4o-mini"),
+        ("gpt-4o-mini", "openai/GPT-4o-mini"),
+        ("openai/gpt-3.5-turbo", "gpt-3.5-turbo-0125"),
+        ("openai/gpt-4.1", "gpt-4.1-2025-04-14"),
+        ("anthropic/claude-haiku-4-5", "claude-haiku-4-5-20251001"),
+        ("anthropic/claude-haiku-4-5-20251001", "Claude Haiku 4.5"),
+        ("anthropic/claude-3-7-sonnet-latest", "Claude Sonnet 3.7"),
+        ("vertex_ai/claude-sonnet-4@20250514", "claude-sonnet-4"),
+        ("openrouter/qwen/qwen3-32b", "qwen3-32b"),
+    ],
+)
+def test_one_model(ledger: str, invoice: str) -> None:
+    names = ModelNames([ledger])
+    assert names.of_invoice(invoice) == names.of_ledger(ledger)
+    assert names.knows(invoice)
+
+
+@pytest.mark.parametrize(
+    ("ledger", "invoice"),
+    [
+        ("openai/gpt-4o", "gpt-4o-mini"),
+        ("openai/gpt-4o-2024-08-06", "gpt-4o-2024-11-20"),
+        ("openai/gpt-4o-mini", "gpt-4o-mini-audio-preview-2024-12-17"),
+        ("openai/gpt-4", "gpt-4.1"),
+        ("openai/o1", "o1-9999"),
+    ],
+)
+def test_two_models(ledger: str, invoice: str) -> None:
+    names = ModelNames([ledger])
+    assert names.of_invoice(invoice) != names.of_ledger(ledger)
+    assert not names.knows(invoice)
+
+
+def test_the_exact_name_comes_first_and_an_undated_one_of_two_snapshots_is_neither() -> None:
+    names = ModelNames(["openai/gpt-4o-2024-08-06", "openai/gpt-4o-2024-11-20", "openai/gpt-4o-mini"])
+    assert names.of_invoice("gpt-4o-2024-11-20") == "gpt-4o-2024-11-20"
+    assert names.of_invoice("gpt-4o") == "gpt-4o"
+    assert not names.knows("gpt-4o")
