@@ -54,9 +54,8 @@ ECS: Final[Mapping[str, str]] = {
 
 FIELDS: Final[Mapping[str, str]] = {
     "name": "user host dag_id run_id task_id team route tier deployment model response_model provider collection shard"
-    " operator budget period reason webhook endpoint review decision column invoice",
-    "token": "session_id request_id attempt_id error_type operation hash_key_id key_id price_version segment state"
-    " format",
+    " operator budget period reason webhook endpoint review decision column invoice hash_key_id key_id",
+    "token": "session_id request_id attempt_id error_type operation price_version segment state format",
     "digest": "policy_hash old_policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash plan_hash"
     " content_hash",
     "address": "source_ip",
