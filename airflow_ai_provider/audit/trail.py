@@ -127,7 +127,13 @@ class Trail:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except AuditError:
+            # Nobody is left to flush again: the segment is let go of, so that recovery can seal what is durable.
+            if self._segment is not None:
+                self._segment.abandon()
+            raise
 
     def _flush(self, segment: SegmentWriter) -> None:
         try:

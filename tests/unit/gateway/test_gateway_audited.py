@@ -20,7 +20,6 @@ from airflow_ai_provider.audit.keys import load_or_create_signing_key, public_ke
 from airflow_ai_provider.audit.reader import check_segment
 from airflow_ai_provider.audit.reconcile import Reconciliation
 from airflow_ai_provider.audit.seal import seal_trail
-from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.verify import verify
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE
@@ -28,6 +27,8 @@ from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.schema import llm_requests
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.testing.vendor import VendorDouble
+
+INVENTED = "z" + func.substr(llm_requests.c.attempt_id, 2)
 
 
 @pytest.fixture
@@ -210,6 +211,5 @@ def test_a_disk_that_refuses_stops_calls_and_what_was_paid_stays_open_in_the_led
     house.run([f"row {number}" for number in range(30)])
     assert house.left_over() == (0, 0)
     assert house.spent() >= invoiced(vendor)
-    spool = Spool(house.settings.home / "audit" / "spool")
-    assert spool.names("open") == []
+    assert house.settings.audit_spool().names("open") == []
     assert kinds(reconciled(house)) == []
