@@ -58,6 +58,16 @@ class Visitor(Protocol):
         ...
 
 
+def both(first: Visitor, second: Visitor) -> Visitor:
+    """Two visitors as one."""
+
+    def visit(document: dict[str, Any], body: bytes) -> None:
+        first(document, body)
+        second(document, body)
+
+    return visit
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """The first place at which a segment is not what was written."""

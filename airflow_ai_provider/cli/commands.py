@@ -8,7 +8,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from airflow.cli.simple_table import AirflowConsole
@@ -16,7 +15,7 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from rich.markup import escape
 
-from airflow_ai_provider.errors import AIProviderError, AuditError, LedgerError, PolicyError
+from airflow_ai_provider.errors import AIProviderError, LedgerError, PolicyError
 
 GOOD, FINDING, COULD_NOT_RUN = 0, 1, 2
 
@@ -75,29 +74,6 @@ def policy_check(args: Namespace) -> int:
         return GOOD
     _show([{"finding": finding} for finding in findings], args.output)
     return FINDING
-
-
-@_command
-def audit_verify(args: Namespace) -> int:
-    """``airflow ai audit verify``"""
-    from airflow_ai_provider.hooks.audit import verify_audit
-    from airflow_ai_provider.hooks.settings import settings_from_airflow, with_archive
-
-    if args.archive and not (archive := Path(args.archive.removeprefix("file://")).expanduser().absolute()).is_dir():
-        raise AuditError(f"{archive}: no such folder; expected an archive of the audit trail, or a copy of one")
-    settings = settings_from_airflow()
-    report = verify_audit(with_archive(settings, str(archive)) if args.archive else settings)
-    rows = [
-        {"kind": finding.kind, "place": finding.place, "detail": finding.detail, "probably": finding.attack}
-        for finding in report.findings
-    ]
-    if rows or args.output != "table":
-        _show(rows, args.output)
-    if report.error:
-        print(f"error: {report.error} ({settings.home / 'audit'})", file=sys.stderr)
-    else:
-        _say(args, f"trail {report.trail}: {report.events} events in {report.segments} segments, {len(rows)} findings")
-    return int(report.status)
 
 
 def _show(rows: Sequence[Mapping[str, Any]], output: str) -> None:
