@@ -10,17 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
 from airflow_ai_provider.audit.keys import PublicKey, is_signature, public_key_from_der
 from airflow_ai_provider.errors import KeyringError, StoreUnavailable
 
-_ALGORITHMS: Final = {
-    "ECC_NIST_P256": "ECDSA_SHA_256",
-    "ECC_NIST_EDWARDS25519": "ED25519_SHA_512",
-    "RSA_2048": "RSASSA_PSS_SHA_256",
-    "RSA_3072": "RSASSA_PSS_SHA_256",
-    "RSA_4096": "RSASSA_PSS_SHA_256",
-}
-"""By key spec, as ``GetPublicKey`` names it (AWS KMS Developer Guide, "Key spec reference")."""
 _PASSING: Final = (
     "DependencyTimeoutException",
     "KMSInternalException",
@@ -49,15 +45,12 @@ class KmsSigner:
         self._place = f"KMS key {key}"
         with _kms_errors(self._place):
             found = client.get_public_key(KeyId=key)
-        spec = found["KeySpec"]
-        if found["KeyUsage"] != "SIGN_VERIFY" or spec not in _ALGORITHMS:
-            raise KeyringError(
-                f"{self._place}: is {spec} for {found['KeyUsage']}; expected SIGN_VERIFY and one of"
-                f" {', '.join(_ALGORITHMS)}"
-            )
-        self._algorithm = _ALGORITHMS[spec]
-        self._key = found["KeyId"]  # an alias may be moved to another key while we work
+        usage = found.get("KeyUsage", "SIGN_VERIFY")
+        if usage != "SIGN_VERIFY":
+            raise KeyringError(f"{self._place}: is for {usage}; expected a key for SIGN_VERIFY")
         self._public = public_key_from_der(found["PublicKey"], self._place)
+        self._algorithm = _algorithm(self._public)
+        self._key = found["KeyId"]  # an alias may be moved to another key while we work
 
     @property
     def public(self) -> PublicKey:
@@ -72,6 +65,17 @@ class KmsSigner:
         if not is_signature(self._public, signature, data):
             raise KeyringError(f"{self._place}: returned a signature that its public key does not verify")
         return signature
+
+
+def _algorithm(public: PublicKey) -> str:
+    """What KMS calls the one way in which a kind of key signs manifests."""
+    match public:
+        case Ed25519PublicKey():
+            return "ED25519_SHA_512"
+        case EllipticCurvePublicKey():
+            return "ECDSA_SHA_256"
+        case RSAPublicKey():
+            return "RSASSA_PSS_SHA_256"
 
 
 @contextmanager

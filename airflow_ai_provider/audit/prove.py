@@ -56,9 +56,7 @@ def prove(archive: Archive, event_id: str) -> dict[str, Any]:
             "statement": place.signed.manifest.statement(),
             "signature": place.signed.signature,
         }
-    raise AuditError(
-        f"event {event_id}: no manifest lists its segment; it is not sealed yet, or there is no such event"
-    )
+    raise AuditError(f"event {event_id}: no manifest lists its segment; it is not sealed yet, or does not exist")
 
 
 def _parts(event_id: str) -> tuple[str, int]:
