@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 from airflow_ai_provider.audit.archive import SEGMENTS, Archive
 from airflow_ai_provider.audit.diagnose import DROPPED, INSERTED
+from airflow_ai_provider.audit.events import utc_now
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.keys import PublicKeys
 from airflow_ai_provider.audit.pins import AuditStore, RegisteredSegment
@@ -23,10 +24,13 @@ from airflow_ai_provider.audit.reader import Visitor
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.verify_manifests import check_manifests, first_since, manifest_numbers
 from airflow_ai_provider.audit.verify_segments import Seen, Window, check_archived, check_spool, check_writers
+from airflow_ai_provider.audit.writers import host_sign, is_from
 from airflow_ai_provider.errors import AuditError, TransientError
 
 _CLOCKS = timedelta(days=1)
 """More than the clocks of hosts can differ."""
+_ELSEWHERE = timedelta(days=1)
+"""How long a segment may wait in the spool of another host, which this one cannot see."""
 
 
 def verify(
@@ -84,7 +88,7 @@ def _verify(
     if store is None:
         report.note("store_absent", "pins and registry", "not checked: no database was given")
     else:
-        _check_registry(registered, seen, report)
+        _check_registry(registered, seen, utc_now(), report)
         _check_unregistered(store, seen, report)
 
 
@@ -122,15 +126,18 @@ def _is_hex(text: str) -> bool:
     return all(each in "0123456789abcdefABCDEF" for each in text)
 
 
-def _check_registry(registered: list[RegisteredSegment], seen: Seen, report: VerifyReport) -> None:
+def _check_registry(registered: list[RegisteredSegment], seen: Seen, now: datetime, report: VerifyReport) -> None:
+    """What was opened must be somewhere; what another host opened lately may still wait in its spool."""
+    here = host_sign()
     for each in registered:
-        if each.segment not in seen.counts:
-            report.find(
-                "segment_unaccounted",
-                each.segment,
-                f"opened at {each.opened_at:%Y-%m-%dT%H:%M:%SZ}; neither in the archive nor in the spool",
-                DROPPED,
-            )
+        if each.segment in seen.counts:
+            continue
+        opened = f"opened at {each.opened_at:%Y-%m-%dT%H:%M:%SZ}"
+        if not is_from(each.writer, here) and now - each.opened_at < _ELSEWHERE:
+            report.note("segment_elsewhere", each.segment, f"{opened} on another host; not sealed there yet")
+        else:
+            detail = f"{opened}; neither in the archive nor in the spool"
+            report.find("segment_unaccounted", each.segment, detail, DROPPED)
 
 
 def _check_unregistered(store: AuditStore, seen: Seen, report: VerifyReport) -> None:

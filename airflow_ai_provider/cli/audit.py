@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 @_command
 def verify(args: Namespace) -> int:
     """``airflow ai audit verify``"""
-    from airflow_ai_provider.hooks.audit import verify_audit
+    from airflow_ai_provider.hooks.audit import pins_from, verify_audit
 
     settings = _settings(args)
     keys = Path(args.keys).expanduser().absolute() if args.keys else None
     if keys is not None and not keys.exists():
         raise AuditError(f"{keys}: no such file; expected the sealer's verify key, or a folder of verify_key*.pem")
-    report = verify_audit(settings, since=args.since, until=args.until, pins=_pins(args.pin), keys=keys)
+    pins = pins_from(Path(args.pin)) if args.pin else None
+    report = verify_audit(settings, since=args.since, until=args.until, pins=pins, keys=keys)
     rows = [
         {"kind": finding.kind, "place": finding.place, "detail": finding.detail, "probably": finding.attack}
         for finding in report.findings
@@ -88,19 +89,6 @@ def _settings(args: Namespace) -> Settings:
     if not folder.is_dir():
         raise AuditError(f"{folder}: no such folder; expected an archive of the audit trail, or a copy of one")
     return with_archive(settings, str(folder))
-
-
-def _pins(path: str | None) -> Mapping[int, str] | None:
-    from airflow_ai_provider.audit.verify import read_pins
-
-    if path is None:
-        return None
-    try:
-        return read_pins(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise AuditError(f"pin file {path} cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from None
-    except AuditError as error:
-        raise AuditError(f"pin file {path}: {error}") from None
 
 
 @contextmanager

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from datetime import UTC, date, datetime
@@ -137,6 +138,31 @@ def prove_event(settings: Settings, event_id: str) -> dict[str, Any]:
     from airflow_ai_provider.audit.prove import prove
 
     return prove(_archive(settings), event_id)
+
+
+def pins_from(path: Path) -> Mapping[int, str]:
+    """Pins that were written down elsewhere. ``AuditError`` names file and line where they cannot be read."""
+    from airflow_ai_provider.audit.verify import read_pins
+
+    try:
+        return read_pins(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuditError(f"pin file {path} cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from None
+    except AuditError as error:
+        raise AuditError(f"pin file {path}: {error}") from None
+
+
+def write_pin(path: Path, sequence: int, manifest_hash: str) -> None:
+    """Add a line to a pin file, durably. ``AuditError`` where it cannot be written."""
+    try:
+        with path.expanduser().open("a", encoding="ascii") as file:
+            file.write(f"{sequence} {manifest_hash}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise AuditError(
+            f"pin file {path} cannot be written: {error.strerror}; manifest {sequence} has hash {manifest_hash}"
+        ) from None
 
 
 def _signer(settings: Settings) -> Signer:
