@@ -46,7 +46,7 @@ CREATE INDEX told_by_attempt ON told (attempt, outcome, cost);
 """
 """Made when all is read: one sort costs less than a hundred thousand places to find."""
 _TABLES: Final = """
-CREATE TABLE paid (attempt TEXT, outcome TEXT, cost INTEGER, died INTEGER, inside INTEGER);
+CREATE TABLE paid (attempt TEXT, outcome TEXT, cost INTEGER, inside INTEGER);
 CREATE TABLE told (attempt TEXT, event TEXT, outcome TEXT, cost INTEGER, inside INTEGER);
 CREATE TABLE reused (task TEXT PRIMARY KEY, rows INTEGER) WITHOUT ROWID;
 CREATE TABLE sums (task TEXT, key TEXT, hash TEXT, PRIMARY KEY (task, key)) WITHOUT ROWID;
@@ -80,7 +80,6 @@ class Reconciliation:
         self._folder = tempfile.TemporaryDirectory(prefix="ai-audit-")
         self._base = sqlite3.connect(Path(self._folder.name) / "reconcile.db", isolation_level=None)
         self._told: list[tuple[str, str, str, int, bool]] = []
-        self._swept = 0
         self._read_at = ""
         self._oldest = ""
         """Of the ledger's rows. Events before it are of rows that its retention has dropped."""
@@ -108,8 +107,6 @@ class Reconciliation:
                 self._add_reused(document)
             case "task.started" | "task.finished" as action:
                 self._mark_try(document, action.partition(".")[2])
-            case "holds.swept":
-                self._swept += document.get("airflow_ai.attempts", 0)
 
     def report(self, report: VerifyReport) -> None:
         """Add what differs to the report. Only for a trail that was read to its end."""
@@ -126,7 +123,7 @@ class Reconciliation:
         columns = llm_requests.c
         # Reading a moment is most of the work for a row; without a range nobody asks for it.
         created = null() if self._whole else columns.created_at
-        paid = select(columns.attempt_id, columns.status, columns.cost_nano, columns.error_type, created)
+        paid = select(columns.attempt_id, columns.status, columns.cost_nano, created)
         names = [columns[name] for name in (*_TRY, "request_id")]
         self._read_at = format_time(utc_now())
         with self._ledger.read() as conn:
@@ -135,7 +132,7 @@ class Reconciliation:
             streamed = conn.execution_options(yield_per=_CHUNK)
             rows = streamed.execute(self._in_range(paid.where(columns.status != "reused"), _MARGIN))
             for chunk in rows.partitions(_CHUNK):
-                self._base.executemany("INSERT INTO paid VALUES (?,?,?,?,?)", map(self._paid, chunk))
+                self._base.executemany("INSERT INTO paid VALUES (?,?,?,?)", map(self._paid, chunk))
             reused = self._in_range(select(*names).where(columns.status == "reused"), timedelta()).order_by(*names)
             for task, group in groupby(streamed.execute(reused), key=lambda row: tuple(row[:5])):
                 self._add_reused_rows(_try_key(task), group)
@@ -145,10 +142,10 @@ class Reconciliation:
             query = query.where(llm_requests.c.created_at >= self._since - margin)
         return query.where(llm_requests.c.created_at < self._until + margin) if self._until else query
 
-    def _paid(self, row: Any) -> tuple[str, str, int, bool, bool]:
-        attempt, status, cost, error, created = row
+    def _paid(self, row: Any) -> tuple[str, str, int, bool]:
+        attempt, status, cost, created = row
         inside = self._whole or self._inside(format_time(_aware(created)))
-        return attempt, _OUTCOMES[status], cost, error == "task_died", inside
+        return attempt, _OUTCOMES[status], cost, inside
 
     def _add_reused_rows(self, task: str, rows: Iterator[Any]) -> None:
         count, sums = 0, {key_id: MultisetHash(key) for key_id, key in self._hash_keys.items()}
@@ -207,13 +204,9 @@ class Reconciliation:
     # Differences
 
     def _report_untold(self, report: VerifyReport) -> None:
-        """Paid, and no event: except what a sweeper settled, which is one event for many attempts."""
-        query = "FROM paid LEFT JOIN told USING (attempt) WHERE told.event IS NULL AND paid.inside"
-        (swept,) = self._base.execute(f"SELECT count(*) {query} AND paid.died").fetchone()
-        if swept == self._swept:
-            query += " AND NOT paid.died"
+        query = "SELECT attempt FROM paid LEFT JOIN told USING (attempt) WHERE told.event IS NULL AND paid.inside"
         detail = "paid in the ledger, and the trail has no event of it"
-        self._find(report, "ledger_without_event", "attempt", f"SELECT attempt {query}", detail, NEVER_WRITTEN)
+        self._find(report, "ledger_without_event", "attempt", query, detail, NEVER_WRITTEN)
 
     def _report_unpaid(self, report: VerifyReport) -> None:
         found = self._base.execute(

@@ -52,7 +52,7 @@ def seal_audit(settings: Settings) -> SealReport:
         return seal_trail(spool, _archive(settings), store, signer, now)
 
 
-def record(settings: Settings, action: str, caller: Caller | None, outcome: str = "ok", /, **fields: Any) -> None:
+def record(settings: Settings, action: str, caller: Caller | None, *, outcome: str = "ok", **fields: Any) -> None:
     """Write one event on behalf of a task, or of whoever runs this command. Durable on return.
 
     Raises ``AuditError`` and ``LedgerUnavailable``.

@@ -82,7 +82,7 @@ def _write(ti: Any, error: Any) -> None:
         settings_from_airflow(),
         "task.outcome",
         caller_from_context(ti.get_template_context()),
-        "ok" if state in ("success", "skipped") else "error",
+        outcome="ok" if state in ("success", "skipped") else "error",
         state=state,
         operator=type(ti.task).__name__,
         duration_ms=max(0, round(seconds * 1000)) if seconds is not None else None,

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import orjson
 import pytest
-from audit_kit import START, MemoryStore
+from audit_kit import START, House, MemoryStore
 
-from airflow_ai_provider.audit.archive import FolderArchive, compress, manifest_object, manifest_sequence
+from airflow_ai_provider.audit.archive import compress, manifest_object, manifest_sequence
 from airflow_ai_provider.audit.chain import (
     Head,
     Seal,
@@ -50,7 +50,6 @@ from airflow_ai_provider.audit.manifest import NO_MANIFEST, SegmentEntry, read_m
 from airflow_ai_provider.audit.pins import Pin
 from airflow_ai_provider.audit.reader import check_segment
 from airflow_ai_provider.audit.seal import seal_trail
-from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.verify import read_pins, verify
 from airflow_ai_provider.ledger.database import Ledger
 
@@ -80,25 +79,13 @@ with Ledger.open(f"sqlite:///{root / 'ledger.db'}") as ledger:
 
 
 @dataclass
-class Estate:
-    """A trail and what is kept apart from it."""
+class Estate(House):
+    """A trail, what is kept apart from it, and what the auditor wrote down."""
 
-    root: Path
-    store: MemoryStore
-    pin_file: str
-    """What the auditor wrote down."""
-
-    @property
-    def archive(self) -> FolderArchive:
-        return FolderArchive(self.root / "archive")
-
-    @property
-    def key(self) -> SigningKey:
-        return load_or_create_signing_key(self.root / "keys")
+    pin_file: str = ""
 
     def verify(self) -> VerifyReport:
-        keys = public_keys(self.key)
-        return verify(self.archive, Spool(self.root / "spool"), self.store, keys, pins=read_pins(self.pin_file))
+        return verify(self.archive, self.spool, self.store, public_keys(self.key), pins=read_pins(self.pin_file))
 
     def path(self, name: str) -> Path:
         return self.root / "archive" / name
@@ -119,8 +106,8 @@ class Estate:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Estate:
     root = tmp_path_factory.mktemp("audit")
-    archive, spool = FolderArchive(root / "archive"), Spool(root / "spool")
-    key = load_or_create_signing_key(root / "keys")
+    house = House(root)
+    archive, spool, key = house.archive, house.spool, house.key
     with Ledger.open(f"sqlite:///{root / 'ledger.db'}") as ledger:
         store = LedgerAuditStore(ledger)
         for wave in ((0, 1, 2), (3, 4, 5), (6, 7)):
@@ -137,7 +124,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Estate:
             {pin.sequence: pin for pin in store.pins("main")},
         )
     pin_file = "".join(f"{pin.sequence} {pin.manifest_hash}\n" for pin in kept.pinned.values())
-    return Estate(root, kept, f"# written down by the auditor\n\n{pin_file}")
+    return Estate(root, kept, pin_file=f"# written down by the auditor\n\n{pin_file}")
 
 
 @pytest.fixture
@@ -145,7 +132,8 @@ def estate(original: Estate, tmp_path: Path) -> Estate:
     """A copy; its files are links, and every attack removes a file before it writes one."""
     root = tmp_path / "copy"
     shutil.copytree(original.root, root, copy_function=os.link)
-    return Estate(root, MemoryStore(dict(original.store.registered), dict(original.store.pinned)), original.pin_file)
+    store = MemoryStore(dict(original.store.registered), dict(original.store.pinned))
+    return Estate(root, store, pin_file=original.pin_file)
 
 
 def test_the_clean_trail_has_no_findings(estate: Estate) -> None:
@@ -260,7 +248,7 @@ def test_everything_relinked_with_the_stolen_key_against_a_pin(estate: Estate) -
         number: Pin("main", number, read_manifest(estate.archive.get(manifest_object(number))).hash, START)
         for number in (1, 2, 3)
     }
-    without = verify(estate.archive, Spool(estate.root / "spool"), estate.store, public_keys(estate.key))
+    without = verify(estate.archive, estate.spool, estate.store, public_keys(estate.key))
     assert without.findings == [], "a flawless forgery, if nobody had written down the pins"
     found = estate.verify().findings
     assert {each.place for each in found if each.attack == RELINKED} == {f"manifest {n}" for n in (1, 2, 3)}

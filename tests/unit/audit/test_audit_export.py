@@ -116,7 +116,7 @@ def test_an_export_holds_the_days_that_were_asked_for() -> None:
     stream = io.BytesIO()
     exporter = Exporter(stream, "ecs", date(2025, 3, 1), date(2025, 3, 2))
     for moment in days:
-        exporter.visit(event("keys.created", timestamp=moment), b"")
+        exporter.visit(event("keys.generated", timestamp=moment), b"")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["@timestamp"] for line in lines] == days[1:3]
     assert exporter.events == 2

@@ -35,7 +35,7 @@ def test_a_segment_that_is_not_here(
     opened = datetime.now(UTC) - age
     trail = Trail(house.spool, house.store, clock=lambda: opened)
     trail.writer = new_writer_id(opened, host)
-    trail.emit("keys.created", key_id="k1")
+    trail.emit("keys.generated", key_id="k1")
     trail.close()
     house.seal()
     house.write(1)

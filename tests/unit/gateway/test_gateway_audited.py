@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +46,19 @@ def events(house: House) -> list[dict[str, Any]]:
     return found
 
 
-def reconciled(house: House) -> VerifyReport:
+def reconciled(house: House, *, since: date | None = None, until: date | None = None) -> VerifyReport:
     """Verify the house's trail, sealed first, against its ledger."""
     settings = house.settings
     spool, archive = settings.audit_spool(), FolderArchive(house.folder / "archive")
     key = load_or_create_signing_key(house.folder / "keys")
     keyring = Keyring.open(settings.home / "keyring.json")
     hash_keys = {key_id: keyring.derive(HASH_KEY_PURPOSE, key_id=key_id) for key_id in keyring.key_ids}
+    days: Any = {"since": since, "until": until}
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         store = LedgerAuditStore(ledger)
         seal_trail(spool, archive, store, key, utc_now())
-        with Reconciliation(ledger, hash_keys=hash_keys) as reconciliation:
-            report = verify(archive, spool, store, public_keys(key), visit=reconciliation.visit)
+        with Reconciliation(ledger, hash_keys=hash_keys, **days) as reconciliation:
+            report = verify(archive, spool, store, public_keys(key), visit=reconciliation.visit, **days)
             reconciliation.report(report)
     return report
 
@@ -71,23 +73,42 @@ def kinds(report: VerifyReport) -> list[str]:
     return [finding.kind for finding in report.findings]
 
 
-@pytest.fixture
-def answered(house: House, vendor: VendorDouble) -> House:
+def answer_in_every_way(house: House, vendor: VendorDouble) -> None:
     """Calls that went well, that were refused, that may have been billed, and answers from the store."""
     vendor.configure(script=["429", "ok", "504", "ok", "401"])
     house.run(["one", "two", "three", "one", "two"], batch_rows=2)
     house.run(["one", "two", "three"], run_id="run-2")
     house.run(["one", "four"], run_id="run-1", sink=str(house.folder / "again"))
+
+
+@pytest.fixture
+def answered(house: House, vendor: VendorDouble) -> House:
+    answer_in_every_way(house, vendor)
     return house
 
 
-def test_ledger_and_trail_agree_on_every_attempt(answered: House) -> None:
-    report = reconciled(answered)
-    assert (report.findings, report.notes) == ([], [])
-    calls = [event for event in events(answered) if event["event.action"] == "llm.call"]
-    assert {row["status"] for row in answered.requests()} == {"ok", "error", "unknown", "reused"}
-    assert calls == []  # sealed and gone from the spool
-    assert report.events > len(answered.requests())
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_ledger_and_trail_agree_on_every_attempt(
+    tmp_path: Path, vendor: VendorDouble, database: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("postgres_url") if database == "postgresql" else None
+    house = House(tmp_path, vendor, ledger_url=url)
+    answer_in_every_way(house, vendor)
+    assert {row["status"] for row in house.requests()} == {"ok", "error", "unknown", "reused"}
+    today = utc_now().date()
+    for days in ({}, {"since": today}, {"until": today}, {"since": today - timedelta(days=1), "until": today}):
+        report = reconciled(house, **days)
+        assert (report.findings, report.notes) == ([], []), days
+        assert report.events > len(house.requests())
+    assert reconciled(house, since=today + timedelta(days=1)).events == 0
+
+
+def test_a_range_of_days_finds_what_is_missing_in_it(answered: House) -> None:
+    (row, *_) = answered.requests(status="ok")
+    change(answered, delete(llm_requests).where(llm_requests.c.attempt_id == row["attempt_id"]))
+    today = utc_now().date()
+    assert kinds(reconciled(answered, since=today)) == ["event_without_ledger"]
+    assert kinds(reconciled(answered, until=today - timedelta(days=1))) == []
 
 
 def test_every_event_says_on_whose_behalf(house: House) -> None:
