@@ -51,6 +51,24 @@ def _options() -> dict[str, Any]:
             example="/mnt/audit/airflow-ai",
             default="",
         ),
+        "audit_signing_key": _option(
+            "Who signs the audit trail's manifests: a folder that only the sealer can read, or ``kms://CONN_ID/KEY``, "
+            "a signing key of AWS KMS by id, ARN or alias. Empty means audit/keys in ``[ai] home``.\n",
+            example="kms://aws_default/alias/audit-sealer",
+            default="",
+        ),
+        "audit_spool_limit_mb": _option(
+            "Megabytes that may wait on a host for the audit archive; beyond it no call is made. "
+            "Empty means 1024, about a million calls.\n",
+            example="4096",
+            default="",
+        ),
+        "audit_outcomes": _option(
+            "Whose outcomes (success, failed, skipped) the audit trail records: ``ours`` (tasks of this package's "
+            "operators), ``dags`` (every task of a DAG that has one of them) or ``off``. Empty means ours.\n",
+            example="dags",
+            default="",
+        ),
         "vectors_conn_id": _option(
             "Connection (generic or http) of a Milvus server; the password is its token. Empty means Milvus Lite in "
             "``[ai] home``.\n",

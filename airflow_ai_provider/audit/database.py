@@ -28,8 +28,10 @@ class LedgerAuditStore:
         with self._ledger.write() as conn:
             conn.execute(insert_ignore(conn, audit_writers), row)
 
-    def registered_segments(self, trail: str) -> list[RegisteredSegment]:
+    def registered_segments(self, trail: str, since: datetime | None = None) -> list[RegisteredSegment]:
         query = select(audit_writers).where(audit_writers.c.trail == trail).order_by(audit_writers.c.segment)
+        if since is not None:
+            query = query.where(audit_writers.c.opened_at >= since)
         with self._ledger.read() as conn:
             return [
                 RegisteredSegment(trail, row.writer, row.segment, _aware(row.opened_at)) for row in conn.execute(query)

@@ -1,27 +1,52 @@
-"""Guesses, from the numbers in event ids, what was done to a chain that is broken. Only a help for the reader: the
-chain is the proof, and whoever changes a file can change the numbers too."""
+"""What was probably done to a trail: one word or phrase for each attack, the same everywhere.
+
+A guess from the numbers in event ids and from where the chain goes on. Only a help for the reader: the chain, the
+manifests and the pins are the proof, and whoever changes a file can change the numbers in it too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Final
+
+EDITED: Final = "edited"
+DELETED: Final = "deleted"
+REORDERED: Final = "reordered"
+TRUNCATED: Final = "truncated"
+INSERTED: Final = "inserted"
+DUPLICATED: Final = "duplicated"
+DAMAGED: Final = "damaged"
+DROPPED: Final = "segment dropped"
+SWAPPED: Final = "segments swapped"
+REPLAYED: Final = "segment replayed"
+REWRITTEN: Final = "segment rewritten"
+MANIFEST_DROPPED: Final = "manifest dropped"
+NEWEST_DROPPED: Final = "newest manifest dropped, with its segments"
+OTHER_KEY: Final = "signed with another key"
+RELINKED: Final = "relinked and signed with the sealer's key"
+MANIFEST_REPLACED: Final = "manifest replaced"
+NEVER_WRITTEN: Final = "event deleted, or never written"
+FORGED: Final = "event forged, or ledger row deleted"
+LEDGER_CHANGED: Final = "ledger row or event changed"
 
 
-def likely_attack(writer: str, expected: int, claimed: Sequence[str]) -> str:
+def likely_attack(writer: str, expected: int, claimed: Iterable[str]) -> str:
     """``claimed`` are the event ids from the first bad line on, ``""`` where unreadable; ``expected`` is its number."""
-    if not claimed:
-        return "truncated"
-    numbers = [_number(writer, each) for each in claimed]
-    first = numbers[0]
+    ids = iter(claimed)
+    first = next(ids, None)
     if first is None:
-        return "edited or damaged" if claimed[0] == "" else "inserted from elsewhere"
-    known = [number for number in numbers if number is not None]
-    if first < expected or len(set(known)) < len(known):
-        return "inserted or duplicated"
-    if first == expected:
-        return "edited"
-    return "reordered" if expected in known else "deleted"
+        return TRUNCATED
+    number = event_number(writer, first)
+    if number is None:
+        return INSERTED if first else DAMAGED
+    if number == expected:
+        return EDITED
+    if number < expected:
+        return DUPLICATED
+    return REORDERED if any(event_number(writer, each) == expected for each in ids) else DELETED
 
 
-def _number(writer: str, claimed: str) -> int | None:
+def event_number(writer: str, claimed: str) -> int | None:
+    """The number in an event id of this writer; ``None`` when it is not one."""
     prefix, _, digits = claimed.rpartition("-")
     return int(digits) if prefix == writer and digits.isascii() and digits.isdigit() and len(digits) < 20 else None

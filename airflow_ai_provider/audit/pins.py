@@ -42,8 +42,8 @@ class AuditStore(Protocol):
         """Record, durably, that a segment was opened. Again with the same values: nothing happens."""
         ...
 
-    def registered_segments(self, trail: str) -> list[RegisteredSegment]:
-        """Every segment ever registered."""
+    def registered_segments(self, trail: str, since: datetime | None = None) -> list[RegisteredSegment]:
+        """Every segment registered, or those opened at a moment or later."""
         ...
 
     def pin_manifest(self, trail: str, sequence: int, manifest_hash: str, pinned_at: datetime) -> None:

@@ -7,9 +7,10 @@ in the parsed JSON is found as well.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, BinaryIO, Protocol
 
@@ -28,12 +29,23 @@ from airflow_ai_provider.audit.chain import (
     decode_seal,
     link,
 )
-from airflow_ai_provider.audit.diagnose import likely_attack
+from airflow_ai_provider.audit.diagnose import (
+    DAMAGED,
+    DUPLICATED,
+    EDITED,
+    INSERTED,
+    TRUNCATED,
+    event_number,
+    likely_attack,
+)
 from airflow_ai_provider.audit.merkle import MerkleTree, leaf_hash
 from airflow_ai_provider.errors import AuditError
 
 CHUNK = 64 * 1024
 _SHOWN = SHOWN_HEX // 2
+_LOOK_AHEAD = 64
+"""Lines behind a break in which the place is looked for where the chain goes on."""
+_ENDS_EARLY = "compressed file ends early"
 MAX_LINE = 1024 * 1024
 """Bytes; a record is bounded by its schema to far less. Beyond it a file is not read further."""
 
@@ -44,6 +56,16 @@ class Visitor(Protocol):
     def __call__(self, document: dict[str, Any], body: bytes) -> None:
         """``document`` is the event without its chain value, ``body`` its canonical JSON."""
         ...
+
+
+def both(first: Visitor, second: Visitor) -> Visitor:
+    """Two visitors as one."""
+
+    def visit(document: dict[str, Any], body: bytes) -> None:
+        first(document, body)
+        second(document, body)
+
+    return visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +120,7 @@ def gunzip(chunks: Iterable[bytes]) -> Iterator[bytes]:
         if inflate.unused_data:
             raise ContainerDamaged("bytes after the end of the compressed file")
     if not inflate.eof:
-        raise ContainerDamaged("compressed file ends early")
+        raise ContainerDamaged(_ENDS_EARLY)
 
 
 def _until_broken(inflate: Any, chunk: bytes) -> Iterator[bytes]:
@@ -161,15 +183,16 @@ def check_segment(chunks: Iterable[bytes], *, sealed: bool, visit: Visitor | Non
     stream = iter(lines)
     first = next(stream, None)
     if first is None or not _read_head(check, first):
-        check.fault = Fault("head", lines.damage or "its first line is not an intact head", "edited or damaged")
+        check.fault = Fault("head", lines.damage or "its first line is not an intact head", DAMAGED)
         return check
     broken = _read_records(check, stream, visit)
     if broken is not None:
         check.fault = _broken_record(check, broken, stream)
     elif lines.damage:
-        check.fault = Fault(_next_place(check), f"at or after this place: {lines.damage}", "edited or damaged")
+        attack = TRUNCATED if lines.damage == _ENDS_EARLY else DAMAGED
+        check.fault = Fault(_next_place(check), f"at or after this place: {lines.damage}", attack)
     elif check.seal is None and sealed:
-        check.fault = Fault(f"after record {check.count}", "ends without its seal", "truncated")
+        check.fault = Fault(f"after record {check.count}", "ends without its seal", TRUNCATED)
     elif lines.tail:
         check.tail_bytes = len(lines.tail)
         check.fault = _tail_fault(check, lines.tail, sealed)
@@ -195,7 +218,7 @@ def _read_head(check: SegmentCheck, line: bytes) -> bool:
 def _read_records(check: SegmentCheck, lines: Iterator[bytes], visit: Visitor | None = None) -> bytes | None:
     """Consume intact records, and the seal if there is one; return the first line that does not follow."""
     assert check.head is not None
-    chain, count, offset = check.chain, 0, check.intact_bytes
+    chain, count, offset = check.chain, check.count, check.intact_bytes
     prefix, number, add = f"{check.head.writer}-", check.head.first, check.records.add
     bad: bytes | None = None
     for line in lines:
@@ -258,13 +281,30 @@ def _broken_record(check: SegmentCheck, line: bytes, rest: Iterator[bytes]) -> F
     assert check.head is not None
     place = _next_place(check)
     if check.seal is not None:
-        return Fault("after the seal", "a line follows the seal", "inserted")
-    later = [line, *rest]
+        return Fault("after the seal", "a line follows the seal", INSERTED)
     if _looks_like_seal(line):
-        return Fault("seal", f"the seal does not fit the {check.count} records before it", "truncated or edited")
+        return Fault("seal", f"the seal does not fit the {check.count} records before it", TRUNCATED)
+    near = [line, *itertools.islice(rest, _LOOK_AHEAD)]
     expected = check.head.first + check.count
-    attack = likely_attack(check.head.writer, expected, [_id_of(each) for each in later if not _looks_like_seal(each)])
+    ids = (_id_of(each) for each in itertools.chain(near, rest) if not _looks_like_seal(each))
+    attack = _surplus(check, near, expected) or likely_attack(check.head.writer, expected, ids)
     return Fault(place, "does not follow from the line before it", attack)
+
+
+def _surplus(check: SegmentCheck, lines: list[bytes], expected: int) -> str:
+    """What to call lines that are too much: the chain goes on behind them. Empty where it does not."""
+    assert check.head is not None
+    for index in range(1, len(lines)):
+        if _continues(check, *lines[index : index + 2]):
+            number = event_number(check.head.writer, _id_of(lines[0]))
+            return DUPLICATED if number is not None and number < expected else INSERTED
+    return ""
+
+
+def _continues(check: SegmentCheck, *lines: bytes) -> bool:
+    """Whether lines follow, one after the other, from the last intact record."""
+    trial = SegmentCheck(head=check.head, chain=check.chain, count=check.count)
+    return _read_records(trial, iter(lines)) is None
 
 
 def _next_place(check: SegmentCheck) -> str:
@@ -274,11 +314,9 @@ def _next_place(check: SegmentCheck) -> str:
 def _tail_fault(check: SegmentCheck, tail: bytes, sealed: bool) -> Fault | None:
     """An interrupted write is a proper prefix of a line; a whole line with another byte at its end is not."""
     if sealed or check.seal is not None:
-        return Fault("after the seal", "bytes follow the seal", "inserted")
-    assert check.head is not None
-    trial = SegmentCheck(head=replace(check.head, first=check.head.first + check.count), chain=check.chain)
-    if _read_records(trial, iter([tail[:-1]])) is None:
-        return Fault(_next_place(check), "its line end was changed", "edited")
+        return Fault("after the seal", "bytes follow the seal", INSERTED)
+    if _continues(check, tail[:-1]):
+        return Fault(_next_place(check), "its line end was changed", EDITED)
     return None
 
 

@@ -54,17 +54,18 @@ ECS: Final[Mapping[str, str]] = {
 
 FIELDS: Final[Mapping[str, str]] = {
     "name": "user host dag_id run_id task_id team route tier deployment model response_model provider collection shard"
-    " operator budget period reason webhook endpoint review decision column invoice",
-    "token": "session_id request_id attempt_id error_type operation hash_key_id key_id price_version segment state"
-    " format invoice_format",
+    " operator budget period reason webhook endpoint review decision decided_by column table profile hash_key_id"
+    " key_id",
+    "token": "session_id request_id attempt_id error_type operation price_version segment state format invoice_format"
+    " decided_at",
     "digest": "policy_hash old_policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash plan_hash"
     " content_hash",
     "address": "source_ip",
     "count": "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
-    " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
-    " http_status attempt attempts documents documents_added documents_changed documents_removed chunks sequence"
-    " segments events findings torn_bytes limit_nano old_limit_nano spent_nano percent holds calls rows_matched"
-    " rows_resolved rows_corrected raised_nano lowered_nano columns",
+    " rows_skipped rows_matched rows_resolved rows_corrected input_tokens output_tokens cached_input_tokens cost_nano"
+    " saved_nano hold_nano limit_nano old_limit_nano spent_nano expected_nano worst_nano raised_nano lowered_nano"
+    " latency_ms duration_ms http_status attempt attempts calls holds percent documents documents_added"
+    " documents_changed documents_removed chunks sequence segments events findings torn_bytes columns days bytes",
     "index": "map_index",
     "flag": "damaged",
 }
@@ -73,6 +74,10 @@ FIELDS: Final[Mapping[str, str]] = {
 WHO: Final = "user dag_id run_id task_id map_index try_number team host source_ip session_id"
 """On whose behalf and from where; every action may have these."""
 _COST: Final = "input_tokens output_tokens cached_input_tokens cost_nano saved_nano"
+_PLAN: Final = "route cost_nano expected_nano worst_nano limit_nano decided_by decided_at reason"
+_ROWS: Final = (
+    "batch route shard table column columns key_id policy_hash content_hash rows_rejected rows_error error_type reason"
+)
 
 ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     # action: (what it says, required fields, optional fields besides WHO)
@@ -107,9 +112,13 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
         "collection",
         f"{_COST} documents documents_added documents_changed documents_removed chunks duration_ms error_type",
     ),
-    "plan.made": ("what a job would cost was worked out", "rows", "plan_hash calls cost_nano route"),
-    "plan.approved": ("somebody approved a planned cost", "plan_hash", "cost_nano reason"),
-    "plan.refused": ("a planned cost was refused", "plan_hash", "cost_nano limit_nano reason"),
+    "plan.made": (
+        "what a job would cost was worked out",
+        "plan_hash",
+        "route shard rows calls cost_nano expected_nano worst_nano",
+    ),
+    "plan.approved": ("somebody approved a planned cost", "plan_hash", _PLAN),
+    "plan.rejected": ("a planned cost was refused, or nobody decided in time", "plan_hash", f"{_PLAN} error_type"),
     "budget.changed": ("a limit was set or changed", "budget period limit_nano", "old_limit_nano reason"),
     "budget.threshold": ("a share of a budget is used up", "budget percent", "period spent_nano limit_nano"),
     "budget.stopped": ("a budget has no room left", "budget", "period spent_nano limit_nano reason"),
@@ -118,22 +127,27 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "holds.swept": ("holds of dead processes were settled", "holds attempts cost_nano", "reason"),
     "ledger.reconciled": (
         "the ledger was compared with a vendor's invoice",
-        "invoice_hash rows",
-        "invoice_format rows_matched rows_resolved rows_corrected raised_nano lowered_nano findings",
+        "invoice_hash",
+        "invoice_format provider period rows rows_matched rows_resolved rows_corrected raised_nano lowered_nano"
+        " cost_nano findings reason",
     ),
-    "ledger.exported": ("rows of the ledger were exported", "rows", "segments period format content_hash"),
+    "ledger.exported": (
+        "rows of the ledger were exported",
+        "rows",
+        "days bytes segments period format manifest_hash content_hash",
+    ),
     "review.requested": ("an answer waits for a person", "review", "request_id route reason"),
     "review.decided": ("a person decided on an answer", "review decision", "request_id route reason"),
     "review.expired": ("nobody decided in time", "review", "request_id route reason"),
-    "rows.masked": ("personal data of rows was masked", "rows", "route columns key_id content_hash"),
-    "rows.restored": ("masked values were put back", "rows", "route columns key_id content_hash reason"),
-    "rows.encrypted": ("columns were encrypted", "rows", "columns column key_id content_hash reason"),
-    "rows.decrypted": ("encrypted columns were read in clear", "rows", "columns column key_id content_hash reason"),
-    "keys.created": ("a key was made", "key_id", "reason"),
-    "keys.activated": ("a key is now the one that is used", "key_id", "reason"),
+    "rows.masked": ("personal data of rows was masked", "rows", f"{_ROWS} profile"),
+    "rows.restored": ("masked values were put back", "rows", f"{_ROWS} profile"),
+    "rows.encrypted": ("columns were encrypted", "rows", _ROWS),
+    "rows.decrypted": ("encrypted columns were read in clear", "rows", _ROWS),
+    "keys.generated": ("a key was made", "key_id", "reason"),
+    "keys.rotated": ("a key is now the one that is used", "key_id", "reason"),
     "keys.retired": ("a key is kept for reading only", "key_id", "reason"),
     "keys.destroyed": ("a key is gone, and what it encrypted with it", "key_id", "reason"),
-    "keys.rewrapped": ("values were encrypted anew under another key", "key_id rows", "columns reason"),
+    "keys.reencrypted": ("values were encrypted anew under another key", "rows", _ROWS),
     "webhook.delivered": ("a message was sent to a webhook", "webhook", "http_status attempt latency_ms error_type"),
     "login.refused": ("an endpoint turned somebody away", "endpoint", "reason http_status"),
     "trail.sealed": ("the sealer wrote a manifest", "sequence manifest_hash", "segments events"),

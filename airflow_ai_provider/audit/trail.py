@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -22,6 +21,7 @@ from airflow_ai_provider.audit.events import Fields, build_context, build_event,
 from airflow_ai_provider.audit.pins import AuditStore
 from airflow_ai_provider.audit.segment import SegmentWriter
 from airflow_ai_provider.audit.spool import Spool
+from airflow_ai_provider.audit.writers import new_writer_id
 from airflow_ai_provider.errors import AuditError
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,13 @@ class Trail:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except AuditError:
+            # Nobody is left to flush again: the segment is let go of, so that recovery can seal what is durable.
+            if self._segment is not None:
+                self._segment.abandon()
+            raise
 
     def _flush(self, segment: SegmentWriter) -> None:
         try:
@@ -194,8 +200,3 @@ class Trail:
     def _check_open(self) -> None:
         if self._closed:
             raise AuditError("this audit trail is closed; open another one")
-
-
-def new_writer_id(now: datetime) -> str:
-    """Unique, and sorting by time: 48 bits of milliseconds, 64 random bits, in hex."""
-    return f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(8)}"

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Set
+from datetime import date
 
 from airflow_ai_provider.audit.archive import MANIFESTS, Archive, manifest_object, manifest_sequence
+from airflow_ai_provider.audit.diagnose import (
+    EDITED,
+    INSERTED,
+    MANIFEST_DROPPED,
+    MANIFEST_REPLACED,
+    NEWEST_DROPPED,
+    OTHER_KEY,
+    RELINKED,
+)
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.keys import PublicKeys
 from airflow_ai_provider.audit.manifest import (
@@ -18,30 +29,53 @@ from airflow_ai_provider.errors import AuditError
 
 
 def check_manifests(
-    archive: Archive, listed: set[int], pins: Mapping[int, str] | None, keys: PublicKeys, report: VerifyReport
-) -> list[SegmentEntry]:
-    """Check every manifest and return what they list.
+    archive: Archive,
+    listed: Set[int],
+    pins: Mapping[int, str] | None,
+    keys: PublicKeys,
+    report: VerifyReport,
+    *,
+    first: int = 1,
+) -> Iterator[SegmentEntry]:
+    """Check the manifests from number ``first`` on, and yield what they list.
 
     ``listed`` are the numbers in the archive; ``pins`` hashes by number, ``None`` when they cannot be had.
     """
     pinned = pins or {}
-    entries: list[SegmentEntry] = []
-    expected, previous = 1, NO_MANIFEST
-    for sequence in sorted(listed | set(pinned)):
+    newest_listed = max(listed, default=0)
+    expected, previous = first, NO_MANIFEST if first == 1 else pinned.get(first - 1, "")
+    for sequence in sorted(number for number in listed | set(pinned) if number >= first):
         if sequence > expected:
-            _missing(report, expected, sequence - 1, "manifest removed")
+            _missing(report, expected, sequence - 1, MANIFEST_DROPPED)
             previous = ""
         try:
             data = archive.get(manifest_object(sequence))
         except FileNotFoundError:
-            newest = sequence > max(listed, default=0)
-            _missing(report, sequence, sequence, "newest manifest removed" if newest else "manifest removed")
+            _missing(report, sequence, sequence, NEWEST_DROPPED if sequence > newest_listed else MANIFEST_DROPPED)
             previous = pinned.get(sequence, "")
         else:
-            entries += _check_one(data, sequence, previous, pins, keys, report)
+            yield from _check_one(data, sequence, previous, pins, keys, report)
             previous = manifest_hash(data)
         expected = sequence + 1
-    return entries
+
+
+def first_since(archive: Archive, listed: Set[int], since: date | None) -> int:
+    """The first manifest written on the day ``since`` or later: manifests are in the order of time.
+
+    One that cannot be read counts as later, so that nothing is left out because of it.
+    """
+    numbers = sorted(listed)
+    if since is None or not numbers:
+        return 1
+    index = bisect_left(numbers, since.isoformat(), key=lambda number: _created_at(archive, number))
+    return numbers[index] if index < len(numbers) else numbers[-1] + 1
+
+
+def _created_at(archive: Archive, sequence: int) -> str:
+    try:
+        return read_manifest(archive.get(manifest_object(sequence))).manifest.created_at
+    except (AuditError, FileNotFoundError):
+        return "9999"
 
 
 def manifest_numbers(archive: Archive, report: VerifyReport) -> set[int]:
@@ -50,7 +84,7 @@ def manifest_numbers(archive: Archive, report: VerifyReport) -> set[int]:
     for name in archive.list(MANIFESTS):
         number = manifest_sequence(name)
         if number is None:
-            report.find("foreign_object", name, "is not a manifest's name", "inserted")
+            report.find("foreign_object", name, "is not a manifest's name", INSERTED)
         else:
             numbers.add(number)
     return numbers
@@ -72,42 +106,49 @@ def _check_one(
     """Check one manifest and return what it lists. ``previous`` is the hash of the one before, empty if unknown."""
     place = f"manifest {sequence}"
     report.manifests += 1
-    if pins is not None:
-        _check_pin(sequence, manifest_hash(data), pins, report)
     try:
         signed = read_manifest(data)
     except AuditError as error:
-        report.find("manifest_unreadable", place, str(error), "edited or damaged")
+        if pins is not None:
+            _check_pin(sequence, manifest_hash(data), pins, MANIFEST_REPLACED, report)
+        report.find("manifest_unreadable", place, str(error), EDITED)
         return ()
     manifest = signed.manifest
-    _check_signature(signed, keys, place, report)
+    fault = _signature_fault(signed, keys)
+    if pins is not None:
+        _check_pin(sequence, signed.hash, pins, MANIFEST_REPLACED if fault else RELINKED, report)
+    if fault:
+        kind, detail, attack = fault
+        report.find(kind, place, detail, attack)
     if (manifest.trail, manifest.sequence) != (report.trail, sequence):
         detail = f"says it is {manifest.sequence} of trail {manifest.trail}"
-        report.find("manifest_sequence", place, detail, "replayed or renamed")
+        report.find("manifest_sequence", place, detail, MANIFEST_REPLACED)
     if previous and manifest.previous != previous:
-        report.find("manifest_chain", place, "does not follow from the manifest before it", "replaced or removed")
+        report.find("manifest_chain", place, "does not follow from the manifest before it", MANIFEST_REPLACED)
     if not manifest.is_whole:
-        report.find("merkle_root", place, "its Merkle root is not that of the segments it lists", "list edited")
+        report.find("merkle_root", place, "its Merkle root is not that of the segments it lists", EDITED)
     return manifest.segments
 
 
-def _check_pin(sequence: int, digest: str, pins: Mapping[int, str], report: VerifyReport) -> None:
+def _check_pin(sequence: int, digest: str, pins: Mapping[int, str], attack: str, report: VerifyReport) -> None:
     place = f"manifest {sequence}"
     newest = max(pins, default=0)
     if sequence in pins:
         if pins[sequence] != digest:
-            report.find("pin_mismatch", place, "is not the manifest that was pinned", "rewritten, perhaps signed anew")
+            report.find("pin_mismatch", place, "is not the manifest that was pinned", attack)
     elif sequence == newest + 1:
         # A sealer is between writing and pinning, or died there; what the manifest claims is checked all the same.
         report.note("manifest_unpinned", place, "not pinned yet; the next seal pins it")
     else:
-        report.find("manifest_unpinned", place, "was never pinned", "inserted, or pins removed")
+        report.find("manifest_unpinned", place, "was never pinned", "manifest inserted, or pins removed")
 
 
-def _check_signature(signed: SignedManifest, keys: PublicKeys, place: str, report: VerifyReport) -> None:
+def _signature_fault(signed: SignedManifest, keys: PublicKeys) -> tuple[str, str, str] | None:
+    """Kind, detail and attack of a finding, or nothing where a trusted key signed."""
     key_id = signed.manifest.key_id
     try:
-        if not signed.is_signed_by(keys):
-            report.find("manifest_signature", place, f"signature does not fit key {key_id}", "edited")
+        if signed.is_signed_by(keys):
+            return None
     except KeyError:
-        report.find("manifest_key", place, f"signed with key {key_id}, which is not trusted", "signed with another key")
+        return "manifest_key", f"signed with key {key_id}, which is not trusted", OTHER_KEY
+    return "manifest_signature", f"signature does not fit key {key_id}", EDITED

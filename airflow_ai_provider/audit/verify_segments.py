@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from itertools import pairwise
 
-from airflow_ai_provider.audit.archive import Archive, segment_object
+from airflow_ai_provider.audit.archive import SEGMENTS, Archive, segment_object
 from airflow_ai_provider.audit.chain import NO_SEGMENT, segment_name
+from airflow_ai_provider.audit.diagnose import (
+    DAMAGED,
+    DROPPED,
+    EDITED,
+    INSERTED,
+    REPLAYED,
+    REWRITTEN,
+    SWAPPED,
+)
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.manifest import SegmentEntry
 from airflow_ai_provider.audit.reader import (
     ContainerDamaged,
     HashedChunks,
     SegmentCheck,
+    Visitor,
     check_segment,
     file_chunks,
     gunzip,
 )
 from airflow_ai_provider.audit.recover import is_abandoned
 from airflow_ai_provider.audit.spool import Spool
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The days (UTC, both included) whose segments are read. A segment belongs to the days it was written on: it was
+    opened on the last of them or before, and sealed on the first or after."""
+
+    since: date | None = None
+    until: date | None = None
+
+    def reads(self, name: str) -> bool:
+        """Whether a segment that was sealed since the first day is read."""
+        return self.until is None or _day(name) <= self.until.isoformat()
+
+    def has(self, name: str) -> bool:
+        """Whether a segment was opened on one of the days."""
+        return (self.since is None or self.since.isoformat() <= _day(name)) and self.reads(name)
+
+
+def _day(name: str) -> str:
+    return name.removeprefix(SEGMENTS)[:10].replace("/", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +75,48 @@ class Seen:
     """By writer and number."""
     waiting: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the sealed segments in the spool, by name."""
+    oldest: datetime | None = None
+    """No segment that is counted was opened before."""
 
     def add(self, name: str, check: SegmentCheck) -> None:
         self.counts[name] = check.count
+        if check.head is not None:
+            self.opened(datetime.fromisoformat(check.head.opened_at))
         # Only an intact segment speaks for its neighbours: one changed byte is one finding.
         if check.head is not None and check.head.name == name and check.fault is None:
             link = Link(check.head.previous, check.seal_hash, check.head.first, check.count)
             self.links.setdefault(check.head.writer, {})[check.head.segment] = link
 
+    def listed(self, entry: SegmentEntry) -> None:
+        """Count a segment that is listed and was not read."""
+        self.counts.setdefault(segment_name(entry.writer, entry.segment), entry.count)
+        self.opened(datetime.fromisoformat(_day(entry.name)).replace(tzinfo=UTC))
 
-def check_spool(spool: Spool, report: VerifyReport) -> Seen:
+    def opened(self, moment: datetime) -> None:
+        self.oldest = moment if self.oldest is None else min(self.oldest, moment)
+
+
+def check_spool(spool: Spool, report: VerifyReport, visit: Visitor | None) -> Seen:
     """Check what still waits in the spool. Files that move on meanwhile are left to the next stage."""
     seen = Seen()
     opened = spool.names("open")
     for name in spool.names("sealed"):
-        _check_waiting(spool, name, "sealed", report, seen)
+        _check_waiting(spool, name, "sealed", report, seen, visit)
     for name in opened:
-        if not _check_waiting(spool, name, "open", report, seen) and name not in seen.counts:
-            _check_waiting(spool, name, "sealed", report, seen)
+        if not _check_waiting(spool, name, "open", report, seen, visit) and name not in seen.counts:
+            _check_waiting(spool, name, "sealed", report, seen, visit)
     return seen
 
 
-def _check_waiting(spool: Spool, name: str, state: str, report: VerifyReport, seen: Seen) -> bool:
+def _check_waiting(
+    spool: Spool, name: str, state: str, report: VerifyReport, seen: Seen, visit: Visitor | None
+) -> bool:
     path = spool.path(name, state)
     place = f"spool {name}.{state}"
     try:
         with path.open("rb") as stream:
             content = HashedChunks(file_chunks(stream))
-            check = check_segment(content, sealed=state == "sealed")
+            check = check_segment(content, sealed=state == "sealed", visit=visit)
             if state == "sealed":
                 seen.waiting[name] = content.drain()
     except FileNotFoundError:
@@ -80,7 +126,7 @@ def _check_waiting(spool: Spool, name: str, state: str, report: VerifyReport, se
     if check.fault is not None:
         report.find("segment_altered", f"{place}: {check.fault.place}", check.fault.detail, check.fault.attack)
     elif check.head is not None and (check.head.name, check.head.trail) != (name, spool.trail):
-        report.find("segment_replaced", place, f"holds segment {check.head.name}", "swapped or renamed")
+        report.find("segment_replaced", place, f"holds segment {check.head.name}", REPLAYED)
     elif state == "sealed":
         report.note("segment_waiting", place, f"{check.count} records, waiting for the sealer")
     elif is_abandoned(spool, name):
@@ -92,31 +138,48 @@ def _check_waiting(spool: Spool, name: str, state: str, report: VerifyReport, se
 
 
 def check_archived(
-    archive: Archive, objects: set[str], entries: Iterable[SegmentEntry], seen: Seen, report: VerifyReport
+    archive: Archive,
+    objects: Set[str],
+    entries: Iterable[SegmentEntry],
+    seen: Seen,
+    report: VerifyReport,
+    *,
+    window: Window,
+    visit: Visitor | None,
 ) -> None:
-    """Check every listed segment, and that ``objects``, the names in the archive, holds nothing else."""
+    """Check every listed segment of the window, and that ``objects``, the names in the archive, holds nothing else."""
     listed: set[str] = set()
+    held: dict[str, str] = {}
     for entry in entries:
         if entry.name in listed:
-            report.find("segment_duplicate", entry.name, "listed twice in the manifests", "replayed")
+            report.find("segment_duplicate", entry.name, "listed twice in the manifests", REPLAYED)
             continue
         listed.add(entry.name)
         name = segment_name(entry.writer, entry.segment)
+        if not window.reads(entry.name):
+            seen.listed(entry)
+            continue
         try:
-            check = _check_listed(archive, entry, report)
+            check = _check_listed(archive, entry, held, report, visit)
         except FileNotFoundError:
-            seen.counts.setdefault(name, entry.count)
-            report.find("segment_missing", entry.name, f"{entry.count} records, listed and not there", "removed")
+            seen.listed(entry)
+            report.find("segment_missing", entry.name, f"{entry.count} records, listed and not there", DROPPED)
             continue
         if seen.waiting.get(name, entry.sha256) != entry.sha256:
-            report.find("segment_conflict", f"spool {name}.sealed", "differs from the archived one", "forged")
+            report.find("segment_conflict", f"spool {name}.sealed", "differs from the archived one", REWRITTEN)
         seen.add(name, check)
-    for extra in sorted(objects - listed):
-        _check_unlisted(archive, extra, seen, report)
+    for place, name in held.items():
+        attack = SWAPPED if held.get(name) == place else REPLAYED
+        report.find("segment_replaced", place, f"holds {name or 'another segment'}, itself intact", attack)
+    for extra in sorted(name for name in objects - listed if window.has(name)):
+        _check_unlisted(archive, extra, listed, seen, report)
 
 
-def _check_listed(archive: Archive, entry: SegmentEntry, report: VerifyReport) -> SegmentCheck:
-    check, content, stored = _read_object(archive, entry.name)
+def _check_listed(
+    archive: Archive, entry: SegmentEntry, held: dict[str, str], report: VerifyReport, visit: Visitor | None
+) -> SegmentCheck:
+    """One listed segment; where it is another, intact one, ``held`` is told which."""
+    check, content, stored = _read_object(archive, entry.name, visit)
     _count(check, report)
     _note_recovery(check, entry.name, report)
     fault = check.fault
@@ -124,19 +187,15 @@ def _check_listed(archive: Archive, entry: SegmentEntry, report: VerifyReport) -
         kind = "segment_altered" if stored != entry.stored_sha256 else "segment_sealed_broken"
         report.find(kind, f"{entry.name}: {fault.place}", fault.detail, fault.attack)
     elif check.head is None or segment_object(check.head) != entry.name or check.head.trail != report.trail:
-        report.find("segment_replaced", entry.name, "holds another segment, itself intact", "swapped or replayed")
+        held[entry.name] = segment_object(check.head) if check.head is not None else ""
     elif content != entry.sha256:
-        report.find(
-            "segment_relinked",
-            f"{entry.name}: record unknown",
-            "chain is whole but not the signed one",
-            "rewritten",
-        )
+        place = f"{entry.name}: record unknown"
+        report.find("segment_relinked", place, "chain is whole but not the signed one", REWRITTEN)
     elif stored != entry.stored_sha256:
         place = f"{entry.name}: after record {check.count}"
-        report.find("container_altered", place, "compressed file was changed, no record was", "edited or damaged")
+        report.find("container_altered", place, "compressed file was changed, no record was", DAMAGED)
     elif _facts(check) != (entry.count, entry.head, entry.seal, entry.records):
-        report.find("manifest_mismatch", entry.name, "manifest states another count, head or seal", "manifest forged")
+        report.find("manifest_mismatch", entry.name, "manifest states another count, head or root", "manifest forged")
     return check
 
 
@@ -144,22 +203,24 @@ def _facts(check: SegmentCheck) -> tuple[int, str, str, str]:
     return check.count, check.chain.hex(), check.seal_hash, check.records.root().hex()
 
 
-def _check_unlisted(archive: Archive, name: str, seen: Seen, report: VerifyReport) -> None:
+def _check_unlisted(archive: Archive, name: str, listed: Set[str], seen: Seen, report: VerifyReport) -> None:
     """A sealer that is at work, or died, has put a segment there that still lies in the spool. Nobody else has."""
-    check, content, _ = _read_object(archive, name)
+    check, content, _ = _read_object(archive, name, None)
     segment = check.head.name if check.head is not None else ""
     if check.fault is None and seen.waiting.get(segment) == content:
         report.note("segment_unlisted", name, "archived, not yet in a manifest")
-        return
-    report.find("segment_unlisted", name, "in the archive and in no manifest", "inserted, or its manifest removed")
+    elif check.head is not None and segment_object(check.head) in listed - {name}:
+        report.find("segment_unlisted", name, f"a copy of {segment_object(check.head)}, in no manifest", REPLAYED)
+    else:
+        report.find("segment_unlisted", name, "in the archive and in no manifest", INSERTED)
 
 
-def _read_object(archive: Archive, name: str) -> tuple[SegmentCheck, str, str]:
+def _read_object(archive: Archive, name: str, visit: Visitor | None) -> tuple[SegmentCheck, str, str]:
     """One reading: the chain, the hash of the content as far as it could be read, the hash as stored."""
     with archive.open(name) as stream:
         stored = HashedChunks(file_chunks(stream))
         content = HashedChunks(gunzip(stored))
-        check = check_segment(content, sealed=True)
+        check = check_segment(content, sealed=True, visit=visit)
         try:
             digest = content.drain()
         except ContainerDamaged:
@@ -167,24 +228,24 @@ def _read_object(archive: Archive, name: str) -> tuple[SegmentCheck, str, str]:
         return check, digest, stored.drain()
 
 
-def check_writers(seen: Seen, report: VerifyReport) -> None:
+def check_writers(seen: Seen, report: VerifyReport, window: Window) -> None:
     """Each segment of a writer follows from the one before it, in seal and in event numbers."""
     for writer, links in seen.links.items():
         numbers = sorted(links)
         lowest = links[numbers[0]]
         if numbers[0] == 1 and (lowest.previous, lowest.first) != (NO_SEGMENT.hex(), 1):
-            report.find("segment_link", segment_name(writer, 1), "does not start its writer's chain", "replaced")
-        for number in _gaps(writer, numbers, seen):
-            report.find("segment_gap", segment_name(writer, number), "its writer's later segments follow it", "removed")
+            report.find("segment_link", segment_name(writer, 1), "does not start its writer's chain", REWRITTEN)
+        for number in _gaps(writer, numbers, seen, from_start=window.since is None):
+            report.find("segment_gap", segment_name(writer, number), "its writer's later segments follow it", DROPPED)
         for before, after in pairwise(numbers):
             if after == before + 1 and not _follows(links[before], links[after]):
                 place = segment_name(writer, after)
-                report.find("segment_link", place, "does not follow from the segment before it", "replaced or relinked")
+                report.find("segment_link", place, "does not follow from the segment before it", REWRITTEN)
 
 
-def _gaps(writer: str, numbers: list[int], seen: Seen) -> list[int]:
+def _gaps(writer: str, numbers: list[int], seen: Seen, *, from_start: bool) -> list[int]:
     """Numbers below the highest that were seen nowhere; of a long run only the first."""
-    gaps = [1] if numbers[0] > 1 else []
+    gaps = [1] if from_start and numbers[0] > 1 else []
     gaps += [before + 1 for before, after in pairwise(numbers) if after > before + 1]
     return [number for number in gaps if segment_name(writer, number) not in seen.counts]
 
@@ -207,7 +268,7 @@ def _note_recovery(check: SegmentCheck, place: str, report: VerifyReport) -> Non
             "segment_damaged",
             f"{place}: after record {check.count}",
             f"{seal.torn_bytes} bytes with finished lines did not follow and were cut off in recovery (.torn)",
-            "edited before it was sealed, or a broken disk",
+            EDITED,
         )
     else:
         report.note("segment_recovered", place, f"sealed after its writer's death, {seal.torn_bytes} bytes torn")

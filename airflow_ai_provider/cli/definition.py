@@ -80,6 +80,15 @@ _ARG_WHO = _arg("--by", metavar="NAME", help="Who (default: the account this run
 _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
 _ARG_PRICES = _arg("--prices", required=True, metavar="LIST", help="policy, litellm, or a price list's file")
 _ARG_KEEP_PRICES = _arg("--dry-run", action="store_true", help="Only show; rows keep the price they were billed at")
+_ARG_FROM = _arg("--from", dest="since", type=day, metavar="DAY", help="First day to read, UTC (default: all)")
+_ARG_TO = _arg("--to", dest="until", type=day, metavar="DAY", help="Last day to read, UTC (default: today)")
+_ARG_PIN = _arg("--pin", metavar="FILE", help="Manifest hashes kept elsewhere, lines of SEQUENCE HASH")
+_ARG_KEYS = _arg("--keys", metavar="PATH", help="Verify key, or folder of them (default: this installation's)")
+_ARG_EVENT_FORMAT = _arg("--format", choices=("ecs", "ocsf"), default="ecs", help="ECS documents or OCSF API Activity")
+_ARG_FILE = Arg(("-o", "--output"), metavar="FILE", default="-", help="File to write (default: standard output)")  # type: ignore[no-untyped-call]
+_ARG_EVENT = Arg(("event_id",), metavar="EVENT_ID", help="The event.id of the event")  # type: ignore[no-untyped-call]
+_ARG_DAYS_SINCE = _arg("--since", type=day, metavar="DAY", help="First day to export, UTC (default: all)")
+_ARG_DAYS_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to export, UTC (default: today)")
 _ARG_ARCHIVE = _arg("--archive", metavar="URI", help="Archive of the audit trail (default: archive_uri in section ai)")
 
 _ARG_INVOICE = _arg("--invoice", required=True, metavar="URI", help="The vendor's export: a path or object-store URL")
@@ -180,6 +189,38 @@ _LEDGER = (
 )
 
 
+_AUDIT = (
+    ActionCommand(
+        name="verify",
+        help="Verify that the audit trail is whole, in order and unaltered",
+        description="Exit status: 0 good, 1 the trail does not verify, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.audit.verify"),
+        args=(_ARG_FROM, _ARG_TO, _ARG_PIN, _ARG_KEYS, _ARG_ARCHIVE, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="seal",
+        help="Archive finished segments, sign and pin a manifest of them",
+        description="Exit status: 0 good, 1 a segment was refused, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.audit.seal"),
+        args=(ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="export",
+        help="Write events as JSON lines, in ECS or OCSF",
+        description="Exit status: 0 good, 1 the trail does not verify, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.audit.export"),
+        args=(_ARG_EVENT_FORMAT, _ARG_DAYS_SINCE, _ARG_DAYS_UNTIL, _ARG_ARCHIVE, _ARG_FILE, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="prove",
+        help="Write the proof that one event is in the trail",
+        description="scripts/verify_proof.py checks it. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.audit.prove"),
+        args=(_ARG_EVENT, _ARG_ARCHIVE, _ARG_FILE, ARG_VERBOSE),
+    ),
+)
+
+
 def get_cli_commands() -> list[CLICommand]:
     """The commands that the provider's metadata points to."""
     return [
@@ -210,19 +251,7 @@ def get_cli_commands() -> list[CLICommand]:
                         ),
                     ),
                 ),
-                GroupCommand(
-                    name="audit",
-                    help="The audit trail",
-                    subcommands=(
-                        ActionCommand(
-                            name="verify",
-                            help="Verify that the audit trail is whole, in order and unaltered",
-                            description="Exit status: 0 good, 1 the trail does not verify, 2 could not run.",
-                            func=lazy_load_command(f"{_CLI}.commands.audit_verify"),
-                            args=(_ARG_ARCHIVE, ARG_OUTPUT, ARG_VERBOSE),
-                        ),
-                    ),
-                ),
+                GroupCommand(name="audit", help="The audit trail", subcommands=_AUDIT),
             ),
         )
     ]

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from airflow_ai_provider.audit.hashes import MultisetHash, content_hash
 from airflow_ai_provider.audit.trail import Trail
@@ -15,6 +15,9 @@ from airflow_ai_provider.ledger.attempts import Settled
 from airflow_ai_provider.ledger.batching import Batcher
 from airflow_ai_provider.ledger.limits import LimitChange
 from airflow_ai_provider.ledger.notices import Notice
+
+HASH_KEY_PURPOSE: Final = "audit-hashes"
+"""What the keyring's key for content hashes is derived for."""
 
 
 def context_of(caller: Caller, team: str | None = None) -> dict[str, Any]:
@@ -44,9 +47,10 @@ def call_fields(settled: Settled) -> dict[str, Any]:
 class Recorder:
     """Writes the events of one job to this process' trail, whose context says who asks. For one event loop."""
 
-    def __init__(self, trail: Trail, *, hash_key: bytes, job: MapJob) -> None:
+    def __init__(self, trail: Trail, *, hash_key: bytes, hash_key_id: str, job: MapJob) -> None:
         self._trail = trail
         self._hash_key = hash_key
+        self._hash_key_id = hash_key_id
         self._route = job.route
         self._batches = 0
         self._reused = _Reused(MultisetHash(hash_key))
@@ -79,6 +83,7 @@ class Recorder:
             **call_fields(settled),
             prompt_hash=content_hash(self._hash_key, prompt) if prompt is not None else None,
             answer_hash=content_hash(self._hash_key, answer) if answer is not None else None,
+            hash_key_id=self._hash_key_id,
         )
 
     def reused(self, request_id: str, saved_nano: int) -> None:
@@ -99,6 +104,7 @@ class Recorder:
                 batch=self._batches,
                 rows=reused.rows,
                 reused_hash=reused.hash.hexdigest(),
+                hash_key_id=self._hash_key_id,
                 saved_nano=reused.saved_nano,
                 route=self._route,
             )
@@ -145,6 +151,10 @@ class Recorder:
     async def flush(self) -> None:
         """Durable on return; whoever asks at the same moment shares one wait for the disk."""
         await self._flushes.ask(None)
+
+    def flush_now(self) -> None:
+        """The same, for a caller that is not on the event loop or may hold it up."""
+        self._trail.flush()
 
     async def _flush_group(self, asked: list[None]) -> Sequence[None]:
         await asyncio.to_thread(self._trail.flush)

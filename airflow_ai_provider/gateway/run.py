@@ -31,7 +31,7 @@ from airflow_ai_provider.gateway.lanes import Lane, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, open_masker
 from airflow_ai_provider.gateway.progress import Progress, progress_line
-from airflow_ai_provider.gateway.recorder import Recorder, context_of
+from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder, context_of
 from airflow_ai_provider.gateway.results import Tally, to_table
 from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
 from airflow_ai_provider.gateway.settings import Settings
@@ -142,7 +142,7 @@ async def _open_gateway(
     owner, task = owner_id(), _task_ref(job, caller)
     spool = settings.audit_spool()
     with Trail(spool, LedgerAuditStore(ledger), context=context_of(caller, job.team)) as trail:
-        recorder = Recorder(trail, hash_key=keyring.derive("audit-hashes"), job=job)
+        recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
         recorder.task_started(policy_digest=plan.policy.digest, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.policy.digest)
         for recovery in recover_open(spool, datetime.now(UTC)):
@@ -259,11 +259,15 @@ def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None
 
 
 def _settle_predecessor(ledger: Ledger, task: TaskRef, owner: str, recorder: Recorder, log: logging.Logger) -> Tally:
-    """Capture what a dead try of this task left open, before anything new is sent."""
+    """Capture what a dead try of this task left open, before anything new is sent.
+
+    As everywhere, the events are durable before the ledger's transaction is.
+    """
     with ledger.write() as conn:
         settled = recover(conn, task, owner, datetime.now(UTC))
-    for item in settled:
-        recorder.call(item, prompt=None, answer=None)
+        for item in settled:
+            recorder.call(item, prompt=None, answer=None)
+        recorder.flush_now()
     if settled:
         log.warning("an earlier try died with %d calls in flight; they are in the ledger as unknown", len(settled))
     return Tally(cost_nano=sum(item.cost_nano for item in settled))

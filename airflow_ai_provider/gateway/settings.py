@@ -45,6 +45,8 @@ class Settings:
     """Folder of the audit archive; ``None`` is ``home/audit/archive``."""
     audit_spool_bytes: int = SPOOL_BYTES
     """What the audit spool may hold before calls stop."""
+    audit_signing_key: str | None = None
+    """Folder of the sealer's key, or ``kms://CONN_ID/KEY``; ``None`` is ``home/audit/keys``."""
     vectors_uri: str | None = field(default=None, repr=False)
     """Milvus server ``http(s)://…``; ``None`` is Milvus Lite in ``home/vectors``."""
     vectors_token: str | None = field(default=None, repr=False)

@@ -7,18 +7,28 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import os
+import re
+import socket
+from datetime import UTC, date, datetime
+from getpass import getuser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from airflow_ai_provider.errors import AuditError
+from airflow_ai_provider.errors import AuditError, KeyringError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow_ai_provider.audit.archive import Archive
     from airflow_ai_provider.audit.findings import VerifyReport
+    from airflow_ai_provider.audit.keys import Signer
+    from airflow_ai_provider.audit.reader import Visitor
     from airflow_ai_provider.audit.seal import SealReport
+
+_KMS_KEY = re.compile(r"^kms://(?P<conn_id>[^/]+)/(?P<key>.+)$")
 
 
 def seal_audit(settings: Settings) -> SealReport:
@@ -27,24 +37,23 @@ def seal_audit(settings: Settings) -> SealReport:
     Raises ``AuditError``, ``KeyringError``, ``StoreUnavailable`` and ``LedgerUnavailable``.
     """
     from airflow_ai_provider.audit.database import LedgerAuditStore
-    from airflow_ai_provider.audit.keys import load_or_create_signing_key
     from airflow_ai_provider.audit.recover import recover_open
     from airflow_ai_provider.audit.seal import seal_trail
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.ledger import open_ledger
 
     spool, now = settings.audit_spool(), datetime.now(UTC)
-    key = load_or_create_signing_key(_keys(settings))
+    signer = _signer(settings)
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         store = LedgerAuditStore(ledger)
         if recovered := recover_open(spool, now):
             with Trail(spool, store) as trail:
                 trail.emit_many([("segment.recovered", "unknown", recovery.fields()) for recovery in recovered])
-        return seal_trail(spool, _archive(settings), store, key, now)
+        return seal_trail(spool, _archive(settings), store, signer, now)
 
 
-def record(settings: Settings, action: str, caller: Caller | None, **fields: Any) -> None:
-    """Write one event of a task that calls no model, or of a command where ``caller`` is ``None``.
+def record(settings: Settings, action: str, caller: Caller | None, *, outcome: str = "ok", **fields: Any) -> None:
+    """Write one event on behalf of a task, or of whoever runs this command. Durable on return.
 
     Raises ``AuditError`` and ``LedgerUnavailable``.
     """
@@ -53,28 +62,154 @@ def record(settings: Settings, action: str, caller: Caller | None, **fields: Any
     from airflow_ai_provider.gateway.recorder import context_of
     from airflow_ai_provider.ledger import open_ledger
 
-    context = context_of(caller) if caller else {}
+    context = context_of(caller) if caller else {"user": _login(), "host": socket.gethostname()}
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
         Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context) as trail,
     ):
-        trail.emit(action, "ok", **fields)
+        trail.emit(action, outcome, **fields)
 
 
-def verify_audit(settings: Settings) -> VerifyReport:
-    """Read the whole trail and say whether it is what was written.
+def _login() -> str | None:
+    try:
+        return getuser()
+    except (OSError, KeyError):  # an id that no name was given to, as in many containers
+        return None
 
-    Raises ``AuditError``, ``KeyringError`` and ``LedgerUnavailable``.
+
+def verify_audit(
+    settings: Settings,
+    *,
+    since: date | None = None,
+    until: date | None = None,
+    pins: Mapping[int, str] | None = None,
+    keys: Path | None = None,
+    visit: Visitor | None = None,
+) -> VerifyReport:
+    """Read the trail, say whether it is what was written, and compare it with the ledger.
+
+    ``since`` and ``until`` are days (UTC, both included), ``pins`` the auditor's own, ``keys`` a file or folder of
+    verify keys instead of this installation's; ``visit`` gets every intact event. Raises ``AuditError``,
+    ``KeyringError`` and ``LedgerUnavailable``.
     """
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.keys import load_verify_keys
+    from airflow_ai_provider.audit.reader import both
+    from airflow_ai_provider.audit.reconcile import Reconciliation
     from airflow_ai_provider.audit.verify import verify
     from airflow_ai_provider.ledger import open_ledger
 
-    folder = _keys(settings)
-    keys = load_verify_keys(folder) if folder.is_dir() else {}
+    folder = keys or _keys(settings)
+    trusted = load_verify_keys(folder) if folder.exists() else {}
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        return verify(_archive(settings), settings.audit_spool(), LedgerAuditStore(ledger), keys)
+        store, archive, spool = LedgerAuditStore(ledger), _archive(settings), settings.audit_spool()
+        with Reconciliation(ledger, since=since, until=until, hash_keys=_hash_keys(settings)) as reconciliation:
+            see = both(reconciliation.visit, visit) if visit else reconciliation.visit
+            report = verify(archive, spool, store, trusted, since=since, until=until, pins=pins, visit=see)
+            if not report.error:
+                reconciliation.report(report)
+        return report
+
+
+def export_audit(
+    settings: Settings, stream: BinaryIO, form: str, *, since: date | None = None, until: date | None = None
+) -> tuple[int, VerifyReport]:
+    """Write the events of some days to a stream as ``ecs`` or ``ocsf``, and say so in the trail.
+
+    Returns how many were written, and what the verification found on the way: only intact records are exported.
+    """
+    from airflow_ai_provider.audit.export import Exporter
+
+    exporter = Exporter(stream, form, since, until)
+    report = verify_audit(settings, since=since, until=until, visit=exporter.visit)
+    record(
+        settings,
+        "audit.exported",
+        None,
+        events=exporter.events,
+        format=form,
+        content_hash=exporter.sha256(),
+    )
+    return exporter.events, report
+
+
+def prove_event(settings: Settings, event_id: str) -> dict[str, Any]:
+    """The proof that an event is in the sealed trail. Raises ``AuditError`` and ``StoreUnavailable``."""
+    from airflow_ai_provider.audit.prove import prove
+
+    return prove(_archive(settings), event_id)
+
+
+def pins_from(path: Path) -> Mapping[int, str]:
+    """Pins that were written down elsewhere. ``AuditError`` names file and line where they cannot be read."""
+    from airflow_ai_provider.audit.verify import read_pins
+
+    try:
+        return read_pins(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AuditError(f"pin file {path} cannot be read: {getattr(error, 'strerror', 'not UTF-8')}") from None
+    except AuditError as error:
+        raise AuditError(f"pin file {path}: {error}") from None
+
+
+def write_pin(path: Path, sequence: int, manifest_hash: str) -> None:
+    """Add a line to a pin file, durably. ``AuditError`` where it cannot be written."""
+    try:
+        with path.expanduser().open("a", encoding="ascii") as file:
+            file.write(f"{sequence} {manifest_hash}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise AuditError(
+            f"pin file {path} cannot be written: {error.strerror}; manifest {sequence} has hash {manifest_hash}"
+        ) from None
+
+
+def _signer(settings: Settings) -> Signer:
+    """The sealer's key, as ``[ai] audit_signing_key`` says; its public half is put where ``verify`` looks for it."""
+    from airflow_ai_provider.audit.keys import load_or_create_signing_key, publish_key
+
+    place = settings.audit_signing_key or ""
+    if match := _KMS_KEY.match(place):
+        from airflow_ai_provider.audit.kms import KmsSigner
+
+        kms = KmsSigner(_kms_client(match["conn_id"]), match["key"])
+        publish_key(_keys(settings), kms.public)
+        return kms
+    if "://" in place:
+        raise KeyringError(f"[ai] audit_signing_key {place}: expected a folder, or kms://CONN_ID/KEY")
+    key = load_or_create_signing_key(Path(place).expanduser() if place else _keys(settings))
+    publish_key(_keys(settings), key.public)
+    return key
+
+
+def _kms_client(conn_id: str) -> Any:
+    """A KMS client of an ``aws`` connection. Raises ``PermanentError`` and ``TransientError`` of the look-up."""
+    from airflow_ai_provider.hooks.settings import require_connection
+
+    require_connection(conn_id, "[ai] audit_signing_key")
+    try:
+        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+    except ImportError:
+        raise KeyringError(
+            "[ai] audit_signing_key is in KMS, which needs: pip install 'airflow-ai-provider[amazon]'"
+        ) from None
+    return AwsBaseHook(aws_conn_id=conn_id, client_type="kms").get_conn()
+
+
+def _hash_keys(settings: Settings) -> dict[str, bytes]:
+    """The keys of content hashes by id; none where the keyring is not to be had, as on an auditor's host."""
+    from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE
+    from airflow_ai_provider.privacy.keyring import Keyring
+
+    path = settings.home / "keyring.json"
+    if settings.keyring:
+        keyring = Keyring.from_mapping(settings.keyring)
+    elif path.exists():
+        keyring = Keyring.open(path)
+    else:
+        return {}
+    return {key_id: keyring.derive(HASH_KEY_PURPOSE, key_id=key_id) for key_id in keyring.key_ids}
 
 
 def _keys(settings: Settings) -> Path:

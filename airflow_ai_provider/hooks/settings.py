@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from airflow_ai_provider.audit.spool import SPOOL_BYTES
 from airflow_ai_provider.errors import PermanentError, TransientError
 from airflow_ai_provider.gateway.settings import Endpoint, Settings
 from airflow_ai_provider.hooks import connections
@@ -38,6 +39,8 @@ def settings_from_airflow(*, policy: str | None = None) -> Settings:
         ledger_url=_from("ledger_conn_id", connections.ledger_url),
         cache_url=_from("cache_conn_id", connections.cache_url),
         archive_uri=archive_uri,
+        audit_spool_bytes=_spool_bytes(),
+        audit_signing_key=option("audit_signing_key") or None,
         vectors_uri=vectors_uri,
         vectors_token=vectors_token,
         keyring=_from("keyring_conn_id", connections.keyring),
@@ -60,6 +63,16 @@ def option(name: str) -> str:
     from airflow.sdk import conf
 
     return str(conf.get(SECTION, name, fallback="") or "").strip()
+
+
+def _spool_bytes() -> int:
+    """``[ai] audit_spool_limit_mb`` in bytes. Raises ``PermanentError`` for anything but a positive whole number."""
+    text = option("audit_spool_limit_mb")
+    if not text:
+        return SPOOL_BYTES
+    if not text.isdecimal() or int(text) < 1:
+        raise PermanentError(f"[{SECTION}] audit_spool_limit_mb {text!r}: expected megabytes, such as 1024")
+    return int(text) * 1024**2
 
 
 def ai_home() -> Path:
@@ -121,6 +134,11 @@ def _split_store(uri: str, asked_by: str) -> tuple[str, Mapping[str, Any]]:
         return uri, {}
     conn = _connection(match["conn_id"], asked_by)
     return f"{match['scheme']}://{match['rest']}", connections.storage_options(conn)
+
+
+def require_connection(conn_id: str, asked_by: str) -> None:
+    """Raises ``PermanentError``, naming who asked, where a connection does not exist."""
+    _connection(conn_id, asked_by)
 
 
 def _connection(conn_id: str, asked_by: str) -> Any:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airflow_ai_provider.operators.base import HeartOperator
+from airflow_ai_provider.operators.base import HeartOperator, at_least_one
 
 if TYPE_CHECKING:
     from airflow_ai_provider.audit.findings import Finding
+    from airflow_ai_provider.audit.spool import Spool
 
 _SHOWN = 20
+_ALARM_PERCENT = 80
+"""Of the spool's limit, from which on the log says so."""
 
 
 class AuditSealOperator(HeartOperator):
@@ -20,18 +26,29 @@ class AuditSealOperator(HeartOperator):
 
     A manifest is written even when nothing happened, so that silence is a statement too. Run it often: until a segment
     is sealed, whoever may write the spool can change it.
+
+    :param pin_file: a file to which each manifest's number and hash are added, for ``verify --pin``; best where nobody
+        who can write archive or database can write (templated).
     """
 
+    template_fields: Sequence[str] = ("pin_file",)
     ui_color = "#efeaf6"
 
+    def __init__(self, *, pin_file: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pin_file = pin_file
+
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.audit import seal_audit
+        from airflow_ai_provider.hooks.audit import seal_audit, write_pin
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-        report = seal_audit(settings_from_airflow())
+        settings = settings_from_airflow()
+        report = seal_audit(settings)
         if report.sequence is None:
             self.log.info("another sealer is at work; nothing to do")
         else:
+            if self.pin_file:
+                write_pin(Path(self.pin_file), report.sequence, report.manifest_hash)
             self.log.info(
                 "manifest %d: %d events in %d segments, hash %s",
                 report.sequence,
@@ -41,19 +58,44 @@ class AuditSealOperator(HeartOperator):
             )
         for refusal in report.refused:
             self.log.error("left in the spool: %s", refusal.reason)
-        return {**report.fields(), "refused": len(report.refused)}
+        spool = settings.audit_spool()
+        return {**report.fields(), "refused": len(report.refused), "spool_bytes": self._spool_bytes(spool)}
+
+    def _spool_bytes(self, spool: Spool) -> int:
+        """What still waits: as a metric for an alert, and as an alarm in the log long before calls stop."""
+        from airflow.sdk.observability import stats
+
+        used = spool.used_bytes()
+        percent = 100 * used // spool.limit_bytes
+        stats.gauge("ai.audit.spool_bytes", used)
+        stats.gauge("ai.audit.spool_percent", percent)
+        if percent >= _ALARM_PERCENT:
+            self.log.error("AUDIT SPOOL %d%% FULL (%s): no call is made once it is full", percent, spool.folder)
+        return used
 
 
 class AuditVerifyOperator(HeartOperator):
-    """Read the whole trail and fail if it is not what was written."""
+    """Read the trail, compare it with its pins and with the ledger, and fail if it is not what was written.
 
+    :param days: read only what was written on the last days (UTC, today included); ``None`` reads all.
+    :param pin_file: manifest hashes that were kept elsewhere, lines of ``SEQUENCE HASH`` (templated).
+    """
+
+    template_fields: Sequence[str] = ("pin_file",)
     ui_color = "#efeaf6"
 
+    def __init__(self, *, days: int | None = None, pin_file: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.days = None if days is None else at_least_one("days", days)
+        self.pin_file = pin_file
+
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.audit import verify_audit
+        from airflow_ai_provider.hooks.audit import pins_from, verify_audit
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-        report = verify_audit(settings_from_airflow())
+        since = datetime.now(UTC).date() - timedelta(days=self.days - 1) if self.days else None
+        pins = pins_from(Path(self.pin_file)) if self.pin_file else None
+        report = verify_audit(settings_from_airflow(), since=since, pins=pins)
         for note in report.notes:
             self.log.info("%s", finding_line(note))
         for finding in report.findings:

@@ -85,7 +85,7 @@ class EmbedSyncOperator(HeartOperator):
         from airflow_ai_provider.hooks.audit import record
         from airflow_ai_provider.hooks.context import caller_from_context
 
-        counts = {
+        counts: dict[str, Any] = {
             "documents": report.documents,
             "documents_added": report.added,
             "documents_changed": report.changed,

@@ -1,4 +1,4 @@
-"""The Airflow plugin: what templates may call.
+"""The Airflow plugin: what templates may call, and what listens to task instances.
 
 Loaded through the ``airflow.plugins`` entry point in every Airflow process, so it imports nothing of the heart.
 """
@@ -11,6 +11,7 @@ from airflow.sdk.plugins_manager import AirflowPlugin
 
 from airflow_ai_provider.hooks.context import run_folder
 from airflow_ai_provider.hooks.settings import ai_home
+from airflow_ai_provider.ui import outcomes
 
 
 def home() -> str:
@@ -19,7 +20,9 @@ def home() -> str:
 
 
 class AirflowAIPlugin(AirflowPlugin):
-    """Adds ``{{ macros.ai.run_folder(run_id) }}`` and ``{{ macros.ai.home() }}`` to task templates."""
+    """Adds ``{{ macros.ai.run_folder(run_id) }}`` and ``{{ macros.ai.home() }}`` to task templates, and tells the audit
+    trail of outcomes."""
 
     name = "ai"
     macros: list[Any] = [run_folder, home]  # noqa: RUF012 - the base class declares it so
+    listeners: list[Any] = [outcomes]  # noqa: RUF012

@@ -23,6 +23,7 @@ from pydantic_core import PydanticUndefined
 
 import airflow_ai_provider
 from airflow_ai_provider import errors, policy
+from airflow_ai_provider.audit.schema import ACTIONS
 from airflow_ai_provider.get_provider_info import get_provider_info
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled, open_attempts, settle
 from airflow_ai_provider.ledger.database import Ledger
@@ -364,8 +365,10 @@ def test_every_column_is_in_the_page(tmp_path: Path) -> None:
 
 
 def test_every_finding_of_the_audit_is_explained() -> None:
-    source = "\n".join(file.read_text() for file in (PACKAGE / "audit").glob("verify*.py"))
-    given = set(re.findall(r'report\.find\(\s*"(\w+)"', source)) | {"segment_altered", "segment_sealed_broken"}
+    files = [*(PACKAGE / "audit").glob("verify*.py"), PACKAGE / "audit" / "reconcile.py"]
+    source = "\n".join(file.read_text() for file in files)
+    given = set(re.findall(r'(?:report\.find\(|_find\(report,|return)\s*"(\w+_\w+)"', source))
+    given |= {"segment_altered", "segment_sealed_broken"}
     rows = table(section(DOCS / "audit.md", "Findings"), "kind")
     assert {row[0] for row in rows} == given
     assert all(f'"{kind}"' in source for kind in given)
@@ -376,6 +379,11 @@ def test_every_finding_of_a_reconciliation_is_explained() -> None:
     assert [row[0] for row in rows] == list(get_args(FindingKind))
     formats = table(section(DOCS / "money.md", "Reconcile with an invoice"), "format")
     assert [row[0] for row in formats] == list(FORMATS)
+
+
+def test_every_action_of_the_audit_is_explained() -> None:
+    rows = table(section(DOCS / "audit.md", "What an event says"), "action")
+    assert {row[0]: row[1] for row in rows} == {action: said for action, (said, *_) in ACTIONS.items()}
 
 
 def test_every_kind_of_error_is_one_that_the_gateway_gives() -> None:

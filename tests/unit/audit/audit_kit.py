@@ -46,8 +46,8 @@ class MemoryStore:
     def register_segment(self, trail: str, writer: str, segment: str, opened_at: datetime) -> None:
         self.registered[segment] = RegisteredSegment(trail, writer, segment, opened_at)
 
-    def registered_segments(self, trail: str) -> list[RegisteredSegment]:
-        return list(self.registered.values())
+    def registered_segments(self, trail: str, since: datetime | None = None) -> list[RegisteredSegment]:
+        return [each for each in self.registered.values() if since is None or each.opened_at >= since]
 
     def pin_manifest(self, trail: str, sequence: int, manifest_hash: str, pinned_at: datetime) -> None:
         pin = self.pinned.setdefault(sequence, Pin(trail, sequence, manifest_hash, pinned_at))

@@ -80,7 +80,7 @@ def test_missing_and_unknown_names_are_refused() -> None:
 def test_who_and_where_may_stand_in_every_event_and_may_come_from_the_writer() -> None:
     who = {"user": "ada", "dag_id": "d", "host": "worker-1", "source_ip": "2001:db8::1", "session_id": "s-1"}
     context = build_context({**who, "team": None})
-    event = build_event("keys.created", "ok", "w-1", NOW, {"key_id": "k2", "user": "grace"}, context)
+    event = build_event("keys.generated", "ok", "w-1", NOW, {"key_id": "k2", "user": "grace"}, context)
     assert (event["user.name"], event["host.name"], event["source.ip"]) == ("grace", "worker-1", "2001:db8::1")
     task = build_context({"dag_id": "d", "run_id": "r", "task_id": "t"})
     assert build_event("task.outcome", "ok", "w-1", NOW, {"state": "success"}, task)["airflow_ai.task_id"] == "t"

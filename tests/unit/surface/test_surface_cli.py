@@ -2,61 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-import types
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from airflow.cli.cli_parser import get_parser
+from cli_kit import POLICY, airflow, answer, install
 
 from airflow_ai_provider.cli import definition
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.run import run_map
-from airflow_ai_provider.hooks.audit import seal_audit
-from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import reports
 from airflow_ai_provider.ledger import reprice as repricing
 from airflow_ai_provider.operators import cost
 
-POLICY = """\
-version: 1
-deployments: {offline: {model: offline/extractive, price: {input_per_mtok: 1, output_per_mtok: 2}}}
-routes: {support: {tiers: {simple: [offline]}, masking: "off"}}
-budgets: [{team: support, period: day, limit_usd: 5}]
-"""
-
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AIRFLOW__AI__HOME", str(tmp_path / "ai"))
-    monkeypatch.setenv("AIRFLOW__AI__POLICY_PATH", str(tmp_path / "policy.yaml"))
-    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
-    (tmp_path / "policy.yaml").write_text(POLICY)
-    return tmp_path
+    return install(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def answered(home: Path) -> Path:
-    (home / "rows.csv").write_text("id,text\n1,one\n2,two\n")
-    job = MapJob(str(home / "rows.csv"), str(home / "out"), "{{ text }}", "id", "support", "support")
-    log: Any = types.SimpleNamespace(info=lambda *_: None, warning=lambda *_: None)
-    run_map(job, Caller("d", "r", "t"), settings_from_airflow(), log=log)
-    return home
-
-
-def airflow(*words: str) -> int:
-    """Run a command as Airflow would; returns its exit status."""
-    args: argparse.Namespace = get_parser().parse_args(["ai", *words])
-    try:
-        args.func(args)
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
+    return answer(home)
 
 
 def test_command_operator_and_ledger_know_the_same_groupings() -> None:
@@ -202,20 +171,3 @@ def test_a_ledger_out_of_reach_could_not_run(
     assert "error: ledger postgresql+psycopg://me:***@127.0.0.1:1/db" in shown.err
     assert "pa55word" not in shown.out + shown.err
     assert "Traceback" not in shown.out + shown.err
-
-
-def test_a_whole_trail_verifies_and_a_broken_one_does_not(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seal_audit(settings_from_airflow())
-    assert airflow("audit", "verify") == 0
-    assert "0 findings" in capsys.readouterr().out
-    (segment,) = (answered / "ai/audit/archive").glob("segments/*/*/*/*.gz")
-    segment.unlink()
-    assert airflow("audit", "verify", "-o", "json") == 1
-    shown = capsys.readouterr()
-    assert {row["kind"] for row in json.loads(shown.out)}
-    assert "findings" in shown.err
-
-
-def test_a_trail_never_sealed_could_not_be_verified(capsys: pytest.CaptureFixture[str]) -> None:
-    assert airflow("audit", "verify") == 2
-    assert "no verify key" in capsys.readouterr().err

@@ -29,7 +29,14 @@ def test_every_example_parses(bag: DagBag) -> None:
 
 
 def test_every_example_says_what_it_does(bag: DagBag) -> None:
-    assert all(dag.doc_md and dag.schedule is None for dag in bag.dags.values())
+    assert all(dag.doc_md for dag in bag.dags.values())
+
+
+def test_only_maintenance_runs_by_itself_and_never_catches_up(bag: DagBag) -> None:
+    scheduled = {dag.dag_id: dag for dag in bag.dags.values() if dag.schedule is not None}
+    assert set(scheduled) == {"ai_audit_seal", "ai_audit_verify"}
+    assert not any(dag.catchup for dag in scheduled.values())
+    assert {dag.max_active_runs for dag in scheduled.values()} == {1}
 
 
 def test_its_sample_files_are_there(support: DAG) -> None:

@@ -29,7 +29,7 @@ SURFACE = sorted(
     f"airflow_ai_provider.{folder}.{path.stem}"
     for folder in ("operators", "decorators", "hooks", "ui", "cli")
     for path in (PACKAGE / folder).glob("*.py")
-    if path.stem not in ("__init__", "commands", "retrieval")
+    if path.stem not in ("__init__", "commands", "retrieval") and (folder, path.stem) != ("cli", "audit")
 )
 
 

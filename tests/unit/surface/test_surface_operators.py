@@ -191,6 +191,38 @@ def test_a_map_answers_reuses_reports_and_leaves_a_trail_that_verifies(home: Pat
     assert verified["events"] == sealed["events"] > 8
 
 
+def test_pins_are_written_down_elsewhere_and_verified_against(home: Path) -> None:
+    answer(home).execute(context())
+    pins = home / "elsewhere.txt"
+    seal = AuditSealOperator(task_id="seal", pin_file=str(pins))
+    hashes = [seal.execute(context())["manifest_hash"] for _ in range(2)]
+    assert pins.read_text() == f"1 {hashes[0]}\n2 {hashes[1]}\n"
+    verify = AuditVerifyOperator(task_id="verify", pin_file=str(pins), days=1)
+    assert verify.execute(context())["manifests"] == 2
+    pins.write_text(f"1 {hashes[1]}\n")
+    with pytest.raises(AirflowFailException, match="pin_mismatch at manifest 1"):
+        verify.execute(context())
+    pins.unlink()
+    pins.mkdir()
+    with pytest.raises(AirflowFailException, match=r"pin file .* cannot be written: .*manifest 3 has hash"):
+        seal.execute(context())
+    with pytest.raises(ValueError, match="days 0: expected 1 or more"):
+        AuditVerifyOperator(task_id="v", days=0)
+
+
+def test_a_spool_that_fills_up_is_an_alarm_before_calls_stop(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(home).execute(context())
+    (broken,) = (home / "ai/audit/spool/main").glob("*.sealed")
+    broken.write_bytes(broken.read_bytes() + b"x" * 900_000)  # the sealer refuses it, so it stays
+    monkeypatch.setenv("AIRFLOW__AI__AUDIT_SPOOL_LIMIT_MB", "1")
+    sealed = AuditSealOperator(task_id="seal").execute(context())
+    assert (sealed["refused"], sealed["spool_bytes"] > 900_000) == (1, True)
+    (alarm,) = (line for line in capsys.readouterr().out.splitlines() if "AUDIT SPOOL 8" in line)
+    assert "error" in alarm
+
+
 def test_a_trail_that_was_touched_fails_the_task(home: Path) -> None:
     answer(home).execute(context())
     AuditSealOperator(task_id="seal").execute(context())

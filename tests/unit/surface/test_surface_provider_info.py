@@ -24,6 +24,9 @@ OPTIONS = {
     "ledger_conn_id",
     "cache_conn_id",
     "archive_uri",
+    "audit_signing_key",
+    "audit_spool_limit_mb",
+    "audit_outcomes",
     "vectors_conn_id",
     "keyring_conn_id",
 }
