@@ -91,6 +91,13 @@ class Trail:
                 self._append(bodies)
             return ids
 
+    def prepare(self) -> None:
+        """Open and register a segment now: who writes events inside a ledger transaction must not begin one there."""
+        self._check_process()
+        with self._lock:
+            self._check_open()
+            self._ready_segment()
+
     def flush(self) -> None:
         """Return when every event emitted so far is on disk."""
         self._check_process()

@@ -111,7 +111,7 @@ class BatchFunds:
             self._periods = {period.budget_id: period for period in periods}
             self.limit_changes += grant.limit_changes
             answers = self._answers(grant, amounts)
-            if not any(answers):
+            if not any(answers) and self._broken is None:
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the looks
         return answers
 

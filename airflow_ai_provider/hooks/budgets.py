@@ -101,13 +101,15 @@ def sweep_holds(
         ]
         if dry_run or not over:
             return Swept(len(silent), len(over), 0, 0, 0)
-        with ledger.write() as conn:
-            holds, settled = sweep(conn, over, now)
-        captured = sum(item.cost_nano for item in settled)
-        counts = {"holds": holds, "attempts": len(settled), "cost_nano": captured}
         with _trail(settings, ledger, caller) as trail:
-            trail.emit_many(_call_event(item) for item in settled)
-            trail.emit("holds.swept", reason="task is over", **counts)
+            trail.prepare()
+            with ledger.write() as conn:
+                holds, settled = sweep(conn, over, now)
+                captured = sum(item.cost_nano for item in settled)
+                # Inside: what the ledger says was paid is in the trail, whenever this process dies.
+                trail.emit_many(_call_event(item) for item in settled)
+                trail.emit("holds.swept", holds=holds, attempts=len(settled), cost_nano=captured, reason="task is over")
+                trail.flush()
     return Swept(len(silent), len(over), holds, len(settled), captured)
 
 

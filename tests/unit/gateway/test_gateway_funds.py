@@ -42,7 +42,13 @@ class Bank:
 
     def batch(self, *budgets: Budget, owner: str = "me", task: TaskRef = TASK) -> BatchFunds:
         return BatchFunds(
-            self.journal, owner=owner, task=task, budgets=budgets or (BUDGET,), caller=CALLER, route="support"
+            self.journal,
+            owner=owner,
+            task=task,
+            budgets=budgets or (BUDGET,),
+            caller=CALLER,
+            route="support",
+            line=asyncio.Lock(),
         )
 
     async def spend(self, batch: BatchFunds, bound: int, cost: int) -> None:
