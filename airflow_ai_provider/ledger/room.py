@@ -74,6 +74,10 @@ def has_room(found: Sequence[Room], wanted_nano: int) -> bool:
     return all(room.free_nano >= wanted_nano for room in found)
 
 
-def worth_going_on(found: Sequence[Room], wanted_nano: int) -> bool:
-    """Whether work that wants so much should go on: it fits, or a tenth of each limit is free to do a part of it."""
-    return all(room.free_nano >= min(wanted_nano, max(room.limit_nano // 10, 1)) for room in found)
+def worth_going_on(found: Sequence[Room], wanted_nano: int, least_nano: int) -> bool:
+    """Whether work that wants so much should go on: all of it fits, or a tenth of each limit is free to do a part.
+
+    ``least_nano`` is what one row of it wants. Raises ``LedgerError`` where not even that will ever fit.
+    """
+    has_room(found, least_nano)
+    return all(room.free_nano >= min(wanted_nano, max(room.limit_nano // 10, least_nano)) for room in found)

@@ -141,13 +141,14 @@ class LLMMapOperator(HeartOperator):
         from airflow_ai_provider.triggers.budget import BudgetTrigger
 
         self.log.info("%d rows are over budget; waiting for room for $%s", summary.over_budget, summary.short_usd)
+        wanted = int(Decimal(summary.short_usd) * 1_000_000_000)
         trigger = BudgetTrigger(
             team=self.team,
             dag_id=caller.dag_id,
             run_id=caller.run_id,
             route=self.route,
-            wanted_nano=int(Decimal(summary.short_usd) * 1_000_000_000),
-            part=True,
+            wanted_nano=wanted,
+            least_nano=wanted // summary.over_budget,
             policy=self.policy,
         )
         kwargs = {"cost_usd": summary.cost_usd}

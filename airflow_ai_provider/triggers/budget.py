@@ -14,14 +14,14 @@ from airflow_ai_provider.errors import AIProviderError, TransientError
 
 
 class BudgetTrigger(BaseTrigger):
-    """Fires when every budget that applies has room for a sum, or with ``part`` for a part of it worth going on with.
+    """Fires when every budget that applies has room for a sum or, with ``least_nano``, for a part worth going on with.
 
     :param team: whose budgets.
     :param dag_id: DAG of the calls to come.
     :param run_id: its run.
     :param route: route of the policy.
     :param wanted_nano: room in nano-dollars.
-    :param part: whether a tenth of the limits will do.
+    :param least_nano: what the smallest useful part wants; a part is a tenth of the limits, and no less than this.
     :param policy: path of a policy file, instead of ``[ai] policy_path``.
     :param poll_seconds: how often to look.
     """
@@ -34,7 +34,7 @@ class BudgetTrigger(BaseTrigger):
         run_id: str,
         route: str,
         wanted_nano: int,
-        part: bool = False,
+        least_nano: int | None = None,
         policy: str | None = None,
         poll_seconds: float = 30.0,
     ) -> None:
@@ -44,12 +44,12 @@ class BudgetTrigger(BaseTrigger):
         self.run_id = run_id
         self.route = route
         self.wanted_nano = wanted_nano
-        self.part = part
+        self.least_nano = least_nano
         self.policy = policy
         self.poll_seconds = poll_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("team", "dag_id", "run_id", "route", "wanted_nano", "part", "policy", "poll_seconds")
+        names = ("team", "dag_id", "run_id", "route", "wanted_nano", "least_nano", "policy", "poll_seconds")
         place = f"{type(self).__module__}.{type(self).__qualname__}"
         return place, {name: getattr(self, name) for name in names}
 
@@ -76,7 +76,9 @@ class BudgetTrigger(BaseTrigger):
 
         scope = Scope(self.team, self.dag_id, self.run_id, self.route)
         found = room_now(settings_from_airflow(policy=self.policy), scope)
-        return (worth_going_on if self.part else has_room)(found, self.wanted_nano)
+        if self.least_nano is None:
+            return has_room(found, self.wanted_nano)
+        return worth_going_on(found, self.wanted_nano, self.least_nano)
 
 
 def require_room(event: Mapping[str, Any]) -> None:

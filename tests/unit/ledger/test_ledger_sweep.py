@@ -99,5 +99,7 @@ def test_rooms_are_those_of_this_moment(ledger: Ledger) -> None:
     assert not has_room(found, 61)
     with pytest.raises(LedgerError, match=r"limit is \$0\.0000001; room for \$0\.000000101 will never be there"):
         has_room(found, 101)
-    assert worth_going_on(found, 1000), "a tenth of the limit is free"
-    assert not worth_going_on([replace(found[0], spent_nano=95, held_nano=0)], 1000)
+    assert worth_going_on(found, 1000, 5), "a tenth of the limit is free"
+    assert not worth_going_on(found, 1000, 61), "and not enough for one row"
+    assert worth_going_on(found, 3, 3)
+    assert not worth_going_on([replace(found[0], spent_nano=95, held_nano=0)], 1000, 5)
