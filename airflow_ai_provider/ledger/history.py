@@ -1,0 +1,115 @@
+"""What a task's calls have been like lately, and what its budgets have left: what a plan is made from. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from airflow_ai_provider.ledger.periods import BudgetPeriod
+from airflow_ai_provider.ledger.schema import llm_budgets, llm_requests
+from airflow_ai_provider.policy import TIERS
+
+WINDOW = timedelta(days=30)
+"""Older calls say little of the next ones: prompts, models and rows have changed since."""
+MOST_CALLS = 20_000
+"""The newest that are looked at: enough for any average, and soon read through the index on task and time."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallHistory:
+    """Sums over a task's recent attempts in one tier at one deployment, with one model."""
+
+    tier: str
+    deployment: str
+    model: str
+    answered: int
+    unknown: int
+    """Attempts without an answer that may have been charged."""
+    prompt_bytes: int
+    """Of the answered calls whose prompt's size is known."""
+    prompt_tokens: int
+    """Input tokens of those same calls."""
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    latency_ms: int
+    went_up: int
+    """Of the answered, those whose row was asked again in a higher tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRoom:
+    """A budget in one period, as it stands. Amounts in nano-dollars."""
+
+    budget_id: str
+    name: str
+    period_start: str
+    limit_nano: int
+    spent_nano: int
+    held_nano: int
+
+    @property
+    def free_nano(self) -> int:
+        """What a new hold could take now; below 0 where the limit was lowered under what is spent."""
+        return self.limit_nano - self.spent_nano - self.held_nano
+
+
+def call_history(conn: Connection, *, dag_id: str, task_id: str, now: datetime) -> list[CallHistory]:
+    """What the ledger knows of a task's calls of the last ``WINDOW``, the newest ``MOST_CALLS`` of them.
+
+    Rows that were reused are left out: they say nothing of what a call costs.
+    """
+    table = llm_requests.c
+    rank = case({tier: number for number, tier in enumerate(TIERS)}, value=table.tier, else_=0)
+    recent = (
+        select(llm_requests, rank.label("rank"))
+        .where(table.dag_id == dag_id, table.task_id == task_id, table.created_at > now - WINDOW)
+        .where(table.status != "reused")
+        .order_by(table.created_at.desc())
+        .limit(MOST_CALLS)
+        .subquery("recent")
+    )
+    top = func.max(recent.c.rank).over(partition_by=recent.c.request_id)
+    calls = select(recent, top.label("top")).subquery("calls").c
+    answered = calls.status == "ok"
+    measured = answered & (calls.prompt_bytes > 0)
+    sums = {
+        "answered": func.sum(case((answered, 1), else_=0)),
+        "unknown": func.sum(case((calls.status == "unknown", 1), else_=0)),
+        "prompt_bytes": func.sum(case((measured, calls.prompt_bytes), else_=0)),
+        "prompt_tokens": func.sum(case((measured, calls.input_tokens), else_=0)),
+        "input_tokens": func.sum(case((answered, calls.input_tokens), else_=0)),
+        "output_tokens": func.sum(case((answered, calls.output_tokens), else_=0)),
+        "cached_tokens": func.sum(case((answered, calls.cached_input_tokens), else_=0)),
+        "cache_write_tokens": func.sum(case((answered, calls.cache_write_tokens), else_=0)),
+        "latency_ms": func.sum(case((answered, calls.latency_ms), else_=0)),
+        "went_up": func.sum(case((answered & (calls.top > calls.rank), 1), else_=0)),
+    }
+    groups = (calls.tier, calls.deployment, calls.model)
+    query = select(*groups, *(column.label(name) for name, column in sums.items())).group_by(*groups).order_by(*groups)
+    return [
+        CallHistory(row["tier"], row["deployment"], row["model"], **{name: int(row[name] or 0) for name in sums})
+        for row in conn.execute(query).mappings()
+    ]
+
+
+def budget_rooms(conn: Connection, periods: Sequence[BudgetPeriod]) -> list[BudgetRoom]:
+    """How these budgets stand. One that nothing was charged to yet has all of its limit; none is made."""
+    wanted = [period.budget_id for period in periods]
+    rows = conn.execute(select(llm_budgets).where(llm_budgets.c.budget_id.in_(wanted))).mappings()
+    known = {row["budget_id"]: dict(row) for row in rows}
+    return [_room(period, known.get(period.budget_id)) for period in periods]
+
+
+def _room(period: BudgetPeriod, row: Mapping[str, Any] | None) -> BudgetRoom:
+    spent, held, limit = 0, 0, period.limit_nano
+    if row is not None:
+        spent, held = row["spent_nano"], row["held_nano"]
+        if row["limit_source"] != "policy":
+            limit = row["limit_nano"]
+    return BudgetRoom(period.budget_id, period.name, period.period_start, limit, spent, held)
