@@ -8,6 +8,7 @@ Memory grows by eight bytes a row that needs a call, which is what it takes to k
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ Watch = Callable[[int, int], None]
 class SpendPlan:
     """What a job would do and cost. Counts are rows, money is nano-dollars."""
 
+    source_rows: int
+    """Of the whole source, of which the job's shard has its share."""
     rows: int
     finished: int
     """In parts that an earlier try has written: they are left as they are."""
@@ -72,7 +75,7 @@ class SpendPlan:
     """At the policy's rates, one process at work."""
     rooms: Sequence[BudgetRoom]
     fingerprint: str
-    """Names job, rows, policy and shard: two plans of one fingerprint are of the same work."""
+    """Names job, rows, policy and shard: two plans of one fingerprint are of the same work. 64 hex digits."""
 
     @property
     def expected_nano(self) -> int:
@@ -246,6 +249,7 @@ class _Look:
         figures, counts = self._forecast.figures(), self._counts
         at_once = batches_at_once(self._tiers, self._job.batch_rows)
         return SpendPlan(
+            source_rows=self._plan.inspection.rows,
             rows=counts["rows"],
             finished=counts["finished"],
             stored=counts["stored"],
@@ -258,7 +262,7 @@ class _Look:
             held_at_once_nano=sum(nlargest(at_once, self._holds)),
             seconds=_seconds(figures),
             rooms=rooms,
-            fingerprint=f"{self._plan.fingerprint}:{self._job.shard}",
+            fingerprint=hashlib.sha256(f"{self._plan.fingerprint} {self._job.shard}".encode()).hexdigest(),
         )
 
 

@@ -46,17 +46,21 @@ def seal_audit(settings: Settings) -> SealReport:
 
 
 def record(settings: Settings, action: str, caller: Caller, **fields: Any) -> None:
-    """Write one event of a task that calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
+    """Write one event of a task outside its calls, with ``outcome="ok"`` unless the fields say otherwise.
+
+    Raises ``AuditError`` and ``LedgerUnavailable``.
+    """
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.ledger import open_ledger
 
+    outcome = str(fields.pop("outcome", "ok"))
     who = {**asdict(caller), "user": caller.user or None}
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
         Trail(_spool(settings), LedgerAuditStore(ledger)) as trail,
     ):
-        trail.emit(action, "ok", **who, **fields)
+        trail.emit(action, outcome, **who, **fields)
 
 
 def verify_audit(settings: Settings) -> VerifyReport:

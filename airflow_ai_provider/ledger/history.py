@@ -98,6 +98,19 @@ def call_history(conn: Connection, *, dag_id: str, task_id: str, now: datetime) 
     ]
 
 
+def spent_since(conn: Connection, *, dag_id: str, run_id: str, task_id: str, map_index: int, since: datetime) -> int:
+    """What a task instance has spent from a moment on, over all its tries, in nano-dollars."""
+    table = llm_requests.c
+    query = select(func.sum(table.cost_nano)).where(
+        table.dag_id == dag_id,
+        table.task_id == task_id,
+        table.created_at >= since,
+        table.run_id == run_id,
+        table.map_index == map_index,
+    )
+    return int(conn.execute(query).scalar() or 0)
+
+
 def budget_rooms(conn: Connection, periods: Sequence[BudgetPeriod]) -> list[BudgetRoom]:
     """How these budgets stand. One that nothing was charged to yet has all of its limit; none is made."""
     wanted = [period.budget_id for period in periods]
