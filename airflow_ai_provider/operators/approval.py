@@ -91,6 +91,7 @@ def require_approval(
 
 def take_decision(context: Context, caller: Caller, settings: Settings, asked: Mapping[str, Any], event: Any) -> None:
     """Keep and record what was decided. Returns if it was approved, else raises ``AirflowFailException``."""
+    from airflow_ai_provider.audit.events import format_time
     from airflow_ai_provider.gateway.plan_text import dollars
     from airflow_ai_provider.hooks.audit import record
 
@@ -103,7 +104,7 @@ def take_decision(context: Context, caller: Caller, settings: Settings, asked: M
         waited = "nobody decided in time" if kind == "timeout" else f"the request for approval failed ({kind})"
         raise AirflowFailException(f"{waited}: expected {amount}, nothing was spent; clear the task to ask again")
     user = event.get("responded_by_user") or {}
-    by, at = str(user.get("name") or user.get("id") or "unknown"), _iso(event["responded_at"])
+    by, at = str(user.get("name") or user.get("id") or "unknown"), format_time(event["responded_at"])
     fields |= {"decided_by": by[:256].replace("\n", " "), "decided_at": at}
     if event["chosen_options"] != [APPROVE]:
         record(settings, "plan.rejected", caller, outcome="error", error_type="rejected", **fields)
@@ -234,10 +235,6 @@ def _spent_since(settings: Settings, caller: Caller, since: datetime) -> int:
             map_index=caller.map_index,
             since=since,
         )
-
-
-def _iso(moment: Any) -> str:
-    return moment.isoformat(timespec="milliseconds") if isinstance(moment, datetime) else str(moment)
 
 
 def _users(approvers: object) -> list[Mapping[str, str]]:
