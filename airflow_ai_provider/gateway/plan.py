@@ -91,16 +91,7 @@ class SpendPlan:
 
     @property
     def budgets(self) -> list[BudgetLine]:
-        return [
-            budget_line(
-                room,
-                calls=self.calls,
-                holds_nano=self.holds_nano,
-                expected_nano=self.expected_nano,
-                worst_nano=self.worst_nano,
-            )
-            for room in self.rooms
-        ]
+        return budget_lines([self])
 
     @property
     def fits(self) -> bool:
@@ -108,13 +99,39 @@ class SpendPlan:
         return not any(line.rows_over for line in self.budgets)
 
 
-def plan_spend(job: MapJob, caller: Caller, settings: Settings, *, watch: Watch | None = None) -> SpendPlan:
+def budget_lines(plans: Sequence[SpendPlan]) -> list[BudgetLine]:
+    """What each budget would have left when all these plans are carried out."""
+    charged: dict[str, list[SpendPlan]] = {}
+    rooms = {room.budget_id: room for plan in plans for room in plan.rooms}
+    for plan in plans:
+        for room in plan.rooms:
+            charged.setdefault(room.budget_id, []).append(plan)
+    return [
+        budget_line(
+            rooms[budget_id],
+            calls=sum(plan.calls for plan in found),
+            holds_nano=sum(plan.holds_nano for plan in found),
+            expected_nano=sum(plan.expected_nano for plan in found),
+            worst_nano=sum(plan.worst_nano for plan in found),
+        )
+        for budget_id, found in charged.items()
+    ]
+
+
+def plan_spend(
+    job: MapJob,
+    caller: Caller,
+    settings: Settings,
+    *,
+    defaults: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
+) -> SpendPlan:
     """Plan a job's shard (the whole source, unless the job says otherwise); blocks until done.
 
-    A job whose sink is empty is planned as if nothing were written yet. Raises what running the job would raise before
-    its first call.
+    ``defaults`` stand for columns that the source does not have yet. A job whose sink is empty is planned as if nothing
+    were written. Raises what running the job would raise before its first call.
     """
-    plan = plan_job(job, caller, settings)
+    plan = plan_job(job, caller, settings, defaults=defaults)
     now = datetime.now(UTC)
     periods = [budget_period(b, now=now, dag_id=caller.dag_id, run_id=caller.run_id) for b in plan.budgets]
     with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:

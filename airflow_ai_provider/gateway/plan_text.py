@@ -47,9 +47,23 @@ def deployment_row(line: DeploymentFigures) -> dict[str, Any]:
         "calls": line.calls,
         "input_tokens": line.input_tokens,
         "output_tokens": line.output_tokens,
-        "expected_usd": usd_from_nano(line.expected_nano),
-        "worst_usd": usd_from_nano(line.worst_nano),
+        "expected_usd": _usd(line.expected_nano),
+        "worst_usd": _usd(line.worst_nano),
         "estimated_from": line.basis,
+    }
+
+
+def deployment_table_row(line: DeploymentFigures) -> dict[str, str]:
+    """The same for people."""
+    return {
+        "tier": line.tier,
+        "deployment": line.deployment,
+        "model": line.model,
+        "calls": f"{line.calls:,}",
+        "tokens in, out": f"{line.input_tokens:,}, {line.output_tokens:,}",
+        "expected": dollars(line.expected_nano),
+        "worst": dollars(line.worst_nano),
+        "estimated from": line.basis,
     }
 
 
@@ -57,11 +71,24 @@ def budget_row(line: BudgetLine) -> dict[str, Any]:
     return {
         "budget": line.budget,
         "period": line.period,
-        "limit_usd": usd_from_nano(line.limit_nano),
-        "left_usd": usd_from_nano(line.left_nano),
-        "after_expected_usd": usd_from_nano(line.after_expected_nano),
-        "after_worst_usd": usd_from_nano(line.after_worst_nano),
+        "limit_usd": _usd(line.limit_nano),
+        "left_usd": _usd(line.left_nano),
+        "after_expected_usd": _usd(line.after_expected_nano),
+        "after_worst_usd": _usd(line.after_worst_nano),
         "rows_over_budget": line.rows_over,
+        "verdict": verdict(line),
+    }
+
+
+def budget_table_row(line: BudgetLine) -> dict[str, str]:
+    """The same for people."""
+    return {
+        "budget": line.budget,
+        "period": line.period,
+        "limit": dollars(line.limit_nano),
+        "left now": dollars(line.left_nano),
+        "after expected": dollars(line.after_expected_nano),
+        "after worst": dollars(line.after_worst_nano),
         "verdict": verdict(line),
     }
 
@@ -77,14 +104,13 @@ def plan_document(plan: SpendPlan) -> dict[str, Any]:
         "calls": plan.calls,
         "input_tokens": plan.input_tokens,
         "output_tokens": plan.output_tokens,
-        "expected_usd": usd_from_nano(plan.expected_nano),
-        "worst_usd": usd_from_nano(plan.worst_nano),
-        "held_at_once_usd": usd_from_nano(plan.held_at_once_nano),
-        "holds_usd": usd_from_nano(plan.holds_nano),
+        "expected_usd": _usd(plan.expected_nano),
+        "worst_usd": _usd(plan.worst_nano),
+        "held_at_once_usd": _usd(plan.held_at_once_nano),
+        "holds_usd": _usd(plan.holds_nano),
         "seconds": round(plan.seconds, 1),
         "deployments": [deployment_row(line) for line in plan.figures],
         "budgets": [budget_row(line) for line in plan.budgets],
-        "fits": plan.fits,
     }
 
 
@@ -115,6 +141,11 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _usd(nano: int) -> str:
+    """Decimal USD with all its digits, never as an exponent."""
+    return f"{usd_from_nano(nano):f}"
 
 
 def _refused(kinds: Mapping[str, int]) -> str:
