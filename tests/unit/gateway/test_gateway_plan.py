@@ -70,17 +70,17 @@ def actual(outcome: Outcome) -> int:
 
 def test_expected_is_learnt_and_the_worst_is_never_reached(house: Planned) -> None:
     house.write(policy(**TIERS, reuse={"scope": "team"}, masking="off"))
-    cold, first = house.both(questions(120), run_id="cold")
+    cold, first = house.both(questions(60), run_id="cold")
     assert "no history" in cold.figures[0].basis
     assert 0 < actual(first) <= cold.worst_nano
-    warm, second = house.both(questions(400, seed=2), run_id="warm")
-    assert warm.figures[0].basis == "history of 80 calls"
+    warm, second = house.both(questions(200, seed=2), run_id="warm")
+    assert warm.figures[0].basis == "history of 40 calls"
     assert abs(warm.expected_nano - actual(second)) <= actual(second) * 0.15
     assert actual(second) <= warm.worst_nano
     assert abs(warm.input_tokens - second.summary.input_tokens) <= second.summary.input_tokens * 0.15
-    again, third = house.both(questions(400, seed=2), run_id="again")
-    assert (again.stored, again.calls, again.expected_nano, again.worst_nano) == (400, 0, 0, 0)
-    assert (third.summary.reused, actual(third)) == (400, 0)
+    again, third = house.both(questions(200, seed=2), run_id="again")
+    assert (again.stored, again.calls, again.expected_nano, again.worst_nano) == (200, 0, 0, 0)
+    assert (third.summary.reused, actual(third)) == (200, 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
