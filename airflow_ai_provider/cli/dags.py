@@ -18,10 +18,9 @@ from typing import Any
 import jinja2
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from airflow_ai_provider.errors import PermanentError
+from airflow_ai_provider.errors import PermanentError, TransientError
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.operators.llm import LLMMapOperator
-from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
 from airflow_ai_provider.rows.shard import Shard
 
 NO_RUN = "plan"
@@ -99,14 +98,18 @@ def known_run(dag_id: str, run_id: str) -> Known:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
 
-    with create_session() as session:
-        run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
-        if run is None:
-            latest = latest_run(dag_id)
-            raise PermanentError(f"{dag_id} has no run {run_id!r}" + (f"; the latest is {latest}" if latest else ""))
-        moment = run.logical_date or run.run_after
-        return Known(run_id=run_id, conf=dict(run.conf or {}), moment=moment, exists=True)
+    try:
+        with create_session() as session:
+            run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
+            if run is not None:
+                moment = run.logical_date or run.run_after
+                return Known(run_id=run_id, conf=dict(run.conf or {}), moment=moment, exists=True)
+    except SQLAlchemyError as error:
+        raise TransientError(f"run {run_id!r}: Airflow's database cannot be read ({type(error).__name__})") from None
+    latest = latest_run(dag_id)
+    raise PermanentError(f"{dag_id} has no run {run_id!r}" + (f"; the latest is {latest}" if latest else ""))
 
 
 def latest_run(dag_id: str) -> str | None:
@@ -178,7 +181,10 @@ def _asking(operator: Any, known: Known, context: dict[str, Any], notes: list[st
             setattr(operator, name, _rendered(operator, name, getattr(operator, name), context))
         except NeedsRun as error:
             notes = [*notes, _assume(operator, name, error)]
-    job = operator.make_job(context)
+    try:
+        job = operator.make_job(context)
+    except (TypeError, KeyError, ValueError) as error:  # a decorated function's arguments
+        raise PermanentError(f"{operator.task_id}: its arguments cannot be bound: {error}") from None
     caller = Caller(operator.dag_id, known.run_id, operator.task_id)
     return Asking(job, caller, operator.policy, [note for note in notes if note])
 
@@ -191,15 +197,15 @@ def _render_call(operator: Any, known: Known, context: dict[str, Any]) -> None:
     if known.source:
         given.pop("source", None)
     rendered = {}
-    for name, value in given.items():
+    for name, value in [*given.items(), ("op_args", list(operator.op_args))]:
         try:
             rendered[name] = _rendered(operator, name, value, context)
         except NeedsRun as error:
             if name != "sink":
                 raise PermanentError(_unknown(operator.task_id, name, error, _remedy(name))) from None
             operator.sink = ""
+    operator.op_args = rendered.pop("op_args")
     operator.op_kwargs = rendered
-    operator.op_args = [_rendered(operator, "op_args", value, context) for value in operator.op_args]
     operator.source = rendered.get("source") or operator.source
 
 
@@ -212,6 +218,8 @@ def _rendered(operator: Any, name: str, value: Any, context: dict[str, Any]) -> 
 
 def _assume(operator: Any, name: str, error: NeedsRun) -> str:
     """What stands for a field that only a run knows; returns what to tell people. Raises ``PermanentError``."""
+    from airflow_ai_provider.rows.keys import ROW_NUMBER_KEY
+
     match name:
         case "key":
             operator.key = ROW_NUMBER_KEY
@@ -292,6 +300,10 @@ class _TaskInstance:
             raise NeedsRun(f"comes from {', '.join(names)} ({key}), which only a run knows")
         values = [self._one(name, dag_id or self.dag_id, key) for name in names]
         return values if len(names) > 1 else values[0]
+
+    def get_relevant_upstream_map_indexes(self, **_: Any) -> Any:
+        """Airflow asks for it inside a mapped task group."""
+        raise NeedsRun("depends on the element of a mapped task group, which only a run knows")
 
     def _one(self, task_id: str, dag_id: str, key: str) -> Any:
         from airflow.models.xcom import XComModel

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from system_home import make_home, run_in
 
 DAG_FILE = """
 from datetime import timedelta
@@ -141,28 +138,9 @@ Path(sys.argv[1]).write_text(json.dumps({"seen": seen, "states": states, "refuse
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("approval")
-    (home / "dags").mkdir()
-    (home / "dags" / "asking.py").write_text(DAG_FILE)
-    (home / "policy.yaml").write_text(POLICY)
-    with (home / "rows.csv").open("w", newline="") as file:
-        rows = [[f"r{number}", f"secret-{number}: when does my card come?"] for number in range(6)]
-        csv.writer(file).writerows([["id", "text"], *rows])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
-        "AIRFLOW_HOME": str(home / "airflow"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__AI__HOME": str(home / "ai"),
-        "AIRFLOW__AI__POLICY_PATH": str(home / "policy.yaml"),
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", RUN, str(home / "found.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    (home / "run.log").write_text(ran.stdout + ran.stderr)
-    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-4000:]
+    texts = [f"secret-{number}: when does my card come?" for number in range(6)]
+    make_home(home, dags=DAG_FILE, policy=POLICY, texts=texts)
+    run_in(home, RUN, str(home / "found.json"))
     return home
 
 

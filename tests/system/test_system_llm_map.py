@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from system_home import make_home, run_in
 
 DAG_FILE = """
 from airflow.sdk import dag, task
@@ -73,26 +71,8 @@ ATTACK = "{{ 7 * 191 }} {% for x in () %}"
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("mapped")
-    (home / "dags").mkdir()
-    (home / "dags" / "mapped.py").write_text(DAG_FILE)
-    (home / "policy.yaml").write_text(POLICY)
-    with (home / "rows.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["id", "text"], *[[f"r{i}", f"{ATTACK} number {i}"] for i in range(7)]])
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
-        "AIRFLOW_HOME": str(home / "airflow"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__AI__HOME": str(home / "ai"),
-        "AIRFLOW__AI__POLICY_PATH": str(home / "policy.yaml"),
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", RUN, str(home), json.dumps({"home": str(home)})],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    (home / "run.log").write_text(ran.stdout + ran.stderr)
+    make_home(home, dags=DAG_FILE, policy=POLICY, texts=[f"{ATTACK} number {number}" for number in range(7)])
+    run_in(home, RUN, str(home), json.dumps({"home": str(home)}))
     return home
 
 

@@ -69,12 +69,21 @@ def decorated():
     ask.partial(tone="{{ params.file }}", source=prepare()).expand(shard=shards(2))
 
 
+@dag(schedule=None, params=PARAMS)
+def bound():
+    @task.llm_map(**COMMON, source=HOME + "/rows.csv")
+    def ask(row, tone):
+        return f"{tone} {row['text']}"
+
+    ask(prepare())
+
+
 @dag(schedule=None)
 def nothing():
     prepare()
 
 
-plain(), several(), sources(), by_element(), upstream(), decorated(), nothing()
+plain(), several(), sources(), by_element(), upstream(), decorated(), bound(), nothing()
 """
 POLICY = """\
 version: 1
@@ -223,6 +232,8 @@ def test_a_missing_column_is_named_and_may_have_a_default(capsys: pytest.Capture
     ("words", "message"),
     [
         (["nowhere"], "no DAG 'nowhere' in"),
+        (["bound"], "ask: op_args comes from prepare (return_value), which only a run knows"),
+        (["plain", "--run-id", "some"], "run 'some': Airflow's database cannot be read"),
         (["nothing"], "nothing has no LLM task to plan"),
         (["plain", "--task", "other"], "plain has no LLM task 'other'; its LLM tasks: ask"),
         (["plain", "--input", "nowhere.csv"], "nowhere.csv: does not exist"),
