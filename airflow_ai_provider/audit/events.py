@@ -75,23 +75,24 @@ _ECS: Final[Mapping[str, str]] = {
     "output_tokens": "gen_ai.usage.output_tokens",
     "error_type": "error.type",
     "http_status": "http.response.status_code",
+    "reason": "event.reason",
 }
 
 _KINDS: Final[Mapping[_Check, str]] = {
     _is_name: "user dag_id run_id task_id team route tier deployment model response_model provider collection shard"
-    " decided_by",
+    " decided_by reason",
     _is_token: "request_id attempt_id error_type operation hash_key_id price_version segment decided_at",
     _is_digest: "plan_hash policy_hash prompt_hash answer_hash reused_hash manifest_hash",
     _is_count: "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
     " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
     " http_status attempt documents documents_added documents_changed documents_removed chunks sequence segments"
-    " events torn_bytes calls expected_nano worst_nano",
+    " events torn_bytes calls worst_nano limit_nano",
     _is_index: "map_index",
     _is_flag: "damaged",
 }
 
 _WHO = "user dag_id run_id task_id map_index try_number team"
-_PLAN = "plan_hash expected_nano worst_nano"
+_PLAN = "plan_hash cost_nano worst_nano"
 _COST = "input_tokens output_tokens cached_input_tokens cost_nano saved_nano"
 
 _ACTIONS: Final[Mapping[str, tuple[str, str]]] = {
@@ -103,9 +104,9 @@ _ACTIONS: Final[Mapping[str, tuple[str, str]]] = {
         f"{_WHO} {_COST} route shard rows rows_ok rows_reused rows_rejected rows_over_budget rows_error rows_skipped"
         " duration_ms error_type",
     ),
-    "plan.made": (f"dag_id run_id task_id {_PLAN}", f"{_WHO} route shard rows calls"),
-    "plan.approved": (f"dag_id run_id task_id {_PLAN} decided_at", f"{_WHO} route decided_by"),
-    "plan.rejected": (f"dag_id run_id task_id {_PLAN} error_type", f"{_WHO} route decided_by decided_at"),
+    "plan.made": (f"rows {_PLAN}", f"{_WHO} route shard calls limit_nano"),
+    "plan.approved": (f"{_PLAN} decided_at", f"{_WHO} route decided_by"),
+    "plan.refused": (f"{_PLAN} reason", f"{_WHO} route decided_by decided_at"),
     "batch.started": ("batch rows", f"{_WHO} route tier deployment hold_nano shard"),
     "batch.reused": ("batch rows reused_hash", f"{_WHO} route saved_nano hash_key_id"),
     "llm.call": (

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from airflow_ai_provider.gateway.lanes import Offer
-from airflow_ai_provider.ledger.history import BudgetRoom, CallHistory
+from airflow_ai_provider.ledger.history import CallHistory
 from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.ledger.room import Room
 from airflow_ai_provider.policy import TIERS, Deployment, Route, Tier
 
 ASCII_BYTES_PER_TOKEN = 4
@@ -250,7 +251,7 @@ class Forecast:
         )
 
 
-def budget_line(room: BudgetRoom, *, calls: int, holds_nano: int, expected_nano: int, worst_nano: int) -> BudgetLine:
+def budget_line(room: Room, *, calls: int, holds_nano: int, expected_nano: int, worst_nano: int) -> BudgetLine:
     """What a budget would have left, and how many of ``calls`` it would not let through.
 
     A call goes through as long as its hold fits beside what those before it have spent.

@@ -37,8 +37,8 @@ from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.history import BudgetRoom, CallHistory, budget_rooms, call_history
-from airflow_ai_provider.ledger.periods import budget_period
+from airflow_ai_provider.ledger.history import CallHistory, call_history
+from airflow_ai_provider.ledger.room import Room, Scope, rooms
 from airflow_ai_provider.policy import Tier
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.inspect import key_values
@@ -73,7 +73,7 @@ class SpendPlan:
     """The most that one process can hold at one moment."""
     seconds: float
     """At the policy's rates, one process at work."""
-    rooms: Sequence[BudgetRoom]
+    rooms: Sequence[Room]
     fingerprint: str
     """Names job, rows, policy and shard: two plans of one fingerprint are of the same work. 64 hex digits."""
 
@@ -101,20 +101,21 @@ class SpendPlan:
 
 def budget_lines(plans: Sequence[SpendPlan]) -> list[BudgetLine]:
     """What each budget would have left when all these plans are carried out."""
-    charged: dict[str, list[SpendPlan]] = {}
-    rooms = {room.budget_id: room for plan in plans for room in plan.rooms}
+    charged: dict[tuple[str, str], list[SpendPlan]] = {}
+    found: dict[tuple[str, str], Room] = {}
     for plan in plans:
         for room in plan.rooms:
-            charged.setdefault(room.budget_id, []).append(plan)
+            found[room.name, room.period_start] = room
+            charged.setdefault((room.name, room.period_start), []).append(plan)
     return [
         budget_line(
-            rooms[budget_id],
-            calls=sum(plan.calls for plan in found),
-            holds_nano=sum(plan.holds_nano for plan in found),
-            expected_nano=sum(plan.expected_nano for plan in found),
-            worst_nano=sum(plan.worst_nano for plan in found),
+            found[budget],
+            calls=sum(plan.calls for plan in together),
+            holds_nano=sum(plan.holds_nano for plan in together),
+            expected_nano=sum(plan.expected_nano for plan in together),
+            worst_nano=sum(plan.worst_nano for plan in together),
         )
-        for budget_id, found in charged.items()
+        for budget, together in charged.items()
     ]
 
 
@@ -133,11 +134,11 @@ def plan_spend(
     """
     plan = plan_job(job, caller, settings, defaults=defaults)
     now = datetime.now(UTC)
-    periods = [budget_period(b, now=now, dag_id=caller.dag_id, run_id=caller.run_id) for b in plan.budgets]
+    scope = Scope(job.team, caller.dag_id, caller.run_id, job.route)
     with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
         history = call_history(conn, dag_id=caller.dag_id, task_id=caller.task_id, now=now)
-        rooms = budget_rooms(conn, periods)
-    return asyncio.run(_Look(job, caller, settings, plan, history).over_all(rooms, watch))
+        budgets = rooms(conn, plan.policy.budgets, scope, now)
+    return asyncio.run(_Look(job, caller, settings, plan, history).over_all(budgets, watch))
 
 
 class _Look:
@@ -174,14 +175,14 @@ class _Look:
         self._run, reuse = run_tag(caller), plan.route.reuse
         self._ttl = reuse.ttl if reuse.scope != "off" else 0
 
-    async def over_all(self, rooms: Sequence[BudgetRoom], watch: Watch | None) -> SpendPlan:
+    async def over_all(self, budgets: Sequence[Room], watch: Watch | None) -> SpendPlan:
         self._store = _open_store(self._settings, self._keyring)
         try:
             await self._pass(watch)
         finally:
             if self._store is not None:
                 await self._store.close()
-        return self._made(rooms)
+        return self._made(budgets)
 
     async def _pass(self, watch: Watch | None) -> None:
         job, sink, first_row = self._job, self._sink(), 0
@@ -262,7 +263,7 @@ class _Look:
             messages=len(prepared.messages),
         )
 
-    def _made(self, rooms: Sequence[BudgetRoom]) -> SpendPlan:
+    def _made(self, budgets: Sequence[Room]) -> SpendPlan:
         figures, counts = self._forecast.figures(), self._counts
         at_once = batches_at_once(self._tiers, self._job.batch_rows)
         return SpendPlan(
@@ -278,7 +279,7 @@ class _Look:
             holds_nano=counts["holds"],
             held_at_once_nano=sum(nlargest(at_once, self._holds)),
             seconds=_seconds(figures),
-            rooms=rooms,
+            rooms=budgets,
             fingerprint=hashlib.sha256(f"{self._plan.fingerprint} {self._job.shard}".encode()).hexdigest(),
         )
 

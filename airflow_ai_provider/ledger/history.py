@@ -1,16 +1,13 @@
-"""What a task's calls have been like lately, and what its budgets have left: what a plan is made from. Reads only."""
+"""What a task's calls have been like lately: what a plan of the next ones is made from. Reads only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
-from airflow_ai_provider.ledger.periods import BudgetPeriod
-from airflow_ai_provider.ledger.schema import llm_budgets, llm_requests
+from airflow_ai_provider.ledger.schema import llm_requests
 from airflow_ai_provider.policy import TIERS
 
 WINDOW = timedelta(days=30)
@@ -40,23 +37,6 @@ class CallHistory:
     latency_ms: int
     went_up: int
     """Of the answered, those whose row was asked again in a higher tier."""
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetRoom:
-    """A budget in one period, as it stands. Amounts in nano-dollars."""
-
-    budget_id: str
-    name: str
-    period_start: str
-    limit_nano: int
-    spent_nano: int
-    held_nano: int
-
-    @property
-    def free_nano(self) -> int:
-        """What a new hold could take now; below 0 where the limit was lowered under what is spent."""
-        return self.limit_nano - self.spent_nano - self.held_nano
 
 
 def call_history(conn: Connection, *, dag_id: str, task_id: str, now: datetime) -> list[CallHistory]:
@@ -109,20 +89,3 @@ def spent_since(conn: Connection, *, dag_id: str, run_id: str, task_id: str, map
         table.map_index == map_index,
     )
     return int(conn.execute(query).scalar() or 0)
-
-
-def budget_rooms(conn: Connection, periods: Sequence[BudgetPeriod]) -> list[BudgetRoom]:
-    """How these budgets stand. One that nothing was charged to yet has all of its limit; none is made."""
-    wanted = [period.budget_id for period in periods]
-    rows = conn.execute(select(llm_budgets).where(llm_budgets.c.budget_id.in_(wanted))).mappings()
-    known = {row["budget_id"]: dict(row) for row in rows}
-    return [_room(period, known.get(period.budget_id)) for period in periods]
-
-
-def _room(period: BudgetPeriod, row: Mapping[str, Any] | None) -> BudgetRoom:
-    spent, held, limit = 0, 0, period.limit_nano
-    if row is not None:
-        spent, held = row["spent_nano"], row["held_nano"]
-        if row["limit_source"] != "policy":
-            limit = row["limit_nano"]
-    return BudgetRoom(period.budget_id, period.name, period.period_start, limit, spent, held)

@@ -95,22 +95,22 @@ def take_decision(context: Context, caller: Caller, settings: Settings, asked: M
     from airflow_ai_provider.gateway.plan_text import dollars
     from airflow_ai_provider.hooks.audit import record
 
-    fields = {name: asked[name] for name in ("plan_hash", "expected_nano", "worst_nano")}
+    fields = {name: asked[name] for name in ("plan_hash", "cost_nano", "worst_nano")}
     fields |= {"team": asked["team"], "route": asked["route"]}
-    amount = dollars(asked["expected_nano"])
+    amount = dollars(asked["cost_nano"])
     if "error" in event:
         kind = str(event.get("error_type") or "unknown")
-        record(settings, "plan.rejected", caller, outcome="error", error_type=kind, **fields)
+        record(settings, "plan.refused", caller, outcome="error", reason=kind, **fields)
         waited = "nobody decided in time" if kind == "timeout" else f"the request for approval failed ({kind})"
         raise AirflowFailException(f"{waited}: expected {amount}, nothing was spent; clear the task to ask again")
     user = event.get("responded_by_user") or {}
     by, at = str(user.get("name") or user.get("id") or "unknown"), format_time(event["responded_at"])
     fields |= {"decided_by": by[:256].replace("\n", " "), "decided_at": at}
     if event["chosen_options"] != [APPROVE]:
-        record(settings, "plan.rejected", caller, outcome="error", error_type="rejected", **fields)
+        record(settings, "plan.refused", caller, outcome="error", reason="rejected", **fields)
         raise AirflowFailException(f"{by} rejected the plan at {at}: expected {amount}, nothing was spent")
     record(settings, "plan.approved", caller, **fields)
-    approved = {"plan": asked["plan_hash"], "nano": asked["expected_nano"], "by": by, "at": at}
+    approved = {"plan": asked["plan_hash"], "nano": asked["cost_nano"], "by": by, "at": at}
     _store(context).set(_STATE, {**_state(context), "approved": approved})
 
 
@@ -182,12 +182,13 @@ def _ask(
         )
     figures = {
         "plan_hash": plan.fingerprint,
-        "expected_nano": plan.expected_nano,
+        "cost_nano": plan.expected_nano,
         "worst_nano": plan.worst_nano,
         "team": job.team,
         "route": job.route,
     }
-    record(settings, "plan.made", caller, shard=str(job.shard), rows=plan.rows, calls=plan.calls, **figures)
+    counts = {"rows": plan.rows, "calls": plan.calls, "limit_nano": rule.over_nano}
+    record(settings, "plan.made", caller, shard=str(job.shard), **counts, **figures)
     raise TaskAwaitingInput(method_name=RESUME, kwargs={"asked": figures}, timeout=rule.timeout)
 
 

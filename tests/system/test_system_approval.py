@@ -191,21 +191,18 @@ def test_a_cheap_task_does_not_ask(home: Path, found: dict[str, Any]) -> None:
 def test_who_decided_and_when_is_in_the_trail(home: Path) -> None:
     events = [json.loads(line) for path in home.glob("ai/audit/spool/main/*") for line in read_lines(path)]
     plans = [event for event in events if event.get("event.action", "").startswith("plan.")]
-    decided = {
-        (event["airflow_ai.dag_id"], event["event.action"], event.get("airflow_ai.decided_by"), event.get("error.type"))
-        for event in plans
-        if event["event.action"] != "plan.made"
-    }
+    names = ("airflow_ai.dag_id", "event.action", "airflow_ai.decided_by", "event.reason")
+    decided = {tuple(map(event.get, names)) for event in plans if event["event.action"] != "plan.made"}
     assert decided == {
         ("approved", "plan.approved", "boss", None),
         ("decorated", "plan.approved", "boss", None),
-        ("rejected", "plan.rejected", "boss", "rejected"),
-        ("too_late", "plan.rejected", None, "timeout"),
+        ("rejected", "plan.refused", "boss", "rejected"),
+        ("too_late", "plan.refused", None, "timeout"),
         ("retried", "plan.approved", "boss", None),
     }
     made = {event["airflow_ai.plan_hash"] for event in plans if event["event.action"] == "plan.made"}
     assert {event["airflow_ai.plan_hash"] for event in plans} == made
-    assert all(event["airflow_ai.expected_nano"] > 0 for event in plans)
+    assert all(event["airflow_ai.cost_nano"] > 0 for event in plans)
 
 
 def test_no_row_is_shown_to_whoever_decides(home: Path, found: dict[str, Any]) -> None:

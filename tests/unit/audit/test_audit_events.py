@@ -84,7 +84,7 @@ def test_actions_are_those_documented() -> None:
         "task.finished",
         "plan.made",
         "plan.approved",
-        "plan.rejected",
+        "plan.refused",
         "batch.started",
         "batch.reused",
         "llm.call",

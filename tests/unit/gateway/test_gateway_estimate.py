@@ -21,7 +21,8 @@ from airflow_ai_provider.gateway.estimate import (
     tokens_of,
 )
 from airflow_ai_provider.gateway.lanes import Offer, offers
-from airflow_ai_provider.ledger.history import BudgetRoom, CallHistory
+from airflow_ai_provider.ledger.history import CallHistory
+from airflow_ai_provider.ledger.room import Room
 from airflow_ai_provider.policy import Policy, Route, Tier, parse_policy
 
 MODEL = "openai/gpt-4o-mini"
@@ -215,8 +216,8 @@ def test_time_is_that_of_the_tightest_limit() -> None:
     assert spare.seconds == pytest.approx(10 * (100 + 25) / 10), "600 tokens a minute"
 
 
-def room(free: int) -> BudgetRoom:
-    return BudgetRoom("b", "team=t/day", "2026-01-01", free + 30, 20, 10)
+def room(free: int) -> Room:
+    return Room("team=t/day", "2026-01-01", free + 30, 20, 10)
 
 
 def test_a_budget_with_room_for_the_worst_always_fits() -> None:

@@ -8,15 +8,17 @@ from datetime import timedelta
 from typing import Any
 
 from ledger_making import NOW, TASK, attempt, period
-from sqlalchemy import update
 
 from airflow_ai_provider.ledger import history
 from airflow_ai_provider.ledger.attempts import Settled, open_attempts, settle
 from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.history import BudgetRoom, CallHistory, budget_rooms, call_history, spent_since
+from airflow_ai_provider.ledger.history import CallHistory, call_history, spent_since
 from airflow_ai_provider.ledger.holds import take_hold
 from airflow_ai_provider.ledger.money import Usage
-from airflow_ai_provider.ledger.schema import llm_budgets
+from airflow_ai_provider.ledger.room import Room, Scope, rooms
+from airflow_ai_provider.policy import Budget
+
+DAILY = Budget(team="support", period="day", limit_usd="1")
 
 
 def write(ledger: Ledger, rows: Sequence[dict[str, Any]]) -> None:
@@ -101,25 +103,18 @@ def test_no_calls_are_no_history(ledger: Ledger) -> None:
 
 
 def test_a_budget_nothing_was_charged_to_has_all_of_its_limit(ledger: Ledger) -> None:
+    scope = Scope("support", "dag", "run", "support")
+    others = [Budget(team="other", period="day", limit_usd="5"), Budget(dag="other", period="day", limit_usd="5")]
     with ledger.read() as conn:
-        (room,) = budget_rooms(conn, [period(100)])
-    assert room == BudgetRoom("team=support/day@2026-03-04", "team=support/day", "2026-03-04", 100, 0, 0)
+        assert rooms(conn, [DAILY, *others], scope, NOW) == [Room("team=support/day", "2026-03-04", 10**9, 0, 0)]
 
 
 def test_what_is_spent_and_held_is_not_free(ledger: Ledger) -> None:
     write(ledger, [{"cost_nano": 300}])
     with ledger.read() as conn:
-        (room,) = budget_rooms(conn, [period(10**9)])
+        (room,) = rooms(conn, [DAILY], Scope("support", "dag", "run", "support"), NOW)
     assert (room.spent_nano, room.held_nano) == (300, 10**6 - 1000)
     assert room.free_nano == 10**9 - 300 - (10**6 - 1000)
-
-
-def test_a_limit_set_by_hand_holds_over_the_policys(ledger: Ledger) -> None:
-    write(ledger, [])
-    with ledger.write() as conn:
-        conn.execute(update(llm_budgets).values(limit_nano=7, limit_source="cli"))
-    with ledger.read() as conn:
-        assert [room.limit_nano for room in budget_rooms(conn, [period(100)])] == [7]
 
 
 def test_spent_since_counts_one_task_instance_from_a_moment_on(ledger: Ledger) -> None:

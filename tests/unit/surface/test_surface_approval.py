@@ -148,7 +148,7 @@ def test_a_dear_task_parks_and_shows_its_plan_without_rows(home: Path, airflow: 
     assert "| need a call | 10 |" in body
     assert "| budget team=t/day | $4.9990 would be left of $5.0000: fits, whatever happens |" in body
     assert "question" not in subject + body
-    assert asked["expected_nano"] == 1_030_000
+    assert asked["cost_nano"] == 1_030_000
     assert not (home / "answers").exists()
 
 
