@@ -14,6 +14,8 @@ WINDOW = timedelta(days=30)
 """Older calls say little of the next ones: prompts, models and rows have changed since."""
 MOST_CALLS = 20_000
 """The newest that are looked at: enough for any average, and soon read through the index on task and time."""
+MOST_ROWS = 500_000
+"""How far back the calls are looked for among rows that were reused: a task that reuses much has many of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,22 @@ def call_history(conn: Connection, *, dag_id: str, task_id: str, now: datetime) 
     """
     table = llm_requests.c
     rank = case({tier: number for number, tier in enumerate(TIERS)}, value=table.tier, else_=0)
-    recent = (
-        select(llm_requests, rank.label("rank"))
+    wanted = (
+        *(table.request_id, table.tier, table.deployment, table.model, table.status, table.prompt_bytes),
+        *(table.input_tokens, table.output_tokens, table.cached_input_tokens, table.cache_write_tokens),
+        *(table.latency_ms, table.created_at, rank.label("rank")),
+    )
+    rows = (
+        select(*wanted)
         .where(table.dag_id == dag_id, table.task_id == task_id, table.created_at > now - WINDOW)
-        .where(table.status != "reused")
         .order_by(table.created_at.desc())
+        .limit(MOST_ROWS)
+        .subquery("rows")
+    )
+    recent = (
+        select(rows)
+        .where(rows.c.status != "reused")
+        .order_by(rows.c.created_at.desc())
         .limit(MOST_CALLS)
         .subquery("recent")
     )

@@ -84,6 +84,13 @@ def test_the_newest_calls_count_where_there_are_too_many(ledger: Ledger, monkeyp
     assert [(past.answered, past.input_tokens) for past in read(ledger)] == [(2, 3)]
 
 
+def test_calls_are_not_looked_for_behind_endless_reuse(ledger: Ledger, monkeypatch: Any) -> None:
+    monkeypatch.setattr(history, "MOST_ROWS", 2)
+    reused = {"status": "reused", "usage": Usage(0, 0)}
+    write(ledger, [{"created_at": NOW - timedelta(days=2)}, {"created_at": NOW - timedelta(days=1)}, reused])
+    assert [past.answered for past in read(ledger)] == [1]
+
+
 def test_a_row_asked_again_in_a_higher_tier_went_up(ledger: Ledger) -> None:
     up = {"tier": "complex", "deployment": "large"}
     write(
