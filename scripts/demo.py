@@ -193,9 +193,11 @@ def show(run_id: str, answers: Path) -> None:
     for row in _samples(folder / "answers.csv"):
         print(_indented("Q", row["text"]), _indented("A", row["answer"]), sep="\n")
     print(
-        "\nLook around with `airflow ai cost`, `airflow ai policy check`, `airflow ai audit verify` after:\n"
+        "\nLook around with `airflow ai cost`, `airflow ai policy check`, `airflow ai audit verify`,\n"
+        f"or see what asking again would cost with `airflow ai plan {DAG_ID} --input {folder / 'questions'}`, after:\n"
         f'  export PATH="{Path(sys.executable).parent}:$PATH" AIRFLOW_HOME="{os.environ["AIRFLOW_HOME"]}" \\\n'
-        f'    AIRFLOW__AI__HOME="{settings.home}" AIRFLOW__AI__POLICY_PATH="{settings.policy_path}"'
+        f'    AIRFLOW__AI__HOME="{settings.home}" AIRFLOW__AI__POLICY_PATH="{settings.policy_path}" \\\n'
+        f'    AIRFLOW__CORE__DAGS_FOLDER="{os.environ["AIRFLOW__CORE__DAGS_FOLDER"]}"'
     )
 
 

@@ -63,7 +63,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "address": "source_ip",
     "count": "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
     " rows_skipped rows_matched rows_resolved rows_corrected input_tokens output_tokens cached_input_tokens cost_nano"
-    " saved_nano hold_nano limit_nano old_limit_nano spent_nano expected_nano worst_nano raised_nano lowered_nano"
+    " saved_nano hold_nano limit_nano old_limit_nano spent_nano worst_nano raised_nano lowered_nano"
     " latency_ms duration_ms http_status attempt attempts calls holds percent documents documents_added"
     " documents_changed documents_removed chunks sequence segments events findings torn_bytes columns days bytes",
     "index": "map_index",
@@ -74,7 +74,7 @@ FIELDS: Final[Mapping[str, str]] = {
 WHO: Final = "user dag_id run_id task_id map_index try_number team host source_ip session_id"
 """On whose behalf and from where; every action may have these."""
 _COST: Final = "input_tokens output_tokens cached_input_tokens cost_nano saved_nano"
-_PLAN: Final = "route cost_nano expected_nano worst_nano limit_nano decided_by decided_at reason"
+_PLAN: Final = "route shard cost_nano worst_nano limit_nano decided_by decided_at"
 _ROWS: Final = (
     "batch route shard table column columns key_id policy_hash content_hash rows_rejected rows_error error_type reason"
 )
@@ -115,10 +115,10 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "plan.made": (
         "what a job would cost was worked out",
         "plan_hash",
-        "route shard rows calls cost_nano expected_nano worst_nano",
+        "route shard rows calls cost_nano worst_nano limit_nano",
     ),
     "plan.approved": ("somebody approved a planned cost", "plan_hash", _PLAN),
-    "plan.rejected": ("a planned cost was refused, or nobody decided in time", "plan_hash", f"{_PLAN} error_type"),
+    "plan.rejected": ("a planned cost was refused, or nobody decided in time", "plan_hash", f"{_PLAN} reason"),
     "budget.changed": ("a limit was set or changed", "budget period limit_nano", "old_limit_nano reason"),
     "budget.threshold": ("a share of a budget is used up", "budget percent", "period spent_nano limit_nano"),
     "budget.stopped": ("a budget has no room left", "budget", "period spent_nano limit_nano reason"),

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from airflow.cli.cli_config import (
+    ARG_BUNDLE_NAME,
     ARG_OUTPUT,
     ARG_VERBOSE,
     ActionCommand,
@@ -62,6 +63,14 @@ def usd(text: str) -> Decimal:
     return amount
 
 
+def column_default(text: str) -> tuple[str, str]:
+    """Read ``context=some text``. Raises ``argparse.ArgumentTypeError`` for anything else."""
+    name, equals, value = text.partition("=")
+    if not name.strip() or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected COLUMN=TEXT")
+    return name.strip(), value
+
+
 def _arg(flag: str, **settings: Any) -> Arg:
     return Arg((flag,), **settings)  # type: ignore[no-untyped-call]
 
@@ -102,6 +111,23 @@ _ARG_DEPLOYMENTS = _arg(
     "--deployments", type=names, metavar="NAMES", help="Deployments that the vendor's account serves, comma-separated"
 )
 _ARG_DRY_RUN = _arg("--dry-run", action="store_true", help="Only say what would be done")
+
+_PLAN_ARGS = (
+    _arg("dag_id", help="The DAG whose LLM tasks are planned"),
+    _arg("--task", metavar="TASK", help="Plan this task only"),
+    _arg("--input", metavar="URI", help="Rows to plan with, in place of the tasks' source"),
+    _arg("--key", metavar="COLUMN", help="Column that names a row, in place of the tasks' key"),
+    _arg(
+        "--default",
+        type=column_default,
+        action="append",
+        metavar="COLUMN=TEXT",
+        help="What stands in a column that the rows do not have yet (may be given more than once)",
+    ),
+    _arg("--run-id", metavar="RUN", help="Take params and XComs of this run, and plan what clearing its tasks costs"),
+    _arg("--conf", metavar="JSON", help="Params of the run to be planned, as for airflow dags trigger"),
+    _arg("--policy", metavar="PATH", help="Plan with this policy file, in place of the tasks' own"),
+)
 
 _CLI = "airflow_ai_provider.cli"
 
@@ -234,6 +260,13 @@ def get_cli_commands() -> list[CLICommand]:
                     description="Reads the ledger. Exit status: 0 good, 2 could not run.",
                     func=lazy_load_command(f"{_CLI}.cost.cost"),
                     args=(_ARG_BY, _ARG_SINCE, _ARG_UNTIL, ARG_OUTPUT, ARG_VERBOSE),
+                ),
+                ActionCommand(
+                    name="plan",
+                    help="What a DAG's LLM tasks would ask and cost, before a cent is spent",
+                    description="Calls no model. Exit status: 0 fits its budgets, 1 does not, 2 could not run.",
+                    func=lazy_load_command(f"{_CLI}.plan.plan"),
+                    args=(*_PLAN_ARGS, ARG_BUNDLE_NAME, ARG_OUTPUT, ARG_VERBOSE),
                 ),
                 GroupCommand(name="budgets", help="Limits of what may be spent", subcommands=_BUDGETS),
                 GroupCommand(name="deployments", help="Deployments that are stopped", subcommands=_DEPLOYMENTS),

@@ -19,13 +19,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_ai_provider.operators.base import parse_time_shard
 from airflow_ai_provider.operators.llm import LLMMapOperator
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.gateway.job import MapJob
 
 _AT_CALL = ("source", "sink", "shard")
 """Arguments of the task that may be given where the decorated function is called."""
@@ -64,7 +67,7 @@ class _LLMMapDecoratedOperator(DecoratedOperator, LLMMapOperator):
             **kwargs,
         )
 
-    def run(self, context: Context) -> dict[str, Any]:
+    def make_job(self, context: Context) -> MapJob:
         arguments = dict(self.op_kwargs)
         at_call = {name: arguments.pop(name, None) for name in _AT_CALL}
         self.source = at_call["source"] or self.source
@@ -73,7 +76,7 @@ class _LLMMapDecoratedOperator(DecoratedOperator, LLMMapOperator):
             self.shard = parse_time_shard(at_call["shard"])
         bound = self.determine_kwargs({**context, **arguments})
         self.prompt = _RowPrompt(self.python_callable, tuple(self.op_args), dict(bound))
-        return super().run(context)
+        return super().make_job(context)
 
 
 def llm_map_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:

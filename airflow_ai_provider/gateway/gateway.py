@@ -17,15 +17,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import orjson
-
 from airflow_ai_provider.errors import DeploymentStopped, PrivacyError, PromptError, VendorError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope, run_tag
 from airflow_ai_provider.gateway.job import Caller, Row
-from airflow_ai_provider.gateway.lanes import Lane
+from airflow_ai_provider.gateway.lanes import Lane, schema_bytes
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.recorder import Recorder
@@ -39,12 +37,7 @@ from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
 
-_SCHEMA_OVERHEAD = 512
-"""Tokens a vendor may add for a schema; Anthropic documents up to 346 for the tool it becomes there."""
 log = logging.getLogger(__name__)
-
-_BYTES_PER_TOKEN = 8
-"""No tokenizer in use packs more text than this into a token on average: what is over it cannot fit a context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +97,7 @@ class Gateway:
         self._recorder = recorder
         self._on_notice = on_notice
         self._run = run_tag(plan.caller)
-        schema = plan.output_schema
-        self._schema_bytes = len(orjson.dumps(schema)) + _SCHEMA_OVERHEAD if schema else 0
+        self._schema_bytes = schema_bytes(plan.output_schema)
         self._line = asyncio.Lock()
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
         self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
@@ -251,7 +243,8 @@ class Gateway:
         share = max(self._bound(prepared, lane) for lane in lanes)
         held, spent, failure = False, 0, "no deployment"
         for lane, key in zip(lanes, keys, strict=True):
-            if (limit := lane.facts.context_tokens) and prepared.size / _BYTES_PER_TOKEN > limit:
+            if not lane.takes(prepared.size):
+                limit = lane.facts.context_tokens
                 failure = f"context_window: the row needs more than the {limit} tokens that {lane.name} takes"
                 continue
             attempt = 0
@@ -282,11 +275,8 @@ class Gateway:
         return _Reply(None, tier, lanes[-1], cost_nano=spent, failure=failure, status="error")
 
     def _bound(self, prepared: Prepared, lane: Lane) -> int:
-        return lane.facts.rate.bound(
-            input_bytes=prepared.size + self._schema_bytes,  # a token is a byte at least
-            messages=len(prepared.messages),
-            max_tokens=self._plan.max_tokens,
-        )
+        size = prepared.size + self._schema_bytes  # a token is a byte at least
+        return lane.bound(size=size, messages=len(prepared.messages), max_tokens=self._plan.max_tokens)
 
     async def _attempt(
         self, prepared: Prepared, tier: Tier, name: str, lane: Lane, key: bytes, hold_id: str, share: int, number: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import orjson
 
 from airflow_ai_provider.gateway.identity import ReuseKey
 from airflow_ai_provider.gateway.pace import Pacer
@@ -15,17 +17,64 @@ from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.prices import ModelFacts, model_facts
 from airflow_ai_provider.policy import Deployment, Policy, Route, Tier
 
+_SCHEMA_OVERHEAD = 512
+"""Tokens a vendor may add for a schema; Anthropic documents up to 346 for the tool it becomes there."""
+_BYTES_PER_TOKEN = 8
+"""No tokenizer in use packs more text than this into a token on average: what is over it cannot fit a context."""
+
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """One deployment as one job uses it."""
+class Offer:
+    """One deployment on one job's terms, before anything is opened: enough to know what a call can cost."""
 
     name: str
     deployment: Deployment
-    provider: Provider
-    pacer: Pacer
     facts: ModelFacts
     key: ReuseKey
+
+    def takes(self, size: int) -> bool:
+        """Whether a prompt of ``size`` bytes can fit the model at all."""
+        limit = self.facts.context_tokens
+        return not limit or size / _BYTES_PER_TOKEN <= limit
+
+    def bound(self, *, size: int, messages: int, max_tokens: int) -> int:
+        """The most that one request of ``size`` bytes, its schema included, can cost, in nano-dollars."""
+        return self.facts.rate.bound(input_bytes=size, messages=messages, max_tokens=max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane(Offer):
+    """One deployment as one job uses it."""
+
+    provider: Provider
+    pacer: Pacer
+
+
+def schema_bytes(output_schema: Mapping[str, Any] | None) -> int:
+    """What an answer's schema adds to a prompt, in bytes: its JSON, and what a vendor may wrap it in."""
+    return len(orjson.dumps(output_schema)) + _SCHEMA_OVERHEAD if output_schema else 0
+
+
+def offers(
+    policy: Policy,
+    route: Route,
+    settings: Settings,
+    *,
+    max_tokens: int,
+    output_schema: Mapping[str, Any] | None,
+    prompt_version: str,
+) -> dict[Tier, tuple[Offer, ...]]:
+    """What every tier of a route has on offer, in order of preference; a deployment in two tiers is one offer.
+
+    Raises ``PolicyError`` where a deployment has no price, ``LookupError`` where it has no such connection.
+    """
+    key = partial(ReuseKey, max_tokens=max_tokens, output_schema=output_schema, prompt_version=prompt_version)
+    made = {}
+    for name in dict.fromkeys(name for tier in route.tiers.values() for name in tier):
+        deployment = policy.deployments[name]
+        facts = model_facts(name, as_called(deployment, settings), policy.digest)
+        made[name] = Offer(name, deployment, facts, key(deployment))
+    return {tier: tuple(made[name] for name in names) for tier, names in route.tiers.items()}
 
 
 def open_lanes(
@@ -41,22 +90,31 @@ def open_lanes(
 
     Raises ``PolicyError`` where a deployment has no price or its connection cannot be resolved.
     """
-    names = dict.fromkeys(name for tier in route.tiers.values() for name in tier)
-    key = partial(ReuseKey, max_tokens=max_tokens, output_schema=output_schema, prompt_version=prompt_version)
-    lanes = {name: _open(name, policy, settings, key(policy.deployments[name])) for name in names}
-    return {tier: tuple(lanes[name] for name in names) for tier, names in route.tiers.items()}
+    terms: dict[str, Any] = {"max_tokens": max_tokens, "output_schema": output_schema, "prompt_version": prompt_version}
+    tiers = offers(policy, route, settings, **terms)
+    lanes = {offer.name: _open(offer, settings) for offer in _each(tiers)}
+    return {tier: tuple(lanes[offer.name] for offer in found) for tier, found in tiers.items()}
 
 
-def _open(name: str, policy: Policy, settings: Settings, key: ReuseKey) -> Lane:
-    deployment = policy.deployments[name]
-    provider = open_provider(name, deployment, settings)
-    facts = model_facts(name, as_called(deployment, settings), policy.digest)
+def batches_at_once(tiers: Mapping[Tier, Iterable[Offer]], batch_rows: int) -> int:
+    """Enough batches under way that the last, slow rows of one leave no slot idle."""
+    slots = sum(offer.deployment.concurrency for offer in _each(tiers))
+    return 2 + -(-slots // batch_rows)
+
+
+def _each(tiers: Mapping[Tier, Iterable[Offer]]) -> Iterable[Offer]:
+    return {offer.name: offer for tier in tiers.values() for offer in tier}.values()
+
+
+def _open(offer: Offer, settings: Settings) -> Lane:
+    deployment = offer.deployment
     pacer = Pacer(
         requests_per_minute=deployment.requests_per_minute,
         tokens_per_minute=deployment.tpm,
         concurrency=deployment.concurrency,
     )
-    return Lane(name, deployment, provider, pacer, facts, key)
+    provider = open_provider(offer.name, deployment, settings)
+    return Lane(offer.name, deployment, offer.facts, offer.key, provider, pacer)
 
 
 def as_called(deployment: Deployment, settings: Settings) -> Deployment:

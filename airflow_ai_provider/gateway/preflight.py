@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType
@@ -19,6 +19,7 @@ from airflow_ai_provider.gateway.results import check_output_columns
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.prices import model_facts
 from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, load_policy
+from airflow_ai_provider.rows.defaults import DefaultedSource
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
 from airflow_ai_provider.rows.source import Source, open_source
 
@@ -40,11 +41,19 @@ class JobPlan:
     """Names the job and the rows it is over; the same for all shards and tries, new for each run."""
 
 
-def plan_job(job: MapJob, caller: Caller, settings: Settings, in_force: Sequence[Budget] | None = None) -> JobPlan:
+def plan_job(
+    job: MapJob,
+    caller: Caller,
+    settings: Settings,
+    in_force: Sequence[Budget] | None = None,
+    *,
+    defaults: Mapping[str, str] | None = None,
+) -> JobPlan:
     """Look everything over, the source included (one pass over its key column).
 
-    ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand. Raises ``PolicyError``,
-    ``PromptError`` or ``SourceError`` that names the place and the remedy.
+    ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand; ``defaults`` are columns
+    that the rows get where the source lacks them. Raises ``PolicyError``, ``PromptError`` or ``SourceError`` that names
+    the place and the remedy.
     """
     policy = load_policy(settings.policy_path)
     route = policy.route(job.route)
@@ -55,7 +64,9 @@ def plan_job(job: MapJob, caller: Caller, settings: Settings, in_force: Sequence
         model_facts(name, policy.deployments[name], policy.digest)
     renderer = Renderer(job.prompt, job.system_prompt or route.system_prompt)
     checks = AnswerChecks(route.escalate.on, job.output_schema)
-    source = open_source(job.source, storage_options=settings.storage_options, database=settings.database)
+    source: Source = open_source(job.source, storage_options=settings.storage_options, database=settings.database)
+    if defaults:
+        source = DefaultedSource(source, defaults)
     columns = source.columns()
     require_columns(job.source, columns, {"key": [] if job.key == ROW_NUMBER_KEY else [job.key]})
     renderer.check_columns(columns)

@@ -27,7 +27,7 @@ from airflow_ai_provider.gateway.answer import FINAL
 from airflow_ai_provider.gateway.gateway import Gateway, Plan
 from airflow_ai_provider.gateway.identity import owner_id, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
-from airflow_ai_provider.gateway.lanes import Lane, open_lanes
+from airflow_ai_provider.gateway.lanes import batches_at_once, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, open_masker
 from airflow_ai_provider.gateway.progress import Progress, progress_line
@@ -43,7 +43,7 @@ from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.notices import Notice
-from airflow_ai_provider.policy import Tier, load_policy
+from airflow_ai_provider.policy import load_policy
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.inspect import key_values
 from airflow_ai_provider.rows.shard import Shard
@@ -170,7 +170,7 @@ async def _open_gateway(
             recorder=recorder,
             on_notice=partial(_tell, log, on_notice),
         )
-        opened = _Opened(gateway, _batches_at_once(lanes, job.batch_rows), recovered)
+        opened = _Opened(gateway, batches_at_once(lanes, job.batch_rows), recovered)
         error_type: str | None = None
         try:
             yield opened
@@ -290,12 +290,6 @@ def _digest(keys: list[str]) -> str:
 
 def _task_ref(job: MapJob, caller: Caller) -> TaskRef:
     return TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
-
-
-def _batches_at_once(lanes: dict[Tier, tuple[Lane, ...]], batch_rows: int) -> int:
-    """Enough that a batch's last, slow rows leave no slot idle."""
-    slots = sum({lane.name: lane.deployment.concurrency for tier in lanes.values() for lane in tier}.values())
-    return 2 + -(-slots // batch_rows)
 
 
 def _rows_of_shard(rows: int, batch_rows: int, shard: Shard) -> int:

@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_ai_provider.operators.base import HeartOperator, at_least_one, parse_time_shard, require_text
+from airflow_ai_provider.operators.approval import approval_rule, require_approval, take_decision
+from airflow_ai_provider.operators.base import (
+    HeartOperator,
+    airflow_errors,
+    at_least_one,
+    parse_time_shard,
+    require_text,
+)
 from airflow_ai_provider.rows.shard import Shard
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.job import Caller, MapSummary, RowPrompt
+    from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary, RowPrompt
     from airflow_ai_provider.ledger.notices import Notice
 
 
@@ -45,6 +52,10 @@ class LLMMapOperator(HeartOperator):
         Each threshold is told once, by the task that crosses it.
     :param budget_timeout: how long to wait for room where the route says ``over_budget: wait``.
     :param max_error_rate: the task fails when a greater share of its rows ends with status ``error``.
+    :param approve_over_usd: the task is planned first, and waits for approval where its whole source is expected to
+        cost more than this many USD; ``0`` asks for whatever costs anything.
+    :param approvers: ids of the Airflow users who may decide; ``None`` is everybody who may answer for the DAG.
+    :param approval_timeout: the task fails when nobody has decided for so long; ``None`` waits for ever.
     """
 
     template_fields: Sequence[str] = ("source", "sink", "team", "route", "key", "policy")
@@ -69,6 +80,9 @@ class LLMMapOperator(HeartOperator):
         on_budget_threshold: Callable[[Any], None] | Sequence[Callable[[Any], None]] = (),
         budget_timeout: timedelta = timedelta(days=1),
         max_error_rate: float = 0.5,
+        approve_over_usd: Decimal | str | float | None = None,
+        approvers: Sequence[str | Mapping[str, str]] | str | None = None,
+        approval_timeout: timedelta | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -98,14 +112,41 @@ class LLMMapOperator(HeartOperator):
         if not 0 <= max_error_rate <= 1:
             raise ValueError(f"max_error_rate {max_error_rate}: expected a share between 0 and 1")
         self.max_error_rate = max_error_rate
+        self.approval = approval_rule(approve_over_usd, approvers, approval_timeout)
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.gateway.job import MapJob
         from airflow_ai_provider.gateway.run import run_map
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-        job = MapJob(
+        job, caller, log = self.make_job(context), caller_from_context(context), cast("Logger", self.log)
+        settings = settings_from_airflow(policy=self.policy)
+        if self.approval is not None:
+            require_approval(self.approval, job, caller, settings, context, log)
+        on_notice = partial(tell, self.on_budget_threshold, context) if self.on_budget_threshold else None
+        summary = run_map(job, caller, settings, log=log, on_notice=on_notice)
+        summary = replace(summary, cost_usd=str(Decimal(summary.cost_usd) + self._spent_before))
+        if summary.over_budget and summary.over_budget_then == "wait":
+            self._wait_for_room(summary, caller)
+        check_error_rate(summary, self.max_error_rate)
+        return to_xcom(summary)
+
+    def resume_decided(self, context: Context, asked: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """Airflow calls this when somebody has decided, or nobody has in time. The job is planned anew before it runs:
+        the days in between may have changed what it costs."""
+        from airflow_ai_provider.hooks.context import caller_from_context
+        from airflow_ai_provider.hooks.settings import settings_from_airflow
+
+        with airflow_errors():
+            settings = settings_from_airflow(policy=self.policy)
+            take_decision(context, caller_from_context(context), settings, asked, event)
+            return self.run(context)
+
+    def make_job(self, context: Context) -> MapJob:
+        """What is asked, from the rendered fields."""
+        from airflow_ai_provider.gateway.job import MapJob
+
+        return MapJob(
             source=self.source,
             sink=self.sink,
             prompt=self.prompt,
@@ -118,15 +159,6 @@ class LLMMapOperator(HeartOperator):
             max_tokens=self.max_tokens,
             batch_rows=self.batch_rows,
         )
-        settings = settings_from_airflow(policy=self.policy)
-        caller = caller_from_context(context)
-        on_notice = partial(tell, self.on_budget_threshold, context) if self.on_budget_threshold else None
-        summary = run_map(job, caller, settings, log=cast("Logger", self.log), on_notice=on_notice)
-        summary = replace(summary, cost_usd=str(Decimal(summary.cost_usd) + self._spent_before))
-        if summary.over_budget and summary.over_budget_then == "wait":
-            self._wait_for_room(summary, caller)
-        check_error_rate(summary, self.max_error_rate)
-        return to_xcom(summary)
 
     def resume(self, context: Context, event: Mapping[str, Any], cost_usd: str) -> dict[str, Any]:
         """Go on with the rows that had no room; ``cost_usd`` is what was spent before."""

@@ -1,0 +1,381 @@
+"""What calls will cost, from what is asked and from what such calls were like. Pure arithmetic; nothing is read.
+
+Two figures that must not be mixed up. *Expected* learns from the task's history and may be off. *Worst* may not: every
+attempt that the policy allows, at every deployment of a row's tier and of the tier it may escalate to, each charged at
+the bound it would hold, and no row spared because another asks the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+
+from airflow_ai_provider.gateway.lanes import Offer
+from airflow_ai_provider.ledger.history import CallHistory
+from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.ledger.room import Room
+from airflow_ai_provider.policy import TIERS, Deployment, Route, Tier
+
+ASCII_BYTES_PER_TOKEN = 4
+"""OpenAI's rule of thumb for English, "What are tokens and how to count them?"; DeepSeek's documentation says 3.3."""
+OTHER_BYTES_PER_TOKEN = 3
+"""One token per Han character. DeepSeek's documentation says 0.6 tokens; older vocabularies take one and more."""
+ESCALATED = Fraction(1, 10)
+"""Share of answers taken to be asked again in the higher tier while nobody knows."""
+LATENCY_MS = 2000
+"""A call's time while nobody knows; a short answer of a hosted model takes one to three seconds."""
+LEAST_CALLS = 20
+"""History of fewer calls is an anecdote."""
+PRIOR_CALLS = 2
+"""What the cold-start rule still weighs beside history, in calls: a little at first, nothing for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One row's request, by what it costs to ask."""
+
+    size: int
+    """UTF-8 bytes of the masked prompt."""
+    schema: int
+    """Bytes that the answer's schema adds."""
+    tokens: int
+    """Input tokens by the rule of thumb."""
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What one call at a deployment is expected to be like."""
+
+    calls: int
+    """Answered calls it was learnt from; 0 is the rule of thumb."""
+    tokens_per_byte: Fraction | None
+    """Input tokens per byte of prompt; ``None`` takes the rule of thumb for each row."""
+    output_tokens: Fraction
+    cached: Fraction
+    """Share of the input that the vendor reads from its cache; ``cache_write`` is what it writes there."""
+    cache_write: Fraction
+    lost: Fraction
+    """Attempts without an answer that count as spent, per answer."""
+    latency_ms: int
+
+    @property
+    def basis(self) -> str:
+        """Where the figures come from, in words."""
+        rule = f"{ASCII_BYTES_PER_TOKEN} bytes a token ({OTHER_BYTES_PER_TOKEN} outside ASCII)"
+        if not self.calls:
+            return f"no history: {rule}, half of max_tokens"
+        return f"history of {self.calls:,} calls" + ("" if self.tokens_per_byte is not None else f", {rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentFigures:
+    """What one deployment is expected to do in one tier. Money in nano-dollars."""
+
+    tier: str
+    deployment: str
+    model: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    expected_nano: int
+    worst_nano: int
+    seconds: float
+    """At its limits: requests, tokens, and calls at once."""
+    basis: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLine:
+    """What a budget would have left. Money in nano-dollars; below 0 is what would be missing."""
+
+    budget: str
+    period: str
+    limit_nano: int
+    left_nano: int
+    """Now, what is held by others counted as gone."""
+    after_expected_nano: int
+    after_worst_nano: int
+    rows_over: int
+    """About how many rows would be ``over_budget``."""
+
+
+def tokens_of(text: str, size: int) -> int:
+    """Input tokens of a text of ``size`` UTF-8 bytes, by the rule of thumb."""
+    ascii_bytes = size if size == len(text) else len(text.encode("ascii", "ignore"))
+    return -(-ascii_bytes // ASCII_BYTES_PER_TOKEN) + -(-(size - ascii_bytes) // OTHER_BYTES_PER_TOKEN)
+
+
+def expectation(history: Sequence[CallHistory], deployment: str, model: str, max_tokens: int) -> Expectation:
+    """What a deployment's calls are expected to be like; the rule of thumb counts as ``PRIOR_CALLS`` more calls."""
+    found = [past for past in history if (past.deployment, past.model) == (deployment, model)]
+
+    def total(name: str) -> int:
+        return sum(getattr(past, name) for past in found)
+
+    calls, half = total("answered"), Fraction(max_tokens, 2)
+    if calls < LEAST_CALLS:
+        latency = 0 if model.startswith("offline/") else LATENCY_MS
+        return Expectation(0, None, half, Fraction(0), Fraction(0), Fraction(0), latency)
+    tokens, size, ratio = total("prompt_tokens"), total("prompt_bytes"), None
+    if size:
+        prior = Fraction(size, calls) * PRIOR_CALLS
+        ratio = (tokens + prior / ASCII_BYTES_PER_TOKEN) / (size + prior)
+    read = max(total("input_tokens"), 1)
+    return Expectation(
+        calls=calls,
+        tokens_per_byte=ratio,
+        output_tokens=min((total("output_tokens") + PRIOR_CALLS * half) / (calls + PRIOR_CALLS), Fraction(max_tokens)),
+        cached=Fraction(total("cached_tokens"), read),
+        cache_write=Fraction(total("cache_write_tokens"), read),
+        lost=Fraction(total("unknown"), calls + PRIOR_CALLS),
+        latency_ms=total("latency_ms") // calls,
+    )
+
+
+class Forecast:
+    """Adds up what a job's rows will ask of its route."""
+
+    def __init__(
+        self,
+        route: Route,
+        tiers: Mapping[Tier, Sequence[Offer]],
+        history: Sequence[CallHistory],
+        max_tokens: int,
+    ) -> None:
+        self._route = route
+        self._tiers = tiers
+        self._history = history
+        self._max_tokens = max_tokens
+        offers = {offer.name: offer for tier in tiers.values() for offer in tier}
+        self._expected = {
+            name: expectation(history, name, offer.deployment.model, max_tokens) for name, offer in offers.items()
+        }
+        self._flows: dict[tuple[Tier, Tier | None, tuple[str, ...]], _Flow] = {}
+        self._worst: dict[tuple[Tier, str], int] = defaultdict(int)
+
+    def higher(self, tier: Tier) -> Tier | None:
+        """The tier that asks again what a check rejected, where there is one."""
+        upper = self._route.escalate.to
+        return upper if upper is not None and TIERS.index(upper) > TIERS.index(tier) else None
+
+    def call(self, tier: Tier, ask: Ask, *, equal: bool = False) -> int | None:
+        """A row that no stored answer serves. ``equal`` says that another row asks the same, and is expected to be
+        answered first.
+
+        Returns the most that the row may hold at once, in nano-dollars; ``None`` where it fits no deployment's context.
+        """
+        share = self._charge(tier, ask)
+        if share is None:
+            return None
+        upper = self.higher(tier)
+        second = self._charge(upper, ask) if upper is not None else None
+        if self._route.over_budget == "cheaper":
+            self._charge_below(tier, ask, asked_again=upper is not None)
+        if not equal:
+            self._flow(tier, None, ask, share)
+            if upper is not None and second is not None:
+                self._flow(upper, tier, ask, second)
+        return max(share, second or 0)
+
+    @property
+    def worst_nano(self) -> int:
+        return sum(self._worst.values())
+
+    def figures(self) -> list[DeploymentFigures]:
+        """One line per tier and deployment that may be asked."""
+        sums: dict[tuple[Tier, str], _Sums] = defaultdict(_Sums)
+        for (tier, came_from, _), flow in self._flows.items():
+            chance = self._escalated(came_from) if came_from is not None else Fraction(1)
+            for offer, weight in zip(flow.offers, self._weights(tier, flow.offers), strict=True):
+                sums[tier, offer.name].add(flow.lanes[offer.name], chance * weight)
+        offers = {(tier, offer.name): offer for tier, found in self._tiers.items() for offer in found}
+        return [
+            self._line(tier, offer, sums[tier, name], self._worst[tier, name])
+            for (tier, name), offer in offers.items()
+            if self._worst[tier, name] or sums[tier, name].calls
+        ]
+
+    def _charge(self, tier: Tier, ask: Ask) -> int | None:
+        """Count the worst of a row in a tier; returns what each of its attempts holds, ``None`` if there is none."""
+        offers = self._tiers[tier]
+        fitting = [offer for offer in offers if offer.takes(ask.size)]
+        if not fitting:
+            return None
+        size = ask.size + ask.schema
+        share = max(offer.bound(size=size, messages=ask.messages, max_tokens=self._max_tokens) for offer in offers)
+        for offer in fitting:
+            self._worst[tier, offer.name] += share * self._route.retry.attempts
+        return share
+
+    def _charge_below(self, tier: Tier, ask: Ask, *, asked_again: bool) -> None:
+        """Count the worst of the cheaper tiers that a row may fall to in the middle of its attempts."""
+        below = self._route.tier_below(tier)
+        while below is not None:
+            self._charge(below, ask)
+            if not asked_again and (upper := self.higher(below)) is not None:
+                asked_again = self._charge(upper, ask) is not None
+            below = self._route.tier_below(below)
+
+    def _flow(self, tier: Tier, came_from: Tier | None, ask: Ask, share: int) -> None:
+        fitting = [offer for offer in self._tiers[tier] if offer.takes(ask.size)]
+        place = (tier, came_from, tuple(offer.name for offer in fitting))
+        if place not in self._flows:
+            self._flows[place] = _Flow(fitting, self._expected)
+        self._flows[place].add(ask, share)
+
+    def _weights(self, tier: Tier, offers: Sequence[Offer]) -> list[Fraction]:
+        """Which share of a tier's answers each deployment gives: the first all of them, but for what history says."""
+        answered = [
+            sum(past.answered for past in self._history if (past.tier, past.deployment) == (tier, offer.name))
+            for offer in offers
+        ]
+        answered[0] += PRIOR_CALLS
+        if sum(answered) < LEAST_CALLS:
+            return [Fraction(not position) for position in range(len(offers))]
+        return [Fraction(count, sum(answered)) for count in answered]
+
+    def _escalated(self, tier: Tier) -> Fraction:
+        """Which share of a tier's answers is asked again in the higher one."""
+        past = [past for past in self._history if past.tier == tier]
+        answered, went_up = sum(p.answered for p in past), sum(p.went_up for p in past)
+        if answered < LEAST_CALLS:
+            return ESCALATED
+        return (went_up + PRIOR_CALLS * ESCALATED) / (answered + PRIOR_CALLS)
+
+    def _line(self, tier: Tier, offer: Offer, sums: _Sums, worst: int) -> DeploymentFigures:
+        expected = self._expected[offer.name]
+        return DeploymentFigures(
+            tier=tier,
+            deployment=offer.name,
+            model=offer.deployment.model,
+            calls=round(sums.calls),
+            input_tokens=round(sums.input_tokens),
+            output_tokens=round(sums.output_tokens),
+            expected_nano=math.ceil(sums.cost_nano + sums.held_nano * expected.lost),
+            worst_nano=worst,
+            seconds=_seconds(offer.deployment, expected, sums),
+            basis=expected.basis,
+        )
+
+
+def budget_line(room: Room, *, calls: int, holds_nano: int, expected_nano: int, worst_nano: int) -> BudgetLine:
+    """What a budget would have left, and how many of ``calls`` it would not let through.
+
+    A call goes through as long as its hold fits beside what those before it have spent.
+    """
+    free, over = room.free_nano, 0
+    if calls and worst_nano > free:
+        spare = free - holds_nano // calls
+        let_through = 0 if spare < 0 else calls if not expected_nano else 1 + spare * calls // expected_nano
+        over = max(0, calls - let_through)
+    return BudgetLine(
+        budget=room.name,
+        period=room.period_start,
+        limit_nano=room.limit_nano,
+        left_nano=free,
+        after_expected_nano=free - expected_nano,
+        after_worst_nano=free - worst_nano,
+        rows_over=over,
+    )
+
+
+class _Even:
+    """Shares out a growing sum in whole units: what was handed out is never more than one unit away from the sum.
+
+    Rounding each row's tokens by itself would lose or win half a token a row, which is much of a short answer.
+    """
+
+    __slots__ = ("_down", "_given", "_total", "_up")
+
+    def __init__(self, ratio: Fraction) -> None:
+        self._up, self._down = ratio.numerator, ratio.denominator
+        self._total = self._given = 0
+
+    def next(self, amount: int) -> int:
+        self._total += amount
+        whole = self._total * self._up // self._down
+        taken, self._given = whole - self._given, whole
+        return taken
+
+
+class _LaneSum:
+    """What all of a flow's rows would cost at one deployment."""
+
+    __slots__ = (
+        "_cached",
+        "_input",
+        "_offer",
+        "_output",
+        "_seconds",
+        "_written",
+        "calls",
+        "cost",
+        "held",
+        "input",
+        "output",
+    )
+
+    def __init__(self, offer: Offer, expected: Expectation) -> None:
+        self._offer = offer
+        self._input = _Even(expected.tokens_per_byte) if expected.tokens_per_byte is not None else None
+        self._output = _Even(expected.output_tokens)
+        self._seconds = Decimal(expected.latency_ms) / 1000
+        self._cached, self._written = _Even(expected.cached), _Even(expected.cache_write)
+        self.calls = self.input = self.output = self.cost = self.held = 0
+
+    def add(self, ask: Ask, share: int) -> None:
+        tokens = self._input.next(ask.size + ask.schema) if self._input else ask.tokens
+        cached = min(self._cached.next(tokens), tokens)
+        written = min(self._written.next(tokens), tokens - cached)
+        usage = Usage(tokens, self._output.next(1), cached, written)
+        self.calls += 1
+        self.input += usage.input
+        self.output += usage.output
+        self.cost += self._offer.facts.rate.cost(usage, seconds=self._seconds)
+        self.held += share
+
+
+class _Flow:
+    """Rows that take the same way: into one tier, from one other or from the start, past the same deployments."""
+
+    def __init__(self, offers: Sequence[Offer], expected: Mapping[str, Expectation]) -> None:
+        self.offers = offers
+        self.lanes = {offer.name: _LaneSum(offer, expected[offer.name]) for offer in offers}
+
+    def add(self, ask: Ask, share: int) -> None:
+        for lane in self.lanes.values():
+            lane.add(ask, share)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Expected figures of one deployment in one tier."""
+
+    calls: Fraction = field(default_factory=Fraction)
+    input_tokens: Fraction = field(default_factory=Fraction)
+    output_tokens: Fraction = field(default_factory=Fraction)
+    cost_nano: Fraction = field(default_factory=Fraction)
+    held_nano: Fraction = field(default_factory=Fraction)
+
+    def add(self, lane: _LaneSum, weight: Fraction) -> None:
+        self.calls += lane.calls * weight
+        self.input_tokens += lane.input * weight
+        self.output_tokens += lane.output * weight
+        self.cost_nano += lane.cost * weight
+        self.held_nano += lane.held * weight
+
+
+def _seconds(deployment: Deployment, expected: Expectation, sums: _Sums) -> float:
+    """The longest of what each limit of a deployment takes."""
+    attempts = float(sums.calls * (1 + expected.lost))
+    times = [attempts * expected.latency_ms / 1000 / deployment.concurrency]
+    if deployment.requests_per_minute:
+        times.append(attempts * 60 / deployment.requests_per_minute)
+    if deployment.tpm:
+        times.append(float(sums.input_tokens + sums.output_tokens) * 60 / deployment.tpm)
+    return max(times)

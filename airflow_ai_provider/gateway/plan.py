@@ -1,0 +1,356 @@
+"""What a job would cost, before a cent is spent: the way of every row up to its call, and no call.
+
+Rows are read, rendered and masked as the gateway would, and looked up in the response store, a rejected answer's
+escalation included. Nothing is written: no row of the ledger, no event, no keyring and no store that is not there yet.
+Memory grows by eight bytes a row that needs a call, which is what it takes to know a second one that asks the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from heapq import nlargest
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_ai_provider.errors import PrivacyError, PromptError
+from airflow_ai_provider.gateway.estimate import (
+    ASCII_BYTES_PER_TOKEN,
+    Ask,
+    BudgetLine,
+    DeploymentFigures,
+    Forecast,
+    budget_line,
+    tokens_of,
+)
+from airflow_ai_provider.gateway.identity import reuse_scope, run_tag, token_scope
+from airflow_ai_provider.gateway.job import Caller, MapJob
+from airflow_ai_provider.gateway.lanes import Offer, batches_at_once, offers, schema_bytes
+from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
+from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
+from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
+from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.ledger.history import CallHistory, call_history
+from airflow_ai_provider.ledger.limits import budgets_in_force
+from airflow_ai_provider.ledger.room import Room, Scope, rooms
+from airflow_ai_provider.policy import Tier, load_policy
+from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.rows.inspect import key_values
+from airflow_ai_provider.rows.sink import PartSink
+
+Watch = Callable[[int, int], None]
+"""Called with the rows looked at so far, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpendPlan:
+    """What a job would do and cost. Counts are rows, money is nano-dollars."""
+
+    source_rows: int
+    """Of the whole source, of which the job's shard has its share."""
+    rows: int
+    finished: int
+    """In parts that an earlier try has written: they are left as they are."""
+    stored: int
+    """Answered from the response store."""
+    equal: int
+    """Expected to be answered by the call of an earlier row that asks the same."""
+    refused: Mapping[str, int]
+    """Rows that will get an error instead of a call, by kind."""
+    calls: int
+    """Rows that need a call."""
+    figures: Sequence[DeploymentFigures]
+    worst_nano: int
+    holds_nano: int
+    """Sum of what the rows with a call hold, each at its dearest."""
+    held_at_once_nano: int
+    """The most that one process can hold at one moment."""
+    seconds: float
+    """At the policy's rates, one process at work."""
+    rooms: Sequence[Room]
+    fingerprint: str
+    """Names job, rows, policy and shard: two plans of one fingerprint are of the same work. 64 hex digits."""
+
+    @property
+    def expected_nano(self) -> int:
+        return sum(line.expected_nano for line in self.figures)
+
+    @property
+    def input_tokens(self) -> int:
+        return sum(line.input_tokens for line in self.figures)
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(line.output_tokens for line in self.figures)
+
+    @property
+    def budgets(self) -> list[BudgetLine]:
+        return budget_lines([self])
+
+    @property
+    def fits(self) -> bool:
+        """Whether every budget is expected to let every row through."""
+        return not any(line.rows_over for line in self.budgets)
+
+
+def budget_lines(plans: Sequence[SpendPlan]) -> list[BudgetLine]:
+    """What each budget would have left when all these plans are carried out."""
+    charged: dict[tuple[str, str], list[SpendPlan]] = {}
+    found: dict[tuple[str, str], Room] = {}
+    for plan in plans:
+        for room in plan.rooms:
+            found[room.name, room.period_start] = room
+            charged.setdefault((room.name, room.period_start), []).append(plan)
+    return [
+        budget_line(
+            found[budget],
+            calls=sum(plan.calls for plan in together),
+            holds_nano=sum(plan.holds_nano for plan in together),
+            expected_nano=sum(plan.expected_nano for plan in together),
+            worst_nano=sum(plan.worst_nano for plan in together),
+        )
+        for budget, together in charged.items()
+    ]
+
+
+def plan_spend(
+    job: MapJob,
+    caller: Caller,
+    settings: Settings,
+    *,
+    defaults: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
+) -> SpendPlan:
+    """Plan a job's shard (the whole source, unless the job says otherwise); blocks until done.
+
+    ``defaults`` stand for columns that the source does not have yet. A job whose sink is empty is planned as if nothing
+    were written. Raises what running the job would raise before its first call.
+    """
+    policy, now = load_policy(settings.policy_path), datetime.now(UTC)
+    scope = Scope(job.team, caller.dag_id, caller.run_id, job.route)
+    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+        in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
+        history = call_history(conn, dag_id=caller.dag_id, task_id=caller.task_id, now=now)
+        budgets = rooms(conn, policy.budgets, scope, now)
+    plan = plan_job(job, caller, settings, in_force, defaults=defaults)
+    return asyncio.run(_Look(job, caller, settings, plan, history).over_all(budgets, watch))
+
+
+class _Look:
+    """One pass over a job's rows."""
+
+    def __init__(
+        self, job: MapJob, caller: Caller, settings: Settings, plan: JobPlan, history: Sequence[CallHistory]
+    ) -> None:
+        self._job, self._caller, self._plan, self._settings = job, caller, plan, settings
+        self._keyring = _keyring(settings)
+        masker = open_masker(
+            plan.policy,
+            plan.route,
+            self._keyring or _passing_keyring(),
+            team=job.team,
+            scope=token_scope(plan.route, job.team, caller),
+        )
+        self._preparer = Preparer(plan.renderer, plan.route, masker)
+        self._tiers: dict[Tier, tuple[Offer, ...]] = offers(
+            plan.policy,
+            plan.route,
+            settings,
+            max_tokens=plan.max_tokens,
+            output_schema=job.output_schema,
+            prompt_version=plan.renderer.version,
+        )
+        self._schema = schema_bytes(job.output_schema)
+        self._forecast = Forecast(plan.route, self._tiers, history, plan.max_tokens)
+        self._asked = _Digests()
+        self._counts: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._holds: list[int] = []
+        """What each batch can hold at once."""
+        self._store: ResponseStore | None = None
+        self._run, reuse = run_tag(caller), plan.route.reuse
+        self._ttl = reuse.ttl if reuse.scope != "off" else 0
+
+    async def over_all(self, budgets: Sequence[Room], watch: Watch | None) -> SpendPlan:
+        self._store = _open_store(self._settings, self._keyring)
+        try:
+            await self._pass(watch)
+        finally:
+            if self._store is not None:
+                await self._store.close()
+        return self._made(budgets)
+
+    async def _pass(self, watch: Watch | None) -> None:
+        job, sink, first_row = self._job, self._sink(), 0
+        for index, batch in enumerate(self._plan.source.batches(job.batch_rows)):
+            if job.shard.owns(index):
+                self._counts["rows"] += batch.num_rows
+                if sink is not None and sink.finished(index) is not None:
+                    self._counts["finished"] += batch.num_rows
+                else:
+                    await self._batch(batch, key_values(batch, job.key, first_row))
+            first_row += batch.num_rows
+            if watch is not None:
+                watch(first_row, self._plan.inspection.rows)
+
+    def _sink(self) -> PartSink | None:
+        if not self._job.sink:
+            return None
+        options = self._settings.storage_options
+        fingerprint = self._plan.fingerprint
+        return PartSink(self._job.sink, fingerprint=fingerprint, shard=self._job.shard, storage_options=options)
+
+    async def _batch(self, batch: pa.RecordBatch, keys: Sequence[str]) -> None:
+        first = [self._request(item, item.tier) for item in self._prepared(batch, keys)]
+        found = await self._look_up(first)
+        again = [
+            self._request(request.prepared, upper)
+            for request, stored in zip(first, found, strict=True)
+            if stored is not None and (upper := self._asked_again(request.prepared, stored)) is not None
+        ]
+        found_again = await self._look_up(again)
+        pairs = [*zip(first, found, strict=True), *zip(again, found_again, strict=True)]
+        missing = [request for request, stored in pairs if stored is None]
+        self._counts["stored"] += len(first) - len(missing)
+        self._count_calls(missing)
+
+    def _prepared(self, batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[Prepared]:
+        for row, key in zip(batch.to_pylist(), keys, strict=True):
+            try:
+                yield self._preparer.prepare(row, key)
+            except PromptError:
+                self._refused["prompt"] += 1
+            except PrivacyError:
+                self._refused["privacy"] += 1
+
+    def _request(self, prepared: Prepared, tier: Tier) -> _Request:
+        scope = reuse_scope(self._plan.route, self._job.team, self._caller, prepared.row_key)
+        return _Request(prepared, tier, [offer.key.of(scope, prepared.messages) for offer in self._tiers[tier]])
+
+    def _asked_again(self, prepared: Prepared, found: Stored) -> Tier | None:
+        """The tier that would be asked as well, since a stored answer does not pass the checks."""
+        upper = self._forecast.higher(prepared.tier)
+        return upper if upper and self._plan.checks.problem(found.text, prepared.text) else None
+
+    async def _look_up(self, requests: Sequence[_Request]) -> list[Stored | None]:
+        store = self._store
+        if store is None:
+            return [None] * len(requests)
+        finds = (store.find(request.keys, run=self._run, ttl=self._ttl) for request in requests)
+        return list(await asyncio.gather(*finds))
+
+    def _count_calls(self, missing: Sequence[_Request]) -> None:
+        held = 0
+        for request, new in zip(missing, self._asked.add([request.keys[0] for request in missing]), strict=True):
+            hold = self._forecast.call(request.tier, self._ask(request.prepared), equal=not new)
+            if hold is None:
+                self._refused["context_window"] += 1
+                continue
+            self._counts["calls" if new else "equal"] += 1
+            self._counts["holds"] += hold if new else 0
+            held += hold
+        self._holds.append(held)
+
+    def _ask(self, prepared: Prepared) -> Ask:
+        return Ask(
+            size=prepared.size,
+            schema=self._schema,
+            tokens=tokens_of(prepared.text, prepared.size) + self._schema // ASCII_BYTES_PER_TOKEN,
+            messages=len(prepared.messages),
+        )
+
+    def _made(self, budgets: Sequence[Room]) -> SpendPlan:
+        figures, counts = self._forecast.figures(), self._counts
+        at_once = batches_at_once(self._tiers, self._job.batch_rows)
+        return SpendPlan(
+            source_rows=self._plan.inspection.rows,
+            rows=counts["rows"],
+            finished=counts["finished"],
+            stored=counts["stored"],
+            equal=counts["equal"],
+            refused=dict(self._refused),
+            calls=counts["calls"],
+            figures=figures,
+            worst_nano=self._forecast.worst_nano,
+            holds_nano=counts["holds"],
+            held_at_once_nano=sum(nlargest(at_once, self._holds)),
+            seconds=_seconds(figures),
+            rooms=budgets,
+            fingerprint=hashlib.sha256(f"{self._plan.fingerprint} {self._job.shard}".encode()).hexdigest(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What one tier would be asked for one row."""
+
+    prepared: Prepared
+    tier: Tier
+    keys: Sequence[bytes]
+    """Under which its answer may be stored, one per deployment."""
+
+
+class _Digests:
+    """A set of keys that only grows, at eight bytes each: sorted runs, merged when two are of one size.
+
+    Two keys out of ten million are taken for one with a chance of 1 in 370,000 (the birthday bound for 64 bits).
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray[tuple[int], np.dtype[np.uint64]]] = []
+
+    def add(self, keys: Sequence[bytes]) -> list[bool]:
+        """For each key, whether it is there for the first time."""
+        digests = np.frombuffer(b"".join(key[:8] for key in keys), dtype=np.uint64)
+        unique, first = np.unique(digests, return_index=True)
+        known = np.zeros(len(unique), dtype=bool)
+        for run in self._runs:
+            place = np.minimum(np.searchsorted(run, unique), len(run) - 1)
+            known |= run[place] == unique
+        new = np.zeros(len(digests), dtype=bool)
+        new[first[~known]] = True
+        self._grow(unique[~known])
+        return [bool(one) for one in new]
+
+    def _grow(self, run: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
+        if not len(run):
+            return
+        while self._runs and len(self._runs[-1]) <= len(run):
+            run = np.concatenate([self._runs.pop(), run])
+            run.sort()
+        self._runs.append(run)
+
+
+def _seconds(figures: Sequence[DeploymentFigures]) -> float:
+    """Of the slowest deployment: its tiers share its limits, and different deployments work side by side."""
+    seconds: dict[str, float] = {}
+    for line in figures:
+        seconds[line.deployment] = seconds.get(line.deployment, 0.0) + line.seconds
+    return max(seconds.values(), default=0.0)
+
+
+def _keyring(settings: Settings) -> Keyring | None:
+    """The installation's keyring; ``None`` where there is none yet: who plans must not be the one who owns its file."""
+    if settings.keyring:
+        return Keyring.from_mapping(settings.keyring)
+    path = settings.home / "keyring.json"
+    return Keyring.open(path) if path.exists() else None
+
+
+def _passing_keyring() -> Keyring:
+    """Keys of no other use than that tokens have their length."""
+    return Keyring("plan", {"plan": secrets.token_bytes(32)})
+
+
+def _open_store(settings: Settings, keyring: Keyring | None) -> ResponseStore | None:
+    """The response store, where there can be something in it."""
+    if keyring is None or not (settings.cache_url or (settings.home / "responses.db").exists()):
+        return None
+    return ResponseStore(open_responses(settings.cache_url, settings.home), keyring)
