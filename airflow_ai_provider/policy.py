@@ -271,7 +271,6 @@ class Policy(_Section):
             )
         return found
 
-
     def require_grant(self, act: Literal["restore", "decrypt"], *, dag: str, team: str, columns: Sequence[str]) -> None:
         """Raises ``PolicyError`` unless one grant covers all of it."""
         for grant in getattr(self.privacy, act):

@@ -36,7 +36,7 @@ class TokenReport:
         """Why the answer cannot be given back as it is; ``None`` if every token in it becomes a value."""
         if not self.unknown and not self.mangled:
             return None
-        return f"{len(self.unknown)} tokens in the answer are not its row's, {len(self.mangled)} cannot be read"
+        return f"tokens that are not the row's: {len(self.unknown)}, that cannot be read: {len(self.mangled)}"
 
 
 class Restorer:

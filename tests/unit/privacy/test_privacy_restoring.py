@@ -72,7 +72,7 @@ def test_a_report_names_what_is_missing_repeated_and_unknown() -> None:
     assert report == TokenReport(
         missing=(third,), unknown=("[EMAIL_22A22]", "[CITY_7K2QM]"), repeated={first: 2}, mangled=()
     )
-    assert report.problem == "2 tokens in the answer are not its row's, 0 cannot be read"
+    assert report.problem == "tokens that are not the row's: 2, that cannot be read: 0"
 
 
 def test_an_answer_need_not_repeat_its_tokens() -> None:
