@@ -145,7 +145,7 @@ class RowMask:
         return _without_text(lambda: nested.mask_value(self, value), "mask a value")
 
     def hide_value(self, entity: str, value: Any) -> Any:
-        """Put a token in place of every text, number and other leaf of a value, however short. Raises ``PrivacyError``."""
+        """Put a token in place of every leaf of a value (texts, numbers, …), however short. Raises ``PrivacyError``."""
         return _without_text(lambda: nested.hide_value(self, entity, value), "mask a value")
 
     def restore(self, text: str) -> str:

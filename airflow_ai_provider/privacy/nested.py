@@ -121,7 +121,7 @@ def _mask_json(mask: RowMask, text: str, found: list[Literal]) -> str:
 
 
 def _masked_literal(mask: RowMask, literal: Literal, from_whole: list[Span]) -> str | None:
-    """A literal with its findings masked; ``None`` if there are none. ``from_whole`` counts from the literal's start."""
+    """A literal with its findings masked, ``None`` if there are none; ``from_whole`` counts from its start."""
     content, own = literal.content, mask.spans(literal.content)
     if literal.is_string and literal.raw == f'"{content}"' and literals(content) is None:
         inside = [Span(span.start - 1, span.end - 1, span.entity) for span in from_whole]

@@ -5,8 +5,8 @@ alphabet has no characters that are read as one another (0 O, 1 I L, 5 S, 8 B, U
 I, L, S, B and U out). Every code has a letter and a digit, so no word or number reads as one.
 
 Models change tokens: case, escapes, full-width brackets, HTML and URL encoding, lost brackets. ``TokenPattern`` finds
-all of these forms. It is used on what goes out and on what comes back: whatever restoring would take for a token is masked
-itself, so an input can neither smuggle a token in nor change by being masked and restored.
+all of these forms. It is used on what goes out and on what comes back: whatever restoring would take for a token is
+masked itself, so an input can neither smuggle a token in nor change by being masked and restored.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def test_a_retry_repeats_the_tokens_of_a_row_that_shares_nothing(house: House, v
 def test_a_token_that_no_row_has_is_rejected_after_one_more_tier(house: House, vendor: VendorDouble) -> None:
     write(
         house,
-        deployments={"small": deployment(), "large": deployment()},
+        deployments={"small": deployment(), "large": deployment(params={"temperature": 1})},
         tiers={"simple": ["small"], "complex": ["large"]},
         escalate={"on": ["restore"], "to": "complex"},
     )

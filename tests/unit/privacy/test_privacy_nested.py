@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -92,7 +93,7 @@ def test_json_in_a_text_stays_json_and_comes_back_to_the_byte(
 
 
 @settings(max_examples=300)
-@given(row=ROWS, text=st.lists(st.one_of(TEXTS, st.sampled_from(list('{}[]":,\\') + ['\\"', "\\u0041", '["', '"]']))))
+@given(row=ROWS, text=st.lists(st.one_of(TEXTS, st.sampled_from([*'{}[]":,\\', '\\"', "\\u0041", '["', '"]']))))
 def test_what_is_almost_json_comes_back_too(row: dict[str, object], text: list[str]) -> None:
     mask = MASKER.for_row(row)
     for whole in ("".join(text), '["' + "".join(text) + '"]'):
@@ -156,7 +157,8 @@ def test_a_column_that_is_personal_is_hidden_whole(value: Any) -> None:
     """Also values too short to be looked for in texts."""
     mask = row_mask()
     hidden = mask.hide_value("PERSON", value)
-    assert "A" not in json.dumps(hidden).replace("PERSON", "").replace("null", "") or "[PERSON_" in json.dumps(hidden)
+    left = re.sub(r"\[PERSON_\w+\]", "", json.dumps(hidden, ensure_ascii=False))
+    assert set(left) <= set('"[]{}(), knultre:'), left
     assert same(mask.restore_value(hidden), value)
 
 
