@@ -78,8 +78,9 @@ _ECS: Final[Mapping[str, str]] = {
 }
 
 _KINDS: Final[Mapping[_Check, str]] = {
-    _is_name: "user dag_id run_id task_id team route tier deployment model response_model provider collection shard",
-    _is_token: "request_id attempt_id error_type operation hash_key_id price_version segment",
+    _is_name: "user dag_id run_id task_id team route tier deployment model response_model provider collection shard"
+    " profile table",
+    _is_token: "request_id attempt_id error_type operation hash_key_id key_id price_version segment",
     _is_digest: "policy_hash prompt_hash answer_hash reused_hash manifest_hash",
     _is_count: "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
     " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
@@ -112,6 +113,14 @@ _ACTIONS: Final[Mapping[str, tuple[str, str]]] = {
         "collection",
         f"{_WHO} {_COST} documents documents_added documents_changed documents_removed chunks duration_ms error_type",
     ),
+    # Before the rows of a batch are written where people can read them.
+    "rows.masked": ("batch rows", f"{_WHO} profile key_id shard rows_rejected rows_error error_type policy_hash"),
+    "rows.restored": ("batch rows", f"{_WHO} key_id shard rows_rejected rows_error error_type policy_hash"),
+    "rows.encrypted": ("batch rows", f"{_WHO} table key_id shard rows_rejected rows_error error_type policy_hash"),
+    "rows.decrypted": ("batch rows", f"{_WHO} table key_id shard rows_rejected rows_error error_type policy_hash"),
+    "keys.reencrypted": ("batch rows", f"{_WHO} table key_id shard rows_rejected rows_error error_type policy_hash"),
+    "keys.generated": ("key_id", _WHO),
+    "keys.rotated": ("key_id", _WHO),
     "trail.sealed": ("sequence manifest_hash", f"{_WHO} segments events"),
     "segment.recovered": ("segment", f"{_WHO} events torn_bytes damaged"),
 }

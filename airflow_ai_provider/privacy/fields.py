@@ -114,13 +114,19 @@ class Fields:
         ``2024-01-31``, ``2024/01/31``, ``20240131`` or an ISO datetime; gives back the same kind. Raises
         ``PrivacyError``.
         """
+        if value is None:
+            return None
+        shift = timedelta(days=self.days_of(subject, days))
+        return over_leaves(lambda leaf: _shifted(leaf, shift), value)
+
+    def days_of(self, subject: Any, days: int) -> int:
+        """By how many days, from ``-days`` to ``days`` and not 0, the dates of a subject are moved."""
         if days < 1:
             raise PrivacyError(f"date_shift by {days} days: expected at least 1")
         if subject is None or subject == "":
             raise PrivacyError("date_shift: the row names no subject, so its dates cannot be moved together")
         number = int.from_bytes(self._mac("date-shift", _written(subject))[:8], "big") % (2 * days)
-        shift = timedelta(days=number - days if number < days else number - days + 1)
-        return over_leaves(lambda leaf: _shifted(leaf, shift), value)
+        return number - days if number < days else number - days + 1
 
     def _place(self, column: str, record: str) -> bytes:
         return _names(self._table, column, record)

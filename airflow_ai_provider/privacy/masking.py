@@ -71,7 +71,9 @@ class Masker:
         self._key = key
         self._scope = scope
         self._detector = Detector(rules.detect)
-        self._pattern = tokens.TokenPattern({TEXT, *map(str.upper, rules.detect), *self._columns.values()})
+        self.entities = frozenset({TEXT, *map(str.upper, rules.detect), *self._columns.values()})
+        """Types of the tokens that it mints."""
+        self._pattern = tokens.TokenPattern(self.entities)
 
     def for_row(self, row: Mapping[str, Any], record: str | None = None) -> RowMask:
         """Return the mask of one row: its known values, and the tokens minted for it.

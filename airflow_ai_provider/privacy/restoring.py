@@ -52,9 +52,9 @@ class Restorer:
         """Token → value, where that was no text: what a token that stands alone becomes."""
 
     @classmethod
-    def of(cls, texts: Mapping[str, str], originals: Mapping[str, Any]) -> Restorer:
-        """A restorer of tokens that were minted elsewhere."""
-        restorer = cls(TokenPattern({TEXT, *(token[1 : token.rindex("_")] for token in texts)}))
+    def of(cls, entities: Iterable[str], texts: Mapping[str, str], originals: Mapping[str, Any]) -> Restorer:
+        """A restorer of tokens that were minted elsewhere, by a masker of these types."""
+        restorer = cls(TokenPattern({TEXT, *entities}))
         restorer.texts.update(texts)
         restorer.originals.update(originals)
         return restorer

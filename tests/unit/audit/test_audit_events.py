@@ -86,6 +86,13 @@ def test_actions_are_those_documented() -> None:
         "batch.reused",
         "llm.call",
         "documents.synced",
+        "rows.masked",
+        "rows.restored",
+        "rows.encrypted",
+        "rows.decrypted",
+        "keys.reencrypted",
+        "keys.generated",
+        "keys.rotated",
         "trail.sealed",
         "segment.recovered",
     } == ACTIONS

@@ -107,7 +107,7 @@ def test_input_that_reads_as_a_token_is_no_unknown_token() -> None:
 def test_tokens_minted_elsewhere_are_restored_from_their_map() -> None:
     mask, _ = masked("ann@example.com, Ann Lee")
     number = mask.mask_value(13812345678)
-    elsewhere = Restorer.of(mask.tokens, mask.originals)
+    elsewhere = Restorer.of(MASKER.entities, mask.tokens, mask.originals)
     for token, value in mask.tokens.items():
         assert elsewhere.restore(token.lower()) == value
     assert elsewhere.originals == {number: 13812345678}
