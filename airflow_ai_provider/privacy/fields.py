@@ -28,6 +28,7 @@ from airflow_ai_provider.privacy.display import over_leaves, text_of
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.privacy.typed import pack, unpack
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 RANDOM, DETERMINISTIC = "enc:", "det:"
 _HASH_BYTES = 16
 _TOKEN_CODE = 16
@@ -149,7 +150,7 @@ def is_ciphertext(value: Any) -> bool:
 
 def _names(*names: str) -> bytes:
     """Names as JSON: whatever stands in them, two different lists never read the same."""
-    return json.dumps(names, separators=(",", ":")).encode("ascii")
+    return _ENCODER.encode(names).encode("ascii")
 
 
 def _text(data: bytes) -> str:

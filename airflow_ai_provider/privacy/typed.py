@@ -17,6 +17,8 @@ from uuid import UUID
 
 from airflow_ai_provider.errors import PrivacyError
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 _WRITE: Mapping[type, tuple[str, Callable[[Any], Any]]] = {
     bytes: ("bytes", lambda value: base64.b64encode(value).decode("ascii")),
     Decimal: ("decimal", str),
@@ -52,7 +54,7 @@ def pack(value: Any, kind: str | None = None) -> bytes:
     """
     try:
         packed = _packed(value) if kind is None else ["as", [kind, _packed(value)]]
-        return json.dumps(packed, separators=(",", ":")).encode("ascii")
+        return _ENCODER.encode(packed).encode("ascii")
     except (RecursionError, ValueError) as error:
         kind = type(error).__name__
     raise PrivacyError(f"the value cannot be written ({kind}); expected one without end or loops")
