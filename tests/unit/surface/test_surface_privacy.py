@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from test_surface_operators import FakeTaskInstance, context
 
@@ -457,3 +458,44 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(home: Path, make
 def test_what_is_wrong_in_the_dag_file_is_said_there(kind: Any, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         kind(task_id="t", source="s", sink="o", key="id", team="x", **changes)
+
+
+# TaskFlow
+
+
+def decorated(name: str, function: Any, **arguments: Any) -> Any:
+    """The operator that Airflow makes of a decorated function."""
+    with DAG("d", schedule=None):
+        made = getattr(task, name)(key="id", team="support", **arguments)(function)()
+    return made.operator
+
+
+def test_functions_say_where_rows_are_and_tasks_do_the_rest(home: Path) -> None:
+    def masked(day: str = "in") -> str:
+        return f"{home}/{day}.parquet"
+
+    def back() -> str:
+        return str(home / "masked")
+
+    def closed() -> str:
+        return str(home / "c")
+
+    mask_task = decorated("mask_rows", masked, profile="standard", sink=str(home / "masked"))
+    assert mask_task.execute(context())["ok"] == 3
+    assert decorated("restore_rows", back, sink=str(home / "restored")).execute(context())["ok"] == 3
+    encrypt_task = decorated("encrypt_columns", masked, sink=str(home / "c"), table="t", columns={"text": "encrypt"})
+    assert encrypt_task.execute(context())["ok"] == 3
+    decrypt_task = decorated("decrypt_columns", closed, sink=str(home / "o"), table="t", columns=["text"])
+    assert decrypt_task.execute(context())["ok"] == 3
+    assert [row["text"] for row in rows_of(home / "o")] == [row["text"] for row in ROWS]
+
+
+def test_a_function_that_returns_no_source_fails_its_task(home: Path) -> None:
+    def nothing() -> None:
+        return None
+
+    made = decorated("mask_rows", nothing, profile="standard", sink=str(home / "masked"))
+    with pytest.raises(AirflowFailException, match="the function returned NoneType; expected the URI of rows"):
+        made.execute(context())
+    with pytest.raises(TypeError, match="takes no source"):
+        decorated("mask_rows", nothing, profile="standard", sink="s", source="x")
