@@ -10,6 +10,7 @@ import getpass
 import logging
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +53,16 @@ def generate(args: Namespace) -> int:
     content, conn_id = fresh_keyring(), option(_CONNECTION)
     if conn_id and not args.out:
         raise _no_file(conn_id)
-    path = Path(args.out).expanduser() if args.out else ai_home() / "keyring.json"
-    write_private(path, content)
     if args.out:
-        _say(args, _words(path, conn_id, "Make"))
-    else:
-        _record("keys.generated", content["active"])
-        _say(
-            args, f"{path}: made, with key {content['active']}. Back it up: what it protects cannot be read without it"
-        )
+        write_private(Path(args.out).expanduser(), content)
+        _say(args, _words(args.out, conn_id, "Make"))
+        return GOOD
+    path, key_id = ai_home() / "keyring.json", content["active"]
+    if path.exists():
+        raise KeyringError(f"{path}: exists already; airflow ai keys rotate adds a key to it")
+    _record("keys.generated", key_id)
+    write_private(path, content)
+    _say(args, f"{path}: made, with key {key_id}. Back it up: what it protects cannot be read without it")
     return GOOD
 
 
@@ -74,8 +76,8 @@ def rotate(args: Namespace) -> int:
     if settings.keyring is None:
         if args.out:
             raise KeyringError(f"--out: the keyring is {settings.home / 'keyring.json'}, which is changed in place")
-        keyring = Keyring.rotate(settings.home / "keyring.json")
-        _record("keys.rotated", keyring.active)
+        # In the trail first: a key that nobody knows of writes nothing.
+        keyring = Keyring.rotate(settings.home / "keyring.json", announce=partial(_record, "keys.rotated"))
         _say(args, f"key {keyring.active} writes from now on; the other {len(keyring.key_ids) - 1} still read")
         return GOOD
     if not args.out:
@@ -84,7 +86,7 @@ def rotate(args: Namespace) -> int:
     content = with_fresh_key(settings.keyring)
     write_private(Path(args.out).expanduser(), content)
     _record("keys.rotated", content["active"])
-    _say(args, _words(Path(args.out).expanduser(), conn_id, "Change"))
+    _say(args, _words(args.out, conn_id, "Change"))
     return GOOD
 
 
@@ -129,7 +131,7 @@ def _no_file(conn_id: str) -> KeyringError:
     )
 
 
-def _words(path: Path, conn_id: str, verb: str) -> str:
+def _words(path: str, conn_id: str, verb: str) -> str:
     where = f"connection {conn_id!r}" if conn_id else f"the connection that [ai] {_CONNECTION} is to name"
     return (
         f"{path}: written, readable by you only. {verb} {where} so that its password is the contents of this file, on "

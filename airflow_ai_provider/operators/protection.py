@@ -203,9 +203,12 @@ def _treated(
 def _one(row: Mapping[str, Any], key: str, step: Step) -> tuple[str, str | None, Treated | None]:
     try:
         treated = step.row(row, key)
-    except (PrivacyError, KeyringError) as error:
-        kind = "keyring" if isinstance(error, KeyringError) else "privacy"
-        return "error", f"{kind}: {error}", None
+    except KeyringError as error:
+        return "error", f"keyring: {error}", None
+    except PrivacyError as error:
+        return "error", f"privacy: {error}", None
+    except Exception as error:  # noqa: BLE001 - whatever a value does, it costs its row; the message may quote it
+        return "error", f"privacy: the row cannot be treated ({type(error).__name__})", None
     return ("rejected", treated.rejected, treated) if treated.rejected else ("ok", None, treated)
 
 

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -61,17 +61,21 @@ class Keyring:
             return cls._from_json(_read_private(path), str(path))
 
     @classmethod
-    def rotate(cls, path: Path) -> Keyring:
+    def rotate(cls, path: Path, announce: Callable[[str], None] | None = None) -> Keyring:
         """Add a fresh key to the keyring file, make it the active one, and return the new keyring.
 
         Atomic and durable: a process that dies on the way leaves the old file, and of two that rotate at once each
-        adds its key. Raises ``KeyringError``.
+        adds its key. ``announce`` gets the new key's id before anything is changed, and may refuse by raising. Raises
+        ``KeyringError``.
         """
         with _translated(path), _locked_folder(path.parent):
             content = _read_private(path)
             cls._from_json(content, str(path))
-            _replace(path, with_fresh_key(json.loads(content)))
-        return cls.open(path, create=False)
+            changed = with_fresh_key(json.loads(content))
+            if announce is not None:
+                announce(changed["active"])
+            _replace(path, changed)
+        return cls._from_mapping(changed, str(path))
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> Keyring:

@@ -190,6 +190,17 @@ def test_of_rotations_at_once_each_adds_its_key(home: Path) -> None:
     assert [path.name for path in file.parent.glob("*keyring*")] == ["keyring.json"]
 
 
+def test_a_key_that_the_trail_does_not_know_of_is_not_made(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys("generate")
+    before = (home / "ai/keyring.json").read_bytes()
+    monkeypatch.setenv("AIRFLOW__AI__LEDGER_CONN_ID", "away")
+    monkeypatch.setenv("AIRFLOW_CONN_AWAY", "postgres://me:pa55word@127.0.0.1:1/db")
+    assert keys("rotate") == 2
+    assert (home / "ai/keyring.json").read_bytes() == before
+
+
 def test_a_damaged_keyring_is_not_rotated(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys("generate")
     file = home / "ai/keyring.json"

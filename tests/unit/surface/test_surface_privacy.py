@@ -24,6 +24,7 @@ from airflow_ai_provider.operators.privacy import (
     RestoreRowsOperator,
 )
 from airflow_ai_provider.operators.rows import GatherOperator
+from airflow_ai_provider.privacy.fields import Fields
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.manifest import read_manifest
 
@@ -302,6 +303,18 @@ def test_a_value_that_does_not_fit_costs_its_row_and_no_other(home: Path) -> Non
     good, bad = rows_of(home / "open")
     assert good["iban"] == "DE89"
     assert (bad["privacy_status"], bad["iban"]) == ("error", None), "an error stays one in later steps"
+
+
+def test_whatever_a_value_does_it_costs_its_row_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Fields, value: Any, **place: Any) -> str:
+        if place["record"] == "r1":
+            raise ZeroDivisionError(f"cannot divide {value}")
+        return "enc:x"
+
+    monkeypatch.setattr(Fields, "encrypt", broken)
+    assert encrypt(home, columns={"text": "encrypt"})["error"] == 1
+    row = rows_of(home / "closed")[1]
+    assert (row["text"], row["privacy_error"]) == (None, "privacy: the row cannot be treated (ZeroDivisionError)")
 
 
 def test_a_changed_or_foreign_cell_is_an_error_and_never_garbage(home: Path) -> None:
