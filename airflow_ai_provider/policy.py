@@ -230,6 +230,9 @@ class Grant(_Section):
     columns: tuple[str, ...] | None = None
     """``None`` is every column."""
 
+    def covers(self, columns: Sequence[str] | None) -> bool:
+        return self.columns is None or (columns is not None and {*columns} <= {*self.columns})
+
 
 class Privacy(_Section):
     """Who may see personal values again. Nobody, unless it is written here."""
@@ -271,11 +274,13 @@ class Policy(_Section):
             )
         return found
 
-    def require_grant(self, act: Literal["restore", "decrypt"], *, dag: str, team: str, columns: Sequence[str]) -> None:
-        """Raises ``PolicyError`` unless one grant covers all of it."""
-        for grant in getattr(self.privacy, act):
-            if (grant.dag, grant.team) == (dag, team) and (grant.columns is None or {*columns} <= {*grant.columns}):
-                return
+    def require_grant(
+        self, act: Literal["restore", "decrypt"], *, dag: str, team: str, columns: Sequence[str] | None
+    ) -> None:
+        """Raises ``PolicyError`` unless one grant covers all of it; ``columns`` of ``None`` are all there are."""
+        grants: tuple[Grant, ...] = getattr(self.privacy, act)
+        if any((grant.dag, grant.team) == (dag, team) and grant.covers(columns) for grant in grants):
+            return
         listed = f", columns: [{', '.join(columns)}]" if columns else ""
         raise PolicyError(
             f"DAG {dag!r} has no permission to {act} for team {team!r}; whoever answers for the data may add to the "

@@ -77,8 +77,8 @@ class Step(Protocol):
         ...
 
     @property
-    def opens(self) -> tuple[Act, Sequence[str]] | None:
-        """The permission it needs, and for which columns."""
+    def opens(self) -> tuple[Act, Sequence[str] | None] | None:
+        """The permission it needs, and for which columns; ``None`` of them are all."""
         ...
 
     @property
@@ -174,15 +174,13 @@ def _treated(
     batch: pa.RecordBatch, keys: Sequence[str], step: Step, plan: StepPlan, key: str
 ) -> tuple[pa.Table, dict[str, Any]]:
     table = pa.Table.from_batches([batch])
-    earlier = table.column(ERROR).to_pylist() if STATUS in table.column_names else [None] * table.num_rows
-    stuck = _stuck(table)
+    earlier = _earlier(table)
     read = {name: values_of(table.column(name)) for name in plan.reads}
     written: dict[str, list[Any]] = {name: [] for name in plan.writes}
     statuses, errors = [], []
     for number, row_key in enumerate(keys):
-        status, error, treated = "error", earlier[number], None
-        if not stuck[number]:
-            status, error, treated = _one({name: values[number] for name, values in read.items()}, row_key, step)
+        row = {name: values[number] for name, values in read.items()}
+        status, error, treated = _one(row, row_key, step, *earlier[number])
         for name, values in written.items():
             values.append(None if treated is None else treated.values[name])
         statuses.append(status)
@@ -200,7 +198,12 @@ def _treated(
     }
 
 
-def _one(row: Mapping[str, Any], key: str, step: Step) -> tuple[str, str | None, Treated | None]:
+def _one(
+    row: Mapping[str, Any], key: str, step: Step, earlier: str | None, reason: str | None
+) -> tuple[str, str | None, Treated | None]:
+    """Status, error and values of a row; what an earlier step found wrong with it stays."""
+    if earlier == "error":
+        return "error", reason, None
     try:
         treated = step.row(row, key)
     except KeyringError as error:
@@ -209,14 +212,16 @@ def _one(row: Mapping[str, Any], key: str, step: Step) -> tuple[str, str | None,
         return "error", f"privacy: {error}", None
     except Exception as error:  # noqa: BLE001 - whatever a value does, it costs its row; the message may quote it
         return "error", f"privacy: the row cannot be treated ({type(error).__name__})", None
-    return ("rejected", treated.rejected, treated) if treated.rejected else ("ok", None, treated)
+    if treated.rejected:
+        return "rejected", treated.rejected, treated
+    return ("rejected", reason, treated) if earlier == "rejected" else ("ok", None, treated)
 
 
-def _stuck(table: pa.Table) -> list[bool]:
-    """Rows that an earlier privacy step could not treat: they stay as they are."""
+def _earlier(table: pa.Table) -> list[tuple[str | None, str | None]]:
+    """What an earlier privacy step said of each row: status and error."""
     if STATUS not in table.column_names:
-        return [False] * table.num_rows
-    return [status == "error" for status in table.column(STATUS).to_pylist()]
+        return [(None, None)] * table.num_rows
+    return list(zip(table.column(STATUS).to_pylist(), table.column(ERROR).to_pylist(), strict=True))
 
 
 def _output(

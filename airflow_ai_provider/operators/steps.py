@@ -99,8 +99,8 @@ class RestoreStep:
         self._types: dict[str, pa.DataType] = {}
 
     @property
-    def opens(self) -> tuple[Act, Sequence[str]]:
-        return "restore", self._wanted or ()
+    def opens(self) -> tuple[Act, Sequence[str] | None]:
+        return "restore", self._wanted
 
     def prepare(self, schema: pa.Schema, key: str) -> StepPlan:
         if SEALED not in schema.names:
@@ -178,7 +178,7 @@ class DecryptStep:
         self._kinds: dict[str, tuple[str | None, type]] = {}
 
     @property
-    def opens(self) -> tuple[Act, Sequence[str]]:
+    def opens(self) -> tuple[Act, Sequence[str] | None]:
         return "decrypt", list(self._columns)
 
     def prepare(self, schema: pa.Schema, key: str) -> StepPlan:

@@ -156,6 +156,8 @@ def test_what_a_tool_made_of_the_texts_is_restored_or_reported(home: Path) -> No
     assert "Ann" not in second["text"], "another row's value"
     assert (second["privacy_status"], second["tokens_unknown"]) == ("rejected", 3)
     assert (third["privacy_status"], third["tokens_missing"]) == ("ok", 1)
+    encrypt(home, "restored", columns={"text": "encrypt"})
+    assert [row["privacy_status"] for row in rows_of(home / "closed")] == ["ok", "rejected", "ok"]
     whole = restore(home, "back.parquet", "whole", columns=["text", "n", "customer_name"], whole=True)
     assert whole["rejected"] == 2
 
@@ -369,6 +371,17 @@ def test_a_permission_for_a_column_is_one_for_that_column(home: Path) -> None:
     ti = FakeTaskInstance()
     ti.dag_id = "narrow"
     assert decrypt(home, columns=["iban"], ti=ti)["ok"] == 1
+
+
+def test_a_permission_for_a_column_is_none_for_all_of_them(home: Path) -> None:
+    mask(home)
+    narrow = POLICY.replace("restore: [{dag: d, team: support}]", "restore: [{dag: d, team: support, columns: [text]}]")
+    (home / "policy.yaml").write_text(narrow)
+    assert restore(home, columns=["text"])["ok"] == 3
+    with pytest.raises(AirflowFailException, match="no permission to restore"):
+        restore(home, sink="all")
+    with pytest.raises(AirflowFailException, match=r"columns: \[text, customer_name\]"):
+        restore(home, sink="two", columns=["text", "customer_name"])
 
 
 def test_without_a_policy_nobody_may(home: Path) -> None:
