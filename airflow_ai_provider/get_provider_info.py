@@ -139,6 +139,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_ai_provider.operators.budgets",
                     "airflow_ai_provider.operators.cost",
                     "airflow_ai_provider.operators.ledger",
+                    "airflow_ai_provider.operators.privacy",
                 ],
             },
             {"integration-name": "Milvus", "python-modules": ["airflow_ai_provider.operators.vectors"]},
@@ -149,6 +150,10 @@ def get_provider_info() -> dict[str, Any]:
         "connection-types": [_llm_connection()],
         "task-decorators": [
             {"name": "llm_map", "class-name": "airflow_ai_provider.decorators.llm_map.llm_map_task"},
+            {"name": "mask_rows", "class-name": "airflow_ai_provider.decorators.privacy.mask_rows_task"},
+            {"name": "restore_rows", "class-name": "airflow_ai_provider.decorators.privacy.restore_rows_task"},
+            {"name": "encrypt_columns", "class-name": "airflow_ai_provider.decorators.privacy.encrypt_columns_task"},
+            {"name": "decrypt_columns", "class-name": "airflow_ai_provider.decorators.privacy.decrypt_columns_task"},
         ],
         "config": {
             "ai": {

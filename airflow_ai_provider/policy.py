@@ -155,8 +155,9 @@ class Complexity(_Section):
 class Escalate(_Section):
     """What becomes of an answer that a check rejected."""
 
-    on: tuple[Literal["schema", "grounding", "empty"], ...] = ("schema", "empty")
-    """Checks that are made: the output schema, every number of the answer stands in the prompt, some text at all."""
+    on: tuple[Literal["schema", "grounding", "empty", "restore"], ...] = ("schema", "empty")
+    """Checks that are made: the output schema, every number of the answer stands in the prompt, some text at all, every
+    token of the answer can become a value."""
     to: Tier | None = None
     """Tier that tries once more; ``None`` rejects at once."""
     then: Literal["review"] = "review"
@@ -200,6 +201,11 @@ class Route(_Section):
         if empty := [tier for tier, names in tiers.items() if not names]:
             raise ValueError(f"tier {empty[0]} names no deployment")
         return tiers
+
+    @property
+    def shares_nothing(self) -> bool:
+        """Whether each row's answer is its own."""
+        return self.reuse.scope == "off" or self.reuse.ttl == 0
 
     @property
     def default_tier(self) -> Tier:
@@ -264,6 +270,27 @@ class MaskingProfile(_Section):
         return self
 
 
+class Grant(_Section):
+    """Who may: the tasks of one DAG, on behalf of one team."""
+
+    dag: str = Field(min_length=1)
+    team: str = Field(min_length=1)
+    columns: tuple[str, ...] | None = None
+    """``None`` is every column."""
+
+    def covers(self, columns: Sequence[str] | None) -> bool:
+        return self.columns is None or (columns is not None and {*columns} <= {*self.columns})
+
+
+class Privacy(_Section):
+    """Who may see personal values again. Nobody, unless it is written here."""
+
+    restore: tuple[Grant, ...] = ()
+    """Who may put values back in place of the tokens of a masked table."""
+    decrypt: tuple[Grant, ...] = ()
+    """Who may decrypt columns."""
+
+
 class Policy(_Section):
     """The whole of policy.yaml."""
 
@@ -272,6 +299,7 @@ class Policy(_Section):
     routes: dict[str, Route] = Field(min_length=1)
     budgets: tuple[Budget, ...]
     masking: dict[str, MaskingProfile] = Field(default_factory=dict)
+    privacy: Privacy = Privacy()
 
     @cached_property
     def digest(self) -> str:
@@ -299,6 +327,25 @@ class Policy(_Section):
                 f"add one under budgets, for example {{team: {team}, period: day, limit_usd: 10}}"
             )
         return found
+
+    def require_grant(
+        self, act: Literal["restore", "decrypt"], *, dag: str, team: str, columns: Sequence[str] | None
+    ) -> None:
+        """Raises ``PolicyError`` unless one grant covers all of it; ``columns`` of ``None`` are all there are."""
+        grants: tuple[Grant, ...] = getattr(self.privacy, act)
+        if any((grant.dag, grant.team) == (dag, team) and grant.covers(columns) for grant in grants):
+            return
+        listed = f", columns: [{', '.join(columns)}]" if columns else ""
+        raise PolicyError(
+            f"DAG {dag!r} has no permission to {act} for team {team!r}; whoever answers for the data may add to the "
+            f"policy, under privacy: {act}: [{{dag: {dag}, team: {team}{listed}}}]"
+        )
+
+    def profile(self, name: str) -> MaskingProfile:
+        if name not in self.masking:
+            known = ", ".join(sorted(self.masking)) or "none"
+            raise PolicyError(f"masking profile {name!r} is not in the policy; it has: {known}")
+        return self.masking[name]
 
 
 def parse_budget(values: Mapping[str, Any]) -> Budget:

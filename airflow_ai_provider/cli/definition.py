@@ -129,6 +129,15 @@ _PLAN_ARGS = (
     _arg("--policy", metavar="PATH", help="Plan with this policy file, in place of the tasks' own"),
 )
 
+_ARG_OUT = _arg("--out", metavar="FILE", help="New file for the keyring, where a connection holds it")
+_ARG_SOURCE = _arg("source", help="URI of rows with encrypted columns")
+_ARG_SINK = _arg("--sink", required=True, metavar="URI", help="Folder of the new parts; name it again to resume")
+_ARG_TEAM = _arg("--team", required=True, help="Team whose keys the columns are encrypted with")
+_ARG_TABLE = _arg("--table", default="", help="Table that the ciphertexts are bound to (default: that of masked rows)")
+_ARG_KEY = _arg("--key", required=True, metavar="COLUMN", help="Column that named the rows when they were encrypted")
+_ARG_COLUMNS = _arg("--columns", required=True, metavar="NAMES", help="Encrypted columns, comma-separated")
+_ARG_BATCH_ROWS = _arg("--batch-rows", type=int, default=1000, metavar="N", help="Rows per part (default: 1000)")
+
 _CLI = "airflow_ai_provider.cli"
 
 
@@ -247,12 +256,56 @@ _AUDIT = (
 )
 
 
+def _keys() -> GroupCommand:
+    return GroupCommand(
+        name="keys",
+        help="The keys of masking, encryption and stored answers",
+        subcommands=(
+            ActionCommand(
+                name="list",
+                help="Which keys there are and which one writes; never a secret",
+                func=lazy_load_command(f"{_CLI}.keys.list_keys"),
+                args=(ARG_OUTPUT, ARG_VERBOSE),
+            ),
+            ActionCommand(
+                name="generate",
+                help="Make a keyring with one key",
+                func=lazy_load_command(f"{_CLI}.keys.generate"),
+                args=(_ARG_OUT, ARG_OUTPUT, ARG_VERBOSE),
+            ),
+            ActionCommand(
+                name="rotate",
+                help="Add a key that writes from now on; the others still read",
+                func=lazy_load_command(f"{_CLI}.keys.rotate"),
+                args=(_ARG_OUT, ARG_OUTPUT, ARG_VERBOSE),
+            ),
+            ActionCommand(
+                name="reencrypt",
+                help="Move encrypted columns to the key that writes now; goes on where it was interrupted",
+                description="Exit status: 0 good, 1 some rows could not be read, 2 could not run.",
+                func=lazy_load_command(f"{_CLI}.keys.reencrypt"),
+                args=(
+                    _ARG_SOURCE,
+                    _ARG_SINK,
+                    _ARG_TEAM,
+                    _ARG_TABLE,
+                    _ARG_KEY,
+                    _ARG_COLUMNS,
+                    _ARG_BATCH_ROWS,
+                    ARG_OUTPUT,
+                    ARG_VERBOSE,
+                ),
+            ),
+        ),
+    )
+
+
 def get_cli_commands() -> list[CLICommand]:
     """The commands that the provider's metadata points to."""
     return [
         GroupCommand(
             name="ai",
-            help="Cost, policy, ledger and audit of LLM calls",
+            help="Cost, budgets, policy, keys and audit of LLM calls",
             subcommands=(
                 ActionCommand(
                     name="cost",
@@ -284,6 +337,7 @@ def get_cli_commands() -> list[CLICommand]:
                         ),
                     ),
                 ),
+                _keys(),
                 GroupCommand(name="audit", help="The audit trail", subcommands=_AUDIT),
             ),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -14,9 +14,14 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from airflow_ai_provider.errors import PromptError
+from airflow_ai_provider.privacy.restoring import TokenReport
 
 _NUMBER = re.compile(r"\d[\d.,]*\d")
 """Figures of two digits and more; single digits are list markers and counts too often to say anything."""
+
+
+def _no_tokens(answer: str) -> TokenReport:
+    return TokenReport()
 
 
 class AnswerChecks:
@@ -34,12 +39,17 @@ class AnswerChecks:
             _check_references(output_schema)
             self._validator = Draft202012Validator(output_schema)
 
-    def problem(self, answer: str, prompt: str) -> str | None:
-        """Why this answer to this (masked) prompt is rejected, as ``check: reason``; ``None`` if it is good."""
+    def problem(self, answer: str, prompt: str, tokens: Callable[[str], TokenReport] = _no_tokens) -> str | None:
+        """Why this answer to this (masked) prompt is rejected, as ``check: reason``; ``None`` if it is good.
+
+        ``tokens`` says what an answer made of its row's tokens.
+        """
         if "empty" in self._on and not answer.strip():
             return "empty: the answer has no text"
         if self._validator is not None and (reason := _schema_problem(self._validator, answer)):
             return f"schema: {reason}"
+        if "restore" in self._on and (reason := tokens(answer).problem):
+            return f"restore: {reason}"
         if "grounding" in self._on and (figure := _ungrounded(answer, prompt)):
             return f"grounding: the answer has a figure that is not in the prompt ({len(figure)} characters)"
         return None

@@ -170,14 +170,19 @@ class Gateway:
             tier = below
 
     def _problem(self, prepared: Prepared, reply: _Reply) -> str | None:
-        return self._checks.problem(reply.stored.text, prepared.text) if reply.stored else None
+        if reply.stored is None:
+            return None
+        try:
+            return self._checks.problem(reply.stored.text, prepared.text, prepared.report)
+        except PrivacyError as failure:
+            return f"restore: {failure}"
 
     def _answer(self, prepared: Prepared, reply: _Reply, name: str, problem: str | None, spent: int) -> Answer:
         stored, status, error, text = reply.stored, reply.status, reply.failure, None
         if stored is not None:
             status, error = ("rejected", problem) if problem else ("ok", None)
             try:
-                text = prepared.restored(stored.text, structured=self._plan.output_schema is not None)
+                text = prepared.restored(stored.text)
             except PrivacyError as failure:
                 status, error = "error", f"privacy: {failure}"
         return Answer(

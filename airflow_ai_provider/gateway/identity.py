@@ -51,7 +51,10 @@ os.register_at_fork(after_in_child=_process.__init__)  # type: ignore[misc]  # a
 
 
 def token_scope(route: Route, team: str, caller: Caller) -> str:
-    """Where a masked value keeps its token: as wide as answers are shared, so that equal rows stay equal."""
+    """Where a masked value keeps its token: as wide as answers are shared, so that equal rows stay equal.
+
+    Where no answer is shared, the preparer narrows the run's scope to the row.
+    """
     match route.reuse.scope:
         case "team":
             return _joined("team", team)
@@ -68,7 +71,7 @@ def _joined(*names: str) -> str:
 
 def reuse_scope(route: Route, team: str, caller: Caller, row_key: str) -> str:
     """Who shares an answer. With reuse off it is the row of this run alone: a retry still finds what was paid for."""
-    if route.reuse.scope == "off" or route.reuse.ttl == 0:
+    if route.shares_nothing:
         return _joined("row", team, request_id(caller, row_key, "reuse"))
     return token_scope(route, team, caller)
 

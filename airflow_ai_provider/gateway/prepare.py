@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.gateway.job import Message, Row
 from airflow_ai_provider.gateway.render import Renderer
 from airflow_ai_provider.policy import NO_MASKING, TIERS, MaskingProfile, Policy, Route, Tier
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
+from airflow_ai_provider.privacy.restoring import TokenReport
 
 _TOKENS_PURPOSE = "tokens"
 
@@ -32,19 +31,19 @@ class Prepared:
     """UTF-8 bytes of ``text``."""
     mask: RowMask | None = field(repr=False)
 
-    def restored(self, answer: str, *, structured: bool) -> str:
+    def restored(self, answer: str) -> str:
         """The answer with this row's own values in place of its tokens; JSON stays JSON.
 
         Raises ``PrivacyError``.
         """
         if self.mask is None or not self.mask.tokens:
             return answer
-        if structured:
-            try:
-                return orjson.dumps(self.mask.restore_json(orjson.loads(answer))).decode()
-            except orjson.JSONDecodeError:
-                pass  # a rejected answer may be anything
-        return self.mask.restore(answer)
+        restored: str = self.mask.restore_value(answer)
+        return restored
+
+    def report(self, answer: str) -> TokenReport:
+        """What the answer made of this row's tokens. Raises ``PrivacyError``."""
+        return self.mask.report(answer) if self.mask else TokenReport()
 
 
 class Preparer:
@@ -58,7 +57,9 @@ class Preparer:
     def prepare(self, row: Row, row_key: str) -> Prepared:
         """Raises ``PromptError`` or ``PrivacyError``: the row gets no call."""
         messages = self._renderer.messages(row)
-        mask = self._masker.for_row(row) if self._masker else None
+        # Where no answer is shared, no two rows need tokens in common.
+        record = row_key if self._route.shares_nothing else None
+        mask = self._masker.for_row(row, record) if self._masker else None
         if mask is not None:
             messages = [{**message, "content": mask.mask(message["content"])} for message in messages]
         text = "\n".join(message["content"] for message in messages)
@@ -81,6 +82,10 @@ def open_masker(policy: Policy, route: Route, keyring: Keyring, *, team: str, sc
     """The masker of a route, or ``None`` where the policy says ``masking: off`` in so many words."""
     if route.masking == NO_MASKING:
         return None
-    profile: MaskingProfile = policy.masking[route.masking]
+    return profile_masker(policy.masking[route.masking], keyring, team=team, scope=scope)
+
+
+def profile_masker(profile: MaskingProfile, keyring: Keyring, *, team: str, scope: str) -> Masker:
+    """The masker of a profile: a team's own key, so that two teams have no token in common."""
     rules = MaskingRules(detect=frozenset(profile.detect), columns=dict(profile.columns))
     return Masker(rules, keyring.derive(_TOKENS_PURPOSE, team), scope)

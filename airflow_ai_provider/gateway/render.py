@@ -7,6 +7,7 @@ is never looked at as a template again.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def _not_null(value: Any) -> Any:
     return value
 
 
+def _to_json(value: Any, indent: int | None = None) -> str:
+    """Jinja's own filter escapes for HTML and beyond ASCII, which would hide names from masking."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=True)
+
+
 class RowTemplate:
     """A Jinja template over a row's columns."""
 
@@ -41,6 +47,7 @@ class RowTemplate:
             name = source.removeprefix(_FILE)
             source = _read(Path(name))
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=_not_null)
+        environment.filters["tojson"] = _to_json
         try:
             self._template = environment.from_string(source)
             self.columns = frozenset(meta.find_undeclared_variables(environment.parse(source)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -44,8 +43,8 @@ from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.policy import load_policy
-from airflow_ai_provider.privacy.keyring import Keyring
-from airflow_ai_provider.rows.inspect import key_values
+from airflow_ai_provider.privacy.keyring import open_keyring
+from airflow_ai_provider.rows.keys import key_values, keys_digest
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
 
@@ -126,9 +125,7 @@ async def _open_gateway(
     on_notice: Callable[[Notice], None] | None,
 ) -> AsyncIterator[_Opened]:
     """Open what the gateway needs, in the order of what each needs; close it in the reverse order, whatever happens."""
-    keyring = (
-        Keyring.from_mapping(settings.keyring) if settings.keyring else Keyring.open(settings.home / "keyring.json")
-    )
+    keyring = open_keyring(settings.keyring, settings.home)
     scope = token_scope(plan.route, job.team, caller)
     masker = open_masker(plan.policy, plan.route, keyring, team=job.team, scope=scope)
     lanes = open_lanes(
@@ -231,7 +228,7 @@ class _Batches:
             if self._job.shard.owns(index):
                 keys = key_values(batch, self._job.key, first_row)
                 part = self._sink.finished(index)
-                if part is not None and part.summary.get("keys") == _digest(keys):
+                if part is not None and part.summary.get("keys") == keys_digest(keys):
                     self._tally.add(Tally.of_finished_part(dict(part.summary)))
                 else:
                     yield index, keys, batch
@@ -242,7 +239,7 @@ class _Batches:
         done = Tally.of(answers)
         final = all(answer.status in FINAL for answer in answers)
         table = to_table(batch, keys, self._job.key, answers)
-        summary = {**done.to_summary(), "keys": _digest(keys)}
+        summary = {**done.to_summary(), "keys": keys_digest(keys)}
         await asyncio.to_thread(self._sink.write, index, table, summary=summary, final=final)
         self._tally.add(done)
 
@@ -282,10 +279,6 @@ def _tell(log: logging.Logger, on_notice: Callable[[Notice], None] | None, notic
             on_notice(notice)
         except Exception as error:  # noqa: BLE001 - user's code
             log.error("telling of a budget's threshold failed: %s", type(error).__name__)
-
-
-def _digest(keys: list[str]) -> str:
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
 
 def _task_ref(job: MapJob, caller: Caller) -> TaskRef:

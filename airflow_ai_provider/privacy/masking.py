@@ -2,7 +2,7 @@
 
 Invariants:
 
-- ``restore(mask(text)) == text`` for any text;
+- ``restore(mask(text)) == text`` for any text, and ``restore_value(mask_value(value)) == value`` for any nesting;
 - a masked text holds nothing that the chosen detectors find, and none of the row's known values;
 - a value's token depends on key, scope, type and value alone (collisions within a row aside): retries repeat it;
 - only tokens minted for this row are restored, and restored text is never looked at again;
@@ -13,6 +13,7 @@ The map from tokens to values lives in ``RowMask`` and is computed again from th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,13 +22,12 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from airflow_ai_provider.errors import PrivacyError
-from airflow_ai_provider.privacy import normalise, tokens
+from airflow_ai_provider.privacy import nested, normalise, tokens
 from airflow_ai_provider.privacy.detect import DETECTORS, Detector, require_known
 from airflow_ai_provider.privacy.known import KnownValues
+from airflow_ai_provider.privacy.restoring import TEXT, Restorer, TokenReport
 from airflow_ai_provider.privacy.spans import Span, resolve
 
-TEXT = "TEXT"
-"""Type of what is masked only because it reads as a token."""
 _RANK = (*map(str.upper, DETECTORS), TEXT)
 _MAX_ROUNDS = 32
 """Searches of one text; two or three are the most that ordinary texts take."""
@@ -61,7 +61,7 @@ class Masker:
     """Masks rows by one set of rules, with one key, in one scope; safe to share between threads.
 
     ``scope`` is what equal tokens are confined to, such as ``team/support``: the same value has the same token
-    within it, and unrelated tokens in two scopes.
+    within it, and unrelated tokens in two scopes. A record's name given to ``for_row`` confines them to that record.
     """
 
     def __init__(self, rules: MaskingRules, key: bytes, scope: str) -> None:
@@ -71,11 +71,19 @@ class Masker:
         self._key = key
         self._scope = scope
         self._detector = Detector(rules.detect)
-        self._pattern = tokens.TokenPattern({TEXT, *map(str.upper, rules.detect), *self._columns.values()})
+        self.entities = frozenset({TEXT, *map(str.upper, rules.detect), *self._columns.values()})
+        """Types of the tokens that it mints."""
+        self._pattern = tokens.TokenPattern(self.entities)
 
-    def for_row(self, row: Mapping[str, Any]) -> RowMask:
-        """Return the mask of one row: its known values, and the tokens minted for it."""
-        return _without_text(lambda: RowMask(self, KnownValues(row, self._columns)), "read the row's known values")
+    def for_row(self, row: Mapping[str, Any], record: str | None = None) -> RowMask:
+        """Return the mask of one row: its known values, and the tokens minted for it.
+
+        ``record`` names the row where its tokens are to be no other row's.
+        """
+        scope = self._scope if record is None else json.dumps([self._scope, record])
+        return _without_text(
+            lambda: RowMask(self, KnownValues(row, self._columns), scope), "read the row's known values"
+        )
 
     def __repr__(self) -> str:
         return f"Masker(scope={self._scope!r})"
@@ -108,22 +116,39 @@ class Masker:
 class RowMask:
     """Masks and restores the texts of one row. Not for use by several threads at once."""
 
-    __slots__ = ("_known", "_masker", "_minted", "_tokens")
+    __slots__ = ("_known", "_masker", "_minted", "_restorer", "_scope")
 
-    def __init__(self, masker: Masker, known: KnownValues) -> None:
+    def __init__(self, masker: Masker, known: KnownValues, scope: str) -> None:
         self._masker = masker
         self._known = known
+        self._scope = scope
         self._minted: dict[tuple[str, str], str] = {}
-        self._tokens: dict[str, str] = {}
+        self._restorer = Restorer(masker._pattern)
 
     @property
     def tokens(self) -> Mapping[str, str]:
         """Token → original text, minted so far."""
-        return MappingProxyType(self._tokens)
+        return MappingProxyType(self._restorer.texts)
+
+    @property
+    def originals(self) -> Mapping[str, Any]:
+        """Token → original value, of those that ``mask_value`` minted for what is no text."""
+        return MappingProxyType(self._restorer.originals)
 
     def mask(self, text: str) -> str:
         """Return ``text`` with a token for every known value and every finding. Raises ``PrivacyError``."""
         return _without_text(lambda: self._mask(text), "mask a text")
+
+    def mask_value(self, value: Any) -> Any:
+        """Mask inside a value of any nesting: lists, tuples and mappings (their keys too), JSON in strings, bytes.
+
+        A number or other value with a finding becomes a token as a whole. Raises ``PrivacyError``.
+        """
+        return _without_text(lambda: nested.mask_value(self, value), "mask a value")
+
+    def hide_value(self, entity: str, value: Any) -> Any:
+        """Put a token in place of every leaf of a value (texts, numbers, …), however short. Raises ``PrivacyError``."""
+        return _without_text(lambda: nested.hide_value(self, entity, value), "mask a value")
 
     def restore(self, text: str) -> str:
         """Return ``text`` with this row's tokens replaced by what they stand for, in one pass.
@@ -131,30 +156,29 @@ class RowMask:
         Tokens are recognised in the forms that models give them; those of other rows stay as they are. Raises
         ``PrivacyError``.
         """
-        return _without_text(lambda: self._restore(text), "restore a text")
+        return _without_text(lambda: self._restorer.restore(text), "restore a text")
 
-    def restore_json(self, value: Any) -> Any:
-        """Restore inside the strings of a JSON value, keys included. Parse first: a value may hold quotes."""
-        if isinstance(value, str):
-            return self.restore(value)
-        if isinstance(value, Mapping):
-            restored: dict[Any, Any] = {}
-            for key, part in value.items():
-                name = self.restore(key) if isinstance(key, str) else key
-                # Two keys may be forms of one token: the second keeps its own name, nothing is lost.
-                restored[key if name in restored else name] = self.restore_json(part)
-            return restored
-        if isinstance(value, list | tuple):
-            return [self.restore_json(part) for part in value]
-        return value
+    def restore_value(self, value: Any) -> Any:
+        """Restore inside a value of any nesting; a text that is JSON, such as a tool's arguments, stays JSON.
+
+        Raises ``PrivacyError``.
+        """
+        return _without_text(lambda: nested.restore_value(self._restorer, value), "restore a value")
+
+    def report(self, text: str) -> TokenReport:
+        """What a masked answer made of this row's tokens. Raises ``PrivacyError``."""
+        return _without_text(lambda: self._restorer.report(text), "look for tokens in a text")
 
     def __repr__(self) -> str:
-        return f"RowMask({len(self._tokens)} tokens)"
+        return f"RowMask({len(self.tokens)} tokens)"
 
-    def _mask(self, text: str) -> str:
-        spans = self._masker._spans(text, self._known)
-        if not spans:
-            return text
+    def spans(self, text: str) -> list[Span]:
+        """What is to be masked in a text, in order and disjoint."""
+        return self._masker._spans(text, self._known)
+
+    def with_tokens(self, text: str, spans: Iterable[Span]) -> str:
+        """``text`` with tokens in place of the spans, which are in order and disjoint."""
+        spans = list(spans)
         self._mint((span.entity, text[span.start : span.end]) for span in spans)
         pieces: list[str] = []
         position = 0
@@ -164,18 +188,35 @@ class RowMask:
         pieces.append(text[position:])
         return "".join(pieces)
 
+    def token_for(self, entity: str, text: str, original: Any = None) -> str:
+        """The token of a whole value; ``original`` is the value where it is no text, and ``text`` how it reads."""
+        if original is None:
+            self._mint([(entity, text)])
+            return self._minted[entity, text]
+        # The number 5 and the text "5" have two tokens, or the one would come back as the other.
+        marked = f"\0{type(original).__name__}:{original}"
+        self._mint([(entity, marked)])
+        token = self._minted[entity, marked]
+        self._restorer.texts[token] = text
+        self._restorer.originals[token] = original
+        return token
+
+    def _mask(self, text: str) -> str:
+        spans = self.spans(text)
+        return self.with_tokens(text, spans) if spans else text
+
     def _mint(self, values: Iterable[tuple[str, str]]) -> None:
         """Give each new value its token; values whose codes begin alike all get longer ones."""
         fresh = {value: tokens.SHORTEST for value in values if value not in self._minted}
         if not fresh:
             return
-        key, scope = self._masker._key, self._masker._scope
-        symbols = {value: tokens.code_symbols(key, scope, *value) for value in fresh}
+        taken = self._restorer.texts
+        symbols = {value: tokens.code_symbols(self._masker._key, self._scope, *value) for value in fresh}
         while True:
             owners: dict[str, list[tuple[str, str]]] = {}
             for value, length in fresh.items():
                 owners.setdefault(tokens.write(value[0], symbols[value][:length]), []).append(value)
-            clashes = [group for token, group in owners.items() if len(group) > 1 or token in self._tokens]
+            clashes = [group for token, group in owners.items() if len(group) > 1 or token in taken]
             if not clashes:
                 break
             for value in chain.from_iterable(clashes):
@@ -184,18 +225,7 @@ class RowMask:
                     raise PrivacyError("masking: two values of a row have the same keyed hash")
         for token, (value,) in owners.items():
             self._minted[value] = token
-            self._tokens[token] = value[1]
-
-    def _restore(self, text: str) -> str:
-        pieces: list[str] = []
-        position = 0
-        for found in self._masker._pattern.find(normalise.view(text)):
-            value = self._tokens.get(found.token)
-            if value is not None:
-                pieces += text[position : found.start], value
-                position = found.end
-        pieces.append(text[position:])
-        return "".join(pieces)
+            taken[token] = value[1]
 
 
 def _may_uncover(text: str, spans: Iterable[Span]) -> bool:

@@ -4,9 +4,9 @@ A token is ``[EMAIL_7K2QM]``: the type, and a code of five characters taken from
 alphabet has no characters that are read as one another (0 O, 1 I L, 5 S, 8 B, U V are told apart by leaving O, 1, 0,
 I, L, S, B and U out). Every code has a letter and a digit, so no word or number reads as one.
 
-Models change tokens: case, escapes, full-width brackets, HTML entities, lost brackets. ``TokenPattern`` finds all of
-these forms. It is used on what goes out and on what comes back: whatever restoring would take for a token is masked
-itself, so an input can neither smuggle a token in nor change by being masked and restored.
+Models change tokens: case, escapes, full-width brackets, HTML and URL encoding, lost brackets. ``TokenPattern`` finds
+all of these forms. It is used on what goes out and on what comes back: whatever restoring would take for a token is
+masked itself, so an input can neither smuggle a token in nor change by being masked and restored.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ _UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))
 """Bytes left out of a digest, so that every symbol is as likely as another."""
 
 _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
-_OPEN = rb"(?:\\{0,2}\[|&(?:#91|#x5b|lbrack|lsqb);)"
-_CLOSE = rb"(?:\\{0,2}\]|&(?:#93|#x5d|rbrack|rsqb);)"
-_JOIN = rb"(?:\\{0,2}[ _-]|&(?:#95|#x5f|lowbar);)"
-_ENTITY = re.compile(rb"&[#A-Za-z0-9]+;")
+_OPEN = rb"(?:\\{0,2}\[|&(?:#91|#x5b|lbrack|lsqb);|%5b)"
+_CLOSE = rb"(?:\\{0,2}\]|&(?:#93|#x5d|rbrack|rsqb);|%5d)"
+_JOIN = rb"(?:\\{0,2}[ _-]|&(?:#95|#x5f|lowbar);|%5f)"
+_LOOSE_JOIN = rb"(?:" + _JOIN + rb"|[:\t\r\n])"
+"""Between type and code, where brackets on both sides tell that it is a token."""
+_LOOSE = re.compile(rb"[:\t\r\n]")
+_ENTITY = re.compile(rb"&[#A-Za-z0-9]+;|%5[Ff]")
+_ANY_TYPE = compile_bytes(b"\\[([A-Z](?:[A-Z_]*[A-Z])?)_([" + ALPHABET.encode("ascii") + b"]{5,24})\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class TokenPattern:
         types = b"|".join((_JOIN + b"{1,3}").join(name.encode("ascii").split(b"_")) for name in names)
         code = f"[{ALPHABET}]{{{SHORTEST},{LONGEST}}}".encode("ascii")
         self._pattern = compile_bytes(
-            b"(?i)(" + _OPEN + b"?)(" + types + b")(" + _JOIN + b"{1,3})(" + code + b")(" + _CLOSE + b"?)"
+            b"(?i)(" + _OPEN + b"?)(" + types + b")(" + _LOOSE_JOIN + b"{0,3})(" + code + b")(" + _CLOSE + b"?)"
         )
 
     def find(self, view: View) -> Iterator[Found]:
@@ -93,6 +97,25 @@ class TokenPattern:
             yield Found(start, end, token)
 
 
+def exact(view: View) -> Iterator[Found]:
+    """Yield what is written exactly as ``write`` writes a token, of whatever type."""
+    for match in _ANY_TYPE.finditer(view.data):
+        entity, code = match.groups()
+        if not code.isdigit() and not code.isalpha():
+            token = write(entity.decode("ascii"), code.decode("ascii"))
+            yield Found(*view.original(*match.span()), token)
+
+
+def stands_alone(data: bytes, start: int, end: int) -> bool:
+    """Whether no letter or digit touches ``data[start:end]`` of a view."""
+    return not ((start and data[start - 1] in _ALNUM) or (end < len(data) and data[end] in _ALNUM))
+
+
+def code_of(token: str) -> str:
+    """The code of a token as ``write`` writes it."""
+    return token[token.rindex("_") + 1 : -1]
+
+
 def _is_token(data: bytes, span: tuple[int, int], opening: bytes, join: bytes, code: bytes, closing: bytes) -> bool:
     if code.isdigit() or code.isalpha():
         return False
@@ -100,6 +123,10 @@ def _is_token(data: bytes, span: tuple[int, int], opening: bytes, join: bytes, c
     if not opening and start and data[start - 1] in _ALNUM:
         return False
     if not closing and end < len(data) and data[end] in _ALNUM:
+        return False
+    if opening and closing:
+        return True
+    if not join or _LOOSE.search(join):
         return False
     # Without any bracket, a blank is not enough to join a type and a code.
     return bool(opening or closing or join.strip(b" \\"))

@@ -6,6 +6,7 @@ the source compares by their text; without suspects, which is the rule, there is
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -47,6 +48,11 @@ def key_values(batch: pa.RecordBatch, key: str, first_row: int) -> list[str]:
                 f"give every row a key of its own, or use the key {ROW_NUMBER_KEY}"
             )
     return values  # type: ignore[return-value]  # no null is left
+
+
+def keys_digest(keys: Iterable[str]) -> str:
+    """32 hex digits that name the keys of a batch, in order: a part is good only for the rows it was made of."""
+    return hashlib.sha256("\n".join(keys).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def check_keys(place: str, key: str, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:

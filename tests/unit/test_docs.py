@@ -48,6 +48,10 @@ OPERATORS = {
     "retrieve": "operators.vectors.RetrieveOperator",
     "gather": "operators.rows.GatherOperator",
     "plan_shards": "operators.rows.PlanShardsOperator",
+    "mask_rows": "operators.privacy.MaskRowsOperator",
+    "restore_rows": "operators.privacy.RestoreRowsOperator",
+    "encrypt_columns": "operators.privacy.EncryptColumnsOperator",
+    "decrypt_columns": "operators.privacy.DecryptColumnsOperator",
     "audit_seal": "operators.audit.AuditSealOperator",
     "audit_verify": "operators.audit.AuditVerifyOperator",
     "ledger_reconcile": "operators.ledger.LedgerReconcileOperator",
@@ -65,6 +69,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "retry": policy.Retry,
     "budgets": policy.Budget,
     "masking": policy.MaskingProfile,
+    "privacy": policy.Privacy,
+    "grants": policy.Grant,
 }
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -228,7 +234,7 @@ def test_every_public_operator_has_a_page() -> None:
     names = {
         name
         for file in (PACKAGE / "operators").glob("*.py")
-        for name in re.findall(r"^class (\w+)\(HeartOperator\)", file.read_text(), re.MULTILINE)
+        for name in re.findall(r"^class ([A-Z]\w+)\((?:HeartOperator|_RowsOperator)\)", file.read_text(), re.MULTILINE)
     }
     assert names == {path.rpartition(".")[2] for path in OPERATORS.values()} - {"_LLMMapDecoratedOperator"}
 

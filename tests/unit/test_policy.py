@@ -346,3 +346,35 @@ def test_the_digest_follows_the_meaning_and_not_the_writing() -> None:
     )
     assert same.digest == parse_policy(SMALL).digest
     assert parse_policy(changed("limit_usd: 100", "limit_usd: 101")).digest != same.digest
+
+
+@pytest.mark.parametrize(
+    ("dag", "team", "columns", "allowed"),
+    [
+        ("d", "t", ["iban"], True),
+        ("d", "t", ["iban", "phone"], False),
+        ("d", "t", None, False),
+        ("d", "other", ["iban"], False),
+        ("other", "t", ["iban"], False),
+        ("all", "t", None, True),
+        ("all", "t", ["anything"], True),
+    ],
+)
+def test_a_grant_covers_what_it_names_and_no_more(
+    dag: str, team: str, columns: list[str] | None, allowed: bool
+) -> None:
+    text = """\
+version: 1
+deployments: {a: {model: offline/extractive}}
+routes: {r: {tiers: {simple: [a]}, masking: "off"}}
+budgets: [{limit_usd: 1, period: day}]
+privacy: {decrypt: [{dag: d, team: t, columns: [iban]}, {dag: d, team: t, columns: [phone]}, {dag: all, team: t}]}
+"""
+    policy = parse_policy(text)
+    if allowed:
+        policy.require_grant("decrypt", dag=dag, team=team, columns=columns)
+    else:
+        with pytest.raises(PolicyError, match=f"DAG '{dag}' has no permission to decrypt for team '{team}'"):
+            policy.require_grant("decrypt", dag=dag, team=team, columns=columns)
+    with pytest.raises(PolicyError, match="no permission to restore"):
+        policy.require_grant("restore", dag=dag, team=team, columns=columns)

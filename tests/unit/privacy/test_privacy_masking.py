@@ -125,6 +125,14 @@ def test_restored_text_is_not_looked_at_again() -> None:
     assert mask.restore(mask.restore(masked)) == text
 
 
+def test_a_record_of_its_own_shares_no_token_with_another() -> None:
+    """Scope ``row``: the same value twice in a row has one token, in two rows it has two."""
+    masker = Masker(RULES, KEY, "team/a")
+    first, again, second = (masker.for_row(ROW, record).mask("ann@example.com") for record in ("r1", "r1", "r2"))
+    assert first == again != second
+    assert masker.for_row(ROW).mask("ann@example.com") not in (first, second)
+
+
 def test_colliding_codes_grow_in_either_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two values never share a token; within one text the outcome does not depend on their order."""
 
@@ -147,13 +155,13 @@ def test_structures_are_restored_inside() -> None:
     mask = row_mask()
     token = mask.mask("ann@example.com")
     answer = {token: [token, {"n": 1, "to": f"<{token}>"}], "ok": True, "none": None, "x": 1.5}
-    assert mask.restore_json(answer) == {
+    assert mask.restore_value(answer) == {
         "ann@example.com": ["ann@example.com", {"n": 1, "to": "<ann@example.com>"}],
         "ok": True,
         "none": None,
         "x": 1.5,
     }
-    assert mask.restore_json({token: 1, token.lower(): 2}) == {"ann@example.com": 1, token.lower(): 2}
+    assert mask.restore_value({token: 1, token.lower(): 2}) == {"ann@example.com": 1, token.lower(): 2}
 
 
 def test_without_rules_only_token_like_text_changes() -> None:
@@ -169,6 +177,7 @@ def test_masking_fails_closed_and_says_nothing(monkeypatch: pytest.MonkeyPatch) 
         raise ValueError(f"cannot handle {text}")
 
     mask = row_mask()
+    mask.mask("ann@example.com")
     monkeypatch.setattr(masking.normalise, "view", broken)
     for action in (mask.mask, mask.restore):
         with pytest.raises(PrivacyError, match="ValueError") as caught:

@@ -37,6 +37,17 @@ def found(text: str) -> list[str]:
         "[CN_ID_7K2QM](mailto:x)",
         "客户CN_ID_7K2QM的",
         "[CN__ID_ 7K2QM]",
+        "%5BCN_ID_7K2QM%5D",
+        "https://x/?to=%5Bcn%5Fid%5f7k2qm%5d&y",
+        "[CN_ID:7K2QM]",
+        "[CN_ID: 7K2QM]",
+        "[CN_ID_\n7K2QM]",
+        "[CN_ID7K2QM]",
+        "[CN_\u200bID_7K2\u00adQM]",
+        "{CN_ID_7K2QM}",
+        "<CN_ID_7K2QM>",
+        "[[CN_ID_7K2QM]]",
+        "CN_ID\u20137K2QM's",
     ],
 )
 def test_what_models_make_of_a_token_is_still_found(form: str) -> None:
@@ -48,6 +59,7 @@ def test_what_models_make_of_a_token_is_still_found(form: str) -> None:
     [
         "[CN_ID_7K2Q]", "[CN_ID_7K2QO]", "xCN_ID_7K2QM", "CN_ID_7K2QMo", "CN ID 7K2QM", "id 23456", "[ID_23456]",
         "email-react", "[EMAIL_REACT]", "[PHONE_7K2QM]", "[7K2QM]", "CN_ID_", "",
+        "CN_ID: 7K2QM", "CN_ID7K2QM", "[CN_ID: 7K2QM", "CN_ID\n7K2QM]", "[CNID_7K2QM]", "5BEMAIL_7K2QM",
     ],
 )  # fmt: skip
 def test_other_words_are_no_tokens(text: str) -> None:
@@ -58,6 +70,12 @@ def test_other_words_are_no_tokens(text: str) -> None:
 def test_a_backslash_before_an_unchanged_token_is_the_texts_own() -> None:
     (item,) = PATTERN.find(view("C:\\[EMAIL_7K2QM]"))
     assert (item.start, item.end) == (3, 16)
+
+
+def test_a_token_of_any_type_is_known_by_its_exact_form() -> None:
+    """What a model invents need not be of the profile's types."""
+    text = "[NAME_7K2QM] [EMAIL_ABCDE] [email_7K2QM] 【HOME_CITY_22A23】 NAME_7K2QM"
+    assert [item.token for item in tokens.exact(view(text))] == ["[NAME_7K2QM]", "[HOME_CITY_22A23]"]
 
 
 @given(st.text(max_size=20), st.text(max_size=20))

@@ -25,11 +25,14 @@ HEAVY = {
 }
 """None of these may be loaded because of us."""
 PACKAGE = Path(airflow_ai_provider.__path__[0])
+HEART_IN_OPERATORS = ("retrieval", "protection", "steps", "treatments")
+"""Modules beside the operators that know nothing of Airflow, and are imported when a task runs."""
 SURFACE = sorted(
     f"airflow_ai_provider.{folder}.{path.stem}"
     for folder in ("operators", "decorators", "hooks", "ui", "cli")
     for path in (PACKAGE / folder).glob("*.py")
-    if path.stem not in ("__init__", "commands", "retrieval") and (folder, path.stem) != ("cli", "audit")
+    if path.stem not in ("__init__", "commands", "keys", *HEART_IN_OPERATORS)
+    and (folder, path.stem) != ("cli", "audit")
 )
 
 
@@ -73,15 +76,16 @@ def test_no_module_of_the_surface_loads_anything_heavy() -> None:
     assert {name.partition(".")[0] for name in added} & HEAVY == set()
 
 
-def test_retrieval_needs_no_airflow() -> None:
-    code = """
+@pytest.mark.parametrize("module", HEART_IN_OPERATORS)
+def test_what_the_operators_run_needs_no_airflow(module: str) -> None:
+    code = f"""
 import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name == "airflow" or name.startswith("airflow."):
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
-import airflow_ai_provider.operators.retrieval
+import airflow_ai_provider.operators.{module}
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -1,0 +1,153 @@
+"""``airflow ai keys …``: the keys of an installation. No command shows a secret; new keyrings go to files of mode 0600.
+
+A keyring in a secrets backend is changed by whoever may change the backend: the commands write the new contents to a
+file, and say where to put them.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import sys
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_ai_provider.cli.output import FINDING, GOOD, command, say, show
+from airflow_ai_provider.errors import KeyringError
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.gateway.job import Caller
+    from airflow_ai_provider.gateway.settings import Settings
+
+_CONNECTION = "keyring_conn_id"
+
+
+@command
+def list_keys(args: Namespace) -> int:
+    """``airflow ai keys list``"""
+    from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.privacy.keyring import open_keyring
+
+    settings = settings_from_airflow()
+    keyring = open_keyring(settings.keyring, settings.home, create=False)
+    rows = [
+        {
+            "key_id": key_id,
+            "created": keyring.created.get(key_id, ""),
+            "use": "read and write" if key_id == keyring.active else "read",
+        }
+        for key_id in keyring.key_ids
+    ]
+    show(rows, args.output)
+    return GOOD
+
+
+@command
+def generate(args: Namespace) -> int:
+    """``airflow ai keys generate``"""
+    from airflow_ai_provider.hooks.settings import ai_home, option
+    from airflow_ai_provider.privacy.keyring import fresh_keyring, write_private
+
+    content, conn_id = fresh_keyring(), option(_CONNECTION)
+    if conn_id and not args.out:
+        raise _no_file(conn_id)
+    if args.out:
+        write_private(Path(args.out).expanduser(), content)
+        say(args, _words(args.out, conn_id, "Make"))
+        return GOOD
+    path, key_id = ai_home() / "keyring.json", content["active"]
+    if path.exists():
+        raise KeyringError(f"{path}: exists already; airflow ai keys rotate adds a key to it")
+    _record("keys.generated", key_id)
+    write_private(path, content)
+    say(args, f"{path}: made, with key {key_id}. Back it up: what it protects cannot be read without it")
+    return GOOD
+
+
+@command
+def rotate(args: Namespace) -> int:
+    """``airflow ai keys rotate``"""
+    from airflow_ai_provider.hooks.settings import option, settings_from_airflow
+    from airflow_ai_provider.privacy.keyring import Keyring, with_fresh_key, write_private
+
+    settings, conn_id = settings_from_airflow(), option(_CONNECTION)
+    if settings.keyring is None:
+        if args.out:
+            raise KeyringError(f"--out: the keyring is {settings.home / 'keyring.json'}, which is changed in place")
+        # In the trail first: a key that nobody knows of writes nothing.
+        keyring = Keyring.rotate(settings.home / "keyring.json", announce=partial(_record, "keys.rotated"))
+        say(args, f"key {keyring.active} writes from now on; the other {len(keyring.key_ids) - 1} still read")
+        return GOOD
+    if not args.out:
+        raise _no_file(conn_id)
+    Keyring.from_mapping(settings.keyring)
+    content = with_fresh_key(settings.keyring)
+    write_private(Path(args.out).expanduser(), content)
+    _record("keys.rotated", content["active"])
+    say(args, _words(args.out, conn_id, "Change"))
+    return GOOD
+
+
+@command
+def reencrypt(args: Namespace) -> int:
+    """``airflow ai keys reencrypt``"""
+    from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.operators.protection import RowsJob, run_rows
+    from airflow_ai_provider.operators.steps import ReencryptStep
+    from airflow_ai_provider.privacy.fields import Fields
+    from airflow_ai_provider.privacy.keyring import open_keyring
+    from airflow_ai_provider.rows.shard import Shard
+
+    settings = settings_from_airflow()
+    keyring = open_keyring(settings.keyring, settings.home, create=False)
+    fields = Fields(keyring, team=args.team, table=args.table)
+    step = ReencryptStep(_columns(args.columns), fields=fields, table=args.table, key_id=keyring.active)
+    job = RowsJob(args.source, args.sink, args.key, args.team, Shard(0, 1), args.batch_rows, "reencrypt")
+    summary = run_rows(job, step, _caller("reencrypt"), settings, log=logging.getLogger(__name__))
+    kept = f", {summary.skipped} of them by an earlier try" if summary.skipped else ""
+    say(args, f"{summary.sink}: {summary.ok} of {summary.rows} rows are under key {keyring.active}{kept}")
+    if not summary.error:
+        return GOOD
+    kinds = ", ".join(f"{kind} {count}" for kind, count in summary.errors.most_common())
+    print(f"error: {summary.error} rows could not be read ({kinds}); see column privacy_error", file=sys.stderr)
+    return FINDING
+
+
+def _columns(text: str) -> dict[str, str]:
+    """``iban,customer_id=customer``: columns, with the domain of those that are encrypted for joins."""
+    entries = (part.strip().partition("=") for part in text.split(",") if part.strip())
+    named = {name: domain or name for name, _, domain in entries}
+    if not named:
+        raise KeyringError(f"--columns {text!r}: expected names, such as iban,customer_id=customer")
+    return named
+
+
+def _no_file(conn_id: str) -> KeyringError:
+    return KeyringError(
+        f"the keyring is in connection {conn_id!r}, which this command cannot change; name a new file with --out, and "
+        "put its contents into the connection"
+    )
+
+
+def _words(path: str, conn_id: str, verb: str) -> str:
+    where = f"connection {conn_id!r}" if conn_id else f"the connection that [ai] {_CONNECTION} is to name"
+    return (
+        f"{path}: written, readable by you only. {verb} {where} so that its password is the contents of this file, on "
+        "all hosts at once, keep a backup in a safe place, and delete the file"
+    )
+
+
+def _caller(command: str) -> Caller:
+    from airflow_ai_provider.gateway.job import Caller
+
+    return Caller("airflow ai", "cli", f"keys {command}", user=getpass.getuser())
+
+
+def _record(action: str, key_id: str) -> None:
+    from airflow_ai_provider.hooks.audit import record
+    from airflow_ai_provider.hooks.settings import settings_from_airflow
+
+    settings: Settings = settings_from_airflow()
+    record(settings, action, _caller(action.partition(".")[2]), key_id=key_id)
