@@ -216,6 +216,13 @@ class MaskingProfile(_Section):
         return self
 
 
+class LedgerRules(_Section):
+    """How long the ledger keeps what."""
+
+    keep_months: int | None = Field(default=None, ge=1, le=1200)
+    """Full months of ``llm_requests`` kept before the present one; ``None`` keeps all. The rollup stays for ever."""
+
+
 class Policy(_Section):
     """The whole of policy.yaml."""
 
@@ -224,6 +231,7 @@ class Policy(_Section):
     routes: dict[str, Route] = Field(min_length=1)
     budgets: tuple[Budget, ...]
     masking: dict[str, MaskingProfile] = Field(default_factory=dict)
+    ledger: LedgerRules = LedgerRules()
 
     @cached_property
     def digest(self) -> str:

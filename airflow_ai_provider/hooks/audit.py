@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,16 +48,20 @@ def seal_audit(settings: Settings) -> SealReport:
 
 def record(settings: Settings, action: str, caller: Caller, **fields: Any) -> None:
     """Write one event of a task that calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
+    record_events(settings, action, {**asdict(caller), "user": caller.user or None}, [fields])
+
+
+def record_events(settings: Settings, action: str, who: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> None:
+    """Write events of somebody who calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.ledger import open_ledger
 
-    who = {**asdict(caller), "user": caller.user or None}
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
         Trail(_spool(settings), LedgerAuditStore(ledger)) as trail,
     ):
-        trail.emit(action, "ok", **who, **fields)
+        trail.emit_many([(action, "ok", {**who, **fields}) for fields in events])
 
 
 def verify_audit(settings: Settings) -> VerifyReport:

@@ -12,7 +12,7 @@ from airflow.sdk import Context
 from airflow_ai_provider.errors import PermanentError
 from airflow_ai_provider.operators.base import HeartOperator
 
-GROUPINGS = ("day", "team", "dag", "model")
+GROUPINGS = tuple("hour day week month team dag task run model provider route tier deployment".split())
 COUNTS = ("requests", "reused", "errors", "unknown", "input_tokens", "output_tokens")
 MONEY = ("cost_usd", "saved_usd")
 

@@ -86,6 +86,10 @@ def test_actions_are_those_documented() -> None:
         "batch.reused",
         "llm.call",
         "documents.synced",
+        "ledger.exported",
+        "ledger.dropped",
+        "ledger.repaired",
+        "ledger.granted",
         "trail.sealed",
         "segment.recovered",
     } == ACTIONS
