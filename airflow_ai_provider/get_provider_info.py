@@ -119,6 +119,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_ai_provider.operators.rows",
                     "airflow_ai_provider.operators.audit",
                     "airflow_ai_provider.operators.cost",
+                    "airflow_ai_provider.operators.ledger",
                 ],
             },
             {"integration-name": "Milvus", "python-modules": ["airflow_ai_provider.operators.vectors"]},

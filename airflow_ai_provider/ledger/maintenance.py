@@ -1,7 +1,8 @@
 """Upkeep of ``llm_requests``: months made ahead, months past their retention dropped.
 
 Months go oldest first, and none after one that has to stay: from the first row that is kept, every row is kept. The
-rollup ``llm_cost_daily`` keeps what dropped months have cost; adjustments go with their month.
+rollup ``llm_cost_daily`` keeps what dropped months have cost. Adjustments go with the month they were made in, which is
+never before that of their request.
 """
 
 from __future__ import annotations
@@ -137,8 +138,8 @@ def _delete_days(ledger: Ledger, month: datetime) -> None:
     day = month
     while day < next_month(month):
         with ledger.write() as conn:
-            for table in (llm_requests, llm_adjustments):
-                conn.execute(delete(table).where(*_within(table.c.created_at, day, day + _DAY)))
+            for moment in (llm_requests.c.created_at, llm_adjustments.c.adjusted_at):
+                conn.execute(delete(moment.table).where(*_within(moment, day, day + _DAY)))
         day += _DAY
 
 
@@ -152,7 +153,7 @@ def _drop_partition(ledger: Ledger, month: datetime) -> None:
             conn.execute(text(f"ALTER TABLE llm_requests DETACH PARTITION {name} CONCURRENTLY"))
     with ledger.write() as conn:
         conn.execute(text(f"DROP TABLE {name}"))
-        conn.execute(delete(llm_adjustments).where(*_within(llm_adjustments.c.created_at, month, next_month(month))))
+        conn.execute(delete(llm_adjustments).where(*_within(llm_adjustments.c.adjusted_at, month, next_month(month))))
 
 
 def _within(column: Column[Any], start: datetime, end: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

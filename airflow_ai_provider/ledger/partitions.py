@@ -114,9 +114,14 @@ def months_there(conn: Connection) -> list[datetime]:
 
 
 def first_kept(conn: Connection) -> datetime | None:
-    """The first moment from which every row ever written is still there; ``None`` for a ledger without rows."""
-    months = months_there(conn)
-    return months[0] if months else None
+    """The first moment (of a month; on SQLite of a day) from which every row ever written is still there.
+
+    ``None`` for a ledger without rows.
+    """
+    if conn.dialect.name == "postgresql":
+        return next(iter(months_there(conn)), None)
+    first = conn.execute(select(func.min(llm_requests.c.created_at))).scalar()
+    return midnight(first.date()) if first else None
 
 
 def leftover_months(conn: Connection) -> list[datetime]:

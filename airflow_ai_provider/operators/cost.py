@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_ai_provider.errors import PermanentError
-from airflow_ai_provider.operators.base import HeartOperator
+from airflow_ai_provider.operators.base import HeartOperator, day_of
 
 GROUPINGS = tuple("hour day week month team dag task run model provider route tier deployment".split())
 COUNTS = ("requests", "reused", "errors", "unknown", "input_tokens", "output_tokens")
@@ -51,7 +49,7 @@ class CostReportOperator(HeartOperator):
 
         settings = settings_from_airflow()
         with open_ledger(settings.ledger_url, settings.home) as ledger:
-            rows = cost_report(ledger, by=self.by, since=_day(self.since), until=_day(self.until))
+            rows = cost_report(ledger, by=self.by, since=day_of(self.since), until=day_of(self.until))
         self.log.info("Cost by %s\n%s", ", ".join(self.by), text_table(rows))
         return totals(rows)
 
@@ -83,12 +81,3 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.6f}" if isinstance(value, Decimal) else str(value)
-
-
-def _day(text: str | None) -> date | None:
-    if not text:
-        return None
-    try:
-        return date.fromisoformat(text[:10])
-    except ValueError:
-        raise PermanentError(f"{text!r}: expected a day such as 2025-01-31") from None
