@@ -101,15 +101,15 @@ def forget_months(conn: Connection) -> None:
 
 
 def months_there(conn: Connection) -> list[datetime]:
-    """Months that have a partition, oldest first; on SQLite those from the first row's to the last one's."""
+    """Months that have a partition, on SQLite those that have rows; oldest first."""
     if conn.dialect.name == "postgresql":
         return sorted(map(month_named, conn.execute(text(_CHILDREN)).scalars()))
-    first, last = conn.execute(select(func.min(llm_requests.c.created_at), func.max(llm_requests.c.created_at))).one()
-    if first is None:
-        return []
-    months = [month_of(first.replace(tzinfo=UTC))]
-    while (after := next_month(months[-1])) <= last.replace(tzinfo=UTC):
-        months.append(after)
+    months = []
+    after = datetime.min
+    created_at = llm_requests.c.created_at
+    while first := conn.execute(select(func.min(created_at)).where(created_at >= after)).scalar():
+        months.append(month_of(first.replace(tzinfo=UTC)))
+        after = next_month(months[-1])
     return months
 
 

@@ -196,7 +196,7 @@ def test_a_migration_that_fails_changes_nothing(first: Ledger) -> None:
     before = contents(first, FIRST_TABLES)
     with first.write() as conn:
         conn.execute(sa.text("CREATE TABLE llm_budget_sets (x INTEGER)"))
-    with pytest.raises((sa.exc.DBAPIError, LedgerUnavailable), match="llm_budget_sets.* already exists"):
+    with pytest.raises((sa.exc.DBAPIError, LedgerUnavailable), match=r"llm_budget_sets.* already exists"):
         move(first, "head")
     assert contents(first, FIRST_TABLES) == before
     assert views(first) == {"team_daily_cost": len(MOMENTS)}
