@@ -79,8 +79,8 @@ _ECS: Final[Mapping[str, str]] = {
 
 _KINDS: Final[Mapping[_Check, str]] = {
     _is_name: "user dag_id run_id task_id team route tier deployment model response_model provider collection shard"
-    " role",
-    _is_token: "request_id attempt_id error_type operation hash_key_id price_version segment month day",
+    " period role",
+    _is_token: "request_id attempt_id error_type operation hash_key_id price_version segment",
     _is_digest: "policy_hash prompt_hash answer_hash reused_hash manifest_hash",
     _is_count: "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
     " rows_skipped input_tokens output_tokens cached_input_tokens cost_nano saved_nano hold_nano latency_ms duration_ms"
@@ -113,9 +113,9 @@ _ACTIONS: Final[Mapping[str, tuple[str, str]]] = {
         "collection",
         f"{_WHO} {_COST} documents documents_added documents_changed documents_removed chunks duration_ms error_type",
     ),
-    "ledger.exported": ("days rows manifest_hash", f"{_WHO} bytes"),
-    "ledger.dropped": ("month rows", _WHO),
-    "ledger.repaired": ("day", _WHO),
+    "ledger.exported": ("rows", f"{_WHO} days bytes manifest_hash"),
+    "ledger.dropped": ("period rows", _WHO),
+    "ledger.repaired": ("period", _WHO),
     "ledger.granted": ("role", _WHO),
     "trail.sealed": ("sequence manifest_hash", f"{_WHO} segments events"),
     "segment.recovered": ("segment", f"{_WHO} events torn_bytes damaged"),

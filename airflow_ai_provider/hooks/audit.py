@@ -7,9 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,22 +46,28 @@ def seal_audit(settings: Settings) -> SealReport:
         return seal_trail(spool, _archive(settings), store, key, now)
 
 
-def record(settings: Settings, action: str, caller: Caller, **fields: Any) -> None:
-    """Write one event of a task that calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
-    record_events(settings, action, {**asdict(caller), "user": caller.user or None}, [fields])
+def record(settings: Settings, action: str, caller: Caller | None, **fields: Any) -> None:
+    """Write one event on behalf of a task that calls no model, or of whoever runs this command.
 
-
-def record_events(settings: Settings, action: str, who: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> None:
-    """Write events of somebody who calls no model. Raises ``AuditError`` and ``LedgerUnavailable``."""
+    Raises ``AuditError`` and ``LedgerUnavailable``.
+    """
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.ledger import open_ledger
 
+    who = {**asdict(caller), "user": caller.user or None} if caller else {"user": _login()}
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
         Trail(_spool(settings), LedgerAuditStore(ledger)) as trail,
     ):
-        trail.emit_many([(action, "ok", {**who, **fields}) for fields in events])
+        trail.emit(action, "ok", **who, **fields)
+
+
+def _login() -> str | None:
+    try:
+        return getuser()
+    except (OSError, KeyError):  # an id that no name was given to, as in many containers
+        return None
 
 
 def verify_audit(settings: Settings) -> VerifyReport:

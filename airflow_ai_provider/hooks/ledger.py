@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit import record_events
+from airflow_ai_provider.hooks.audit import record
 
 if TYPE_CHECKING:
     from airflow_ai_provider.ledger.database import Ledger
@@ -36,9 +35,8 @@ def maintain_ledger(
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         now = datetime.now(UTC)
         done = maintain(ledger, now=now, keep_months=keep, dry_run=dry_run, force=force, progress=progress)
-    if done.dropped and not dry_run:
-        events = [{"month": month.name, "rows": month.rows} for month in done.dropped]
-        record_events(settings, "ledger.dropped", _who(caller), events)
+    for month in () if dry_run else done.dropped:
+        record(settings, "ledger.dropped", caller, period=month.name, rows=month.rows)
     return done
 
 
@@ -48,7 +46,7 @@ def repair_ledger(settings: Settings, ledger: Ledger, days: Sequence[date], *, c
 
     for day in days:
         repair_day(ledger, day)
-    record_events(settings, "ledger.repaired", _who(caller), [{"day": day.isoformat()} for day in days])
+        record(settings, "ledger.repaired", caller, period=day.isoformat())
 
 
 def grant_ledger(settings: Settings, ledger: Ledger, role: str) -> list[str]:
@@ -56,17 +54,8 @@ def grant_ledger(settings: Settings, ledger: Ledger, role: str) -> list[str]:
     from airflow_ai_provider.ledger.access import grant
 
     excess = grant(ledger, role)
-    record_events(settings, "ledger.granted", _who(None), [{"role": role}])
+    record(settings, "ledger.granted", None, role=role)
     return excess
-
-
-def _who(caller: Caller | None) -> dict[str, Any]:
-    """The task, or whoever gave the command."""
-    if caller:
-        return {**asdict(caller), "user": caller.user or None}
-    from airflow.utils.platform import getuser
-
-    return {"user": getuser()}
 
 
 def _retention(settings: Settings) -> int | None:

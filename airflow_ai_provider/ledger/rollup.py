@@ -18,7 +18,8 @@ from airflow_ai_provider.ledger.partitions import first_kept, midnight
 from airflow_ai_provider.ledger.schema import llm_adjustments, llm_cost_daily, llm_requests
 
 KEY = ("team_id", "dag_id", "model")
-_TOKENS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_tokens")
+_TOKENS = tuple(column.name for column in llm_cost_daily.columns if column.name.endswith("_tokens"))
+_ADJUSTED_TOKENS = tuple(name for name in _TOKENS if name in llm_adjustments.c)
 SUMS = (
     "requests",
     "reused",
@@ -119,7 +120,7 @@ def _added_up(conn: Connection, day: date) -> Sums:
         total["unknown"] -= changes["resolved"]
         total["cost_nano"] += changes["delta_nano"]
         total["adjusted_nano"] += changes["delta_nano"]
-        for name in _TOKENS:
+        for name in _ADJUSTED_TOKENS:
             total[name] += changes[name]
     return sums
 
@@ -150,7 +151,7 @@ def _adjustment_sums(day: date) -> Any:
             *(a[name] for name in KEY),
             func.count(distinct(case((r.status == "unknown", a.attempt_id)))).label("resolved"),
             func.sum(a.delta_nano).label("delta_nano"),
-            *(func.sum(a[name]).label(name) for name in _TOKENS),
+            *(func.sum(a[name]).label(name) for name in _ADJUSTED_TOKENS),
         )
         .select_from(llm_adjustments.join(llm_requests, same, isouter=True))
         .where(a.created_at >= start, a.created_at < end)

@@ -84,7 +84,7 @@ def adjust(ledger: Ledger, item: Settled, delta: int, *, when: datetime = NOW, *
         "team_id": task.team_id,
         "dag_id": task.dag_id,
         "model": model,
-        "status": "ok",
+        "status": "billed",
         "delta_nano": delta,
         "input_tokens": 0,
         **changes,

@@ -121,13 +121,14 @@ def test_a_long_period_is_shown_by_week_or_month(filled: Ledger, days: int, unit
 
 
 def test_the_page_embeds_a_chart_of_each_team_and_escapes_its_names(filled: Ledger, tmp_path: Path) -> None:
-    names = write_report(read_costs(filled, now=NOW), str(tmp_path / "out"))
-    assert len(names) == 12
+    report = read_costs(filled, now=NOW)
+    names = write_report(replace(report, teams=report.teams[:3]), str(tmp_path / "out"))
+    assert len(names) == 5
     html = (tmp_path / "out" / "index.html").read_text()
     page = Page(html)
     assert "script" not in page.tags
     assert EVIL in page.words
-    assert page.tags.count("img") == 11
+    assert page.tags.count("img") == 4
     assert {address.partition(":")[0] for address in page.addresses if not address.startswith("#")} == {"data"}
     assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", html), "nothing is fetched"
     embedded = [base64.b64decode(address.partition(",")[2]) for address in page.addresses if "base64" in address]

@@ -78,7 +78,7 @@ def test_maintenance_drops_old_months_and_says_so_in_the_trail(home: Path) -> No
     assert (done["dropped"], done["kept"]) == ([old], [])
     assert done["checked_days"] >= 2
     (event,) = events(home, "ledger.dropped")
-    assert (event["airflow_ai.month"], event["airflow_ai.rows"], event["airflow_ai.dag_id"]) == (old, 1, "upkeep")
+    assert (event["airflow_ai.period"], event["airflow_ai.rows"], event["airflow_ai.dag_id"]) == (old, 1, "upkeep")
     assert LedgerMaintenanceOperator(task_id="m", check_days=0).execute(context())["dropped"] == []
 
 
