@@ -291,6 +291,13 @@ class Privacy(_Section):
     """Who may decrypt columns."""
 
 
+class LedgerRules(_Section):
+    """How long the ledger keeps what."""
+
+    keep_months: int | None = Field(default=None, ge=1, le=1200)
+    """Full months of ``llm_requests`` kept before the present one; ``None`` keeps all. The rollup stays for ever."""
+
+
 class Policy(_Section):
     """The whole of policy.yaml."""
 
@@ -300,6 +307,7 @@ class Policy(_Section):
     budgets: tuple[Budget, ...]
     masking: dict[str, MaskingProfile] = Field(default_factory=dict)
     privacy: Privacy = Privacy()
+    ledger: LedgerRules = LedgerRules()
 
     @cached_property
     def digest(self) -> str:

@@ -6,11 +6,14 @@ import os
 import secrets
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from rows_place import Place
 from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
 
 if "airflow" not in sys.modules:
@@ -76,3 +79,32 @@ def vendor() -> Iterator[VendorDouble]:
 
     with VendorDouble() as double:
         yield double
+
+
+@pytest.fixture(scope="session")
+def s3_options() -> Iterator[dict[str, Any]]:
+    """Storage options of an S3 server on this machine with the bucket ``rows``."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(Bucket="rows")
+    yield {"key": "test", "secret": "test", "endpoint_url": endpoint}
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where rows may live: a local folder, and S3."""
+    if request.param == "local":
+        from fsspec.implementations.local import LocalFileSystem
+
+        return Place(str(tmp_path), LocalFileSystem())
+    import s3fs
+
+    options = request.getfixturevalue("s3_options")
+    return Place(f"s3://rows/{uuid.uuid4().hex}", s3fs.S3FileSystem(**options), options)

@@ -55,7 +55,7 @@ ECS: Final[Mapping[str, str]] = {
 FIELDS: Final[Mapping[str, str]] = {
     "name": "user host dag_id run_id task_id team route tier deployment model response_model provider collection shard"
     " operator budget period reason webhook endpoint review decision decided_by column table profile hash_key_id"
-    " key_id",
+    " key_id role",
     "token": "session_id request_id attempt_id error_type operation price_version segment state format invoice_format"
     " decided_at",
     "digest": "policy_hash old_policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash plan_hash"
@@ -136,6 +136,9 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
         "rows",
         "days bytes segments period format manifest_hash content_hash",
     ),
+    "ledger.dropped": ("a month past its retention was dropped", "period rows", ""),
+    "ledger.repaired": ("the rollup of a day was rewritten from its rows", "period", ""),
+    "ledger.granted": ("a database role was given the right to read the ledger", "role", ""),
     "review.requested": ("an answer waits for a person", "review", "request_id route reason"),
     "review.decided": ("a person decided on an answer", "review decision", "request_id route reason"),
     "review.expired": ("nobody decided in time", "review", "request_id route reason"),

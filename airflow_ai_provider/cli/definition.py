@@ -6,8 +6,11 @@ Every ``airflow`` call imports this module, so the commands themselves are impor
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any
 
 from airflow.cli.cli_config import (
@@ -22,18 +25,20 @@ from airflow.cli.cli_config import (
 )
 
 PERIODS = ("day", "week", "month", "run", "total")
-GROUPINGS = ("day", "team", "dag", "model")
+GROUPINGS = tuple("hour day week month team dag task run model provider route tier deployment".split())
 """What costs can be grouped by; the ledger's report knows the same names."""
+REPRICED_BY = ("day", "team", "dag", "task", "model", "route", "deployment")
+"""What other prices can be grouped by; the ledger knows the same names."""
 
 INVOICE_FORMATS = ("csv", "openai-usage", "openai-costs", "anthropic-usage", "anthropic-costs")
 """The exports that can be read; the ledger knows the same names."""
 
 
-def groupings(text: str) -> list[str]:
+def groupings(text: str, known: Sequence[str] = GROUPINGS) -> list[str]:
     """Read ``team,model``; order is kept. Raises ``argparse.ArgumentTypeError`` for an unknown or repeated name."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names or len(set(names)) != len(names) or not set(names) <= set(GROUPINGS):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(GROUPINGS)}, each once")
+    if not names or len(set(names)) != len(names) or not set(names) <= set(known):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(known)}, each once")
     return names
 
 
@@ -71,6 +76,20 @@ def column_default(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
+def last(text: str) -> str:
+    """Check ``24h``, ``7d`` or ``4w``. Raises ``argparse.ArgumentTypeError`` for anything else."""
+    if not re.fullmatch(r"[1-9]\d{0,4}[hdw]", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected hours, days or weeks such as 24h, 7d or 4w")
+    return text
+
+
+def count(text: str) -> int:
+    """Read a whole number of 1 or more. Raises ``argparse.ArgumentTypeError`` for anything else."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
+    return int(text)
+
+
 def _arg(flag: str, **settings: Any) -> Arg:
     return Arg((flag,), **settings)  # type: ignore[no-untyped-call]
 
@@ -84,9 +103,32 @@ _ARG_BY = _arg(
 )
 _ARG_SINCE = _arg("--since", type=day, metavar="DAY", help="First day to count, UTC (default: the ledger's first)")
 _ARG_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to count, UTC (default: today)")
+_ARG_LAST = _arg("--last", type=last, metavar="TIME", help="Period that ends now: hours, days or weeks, such as 7d")
+_ARG_THIS = _arg("--this", choices=("day", "week", "month", "year"), help="Period that now is in, UTC")
+_ARG_TOP = _arg("--top", type=count, metavar="N", help="Only the N dearest groups, dearest first")
+_ARG_KEEP = _arg(
+    "--keep-months",
+    type=count,
+    metavar="N",
+    help="Full months kept before the present one (default: ledger.keep_months of the policy, else all)",
+)
+_ARG_FORCE = _arg("--force", action="store_true", help="Drop months even if they are still needed")
+_ARG_CHECK_SINCE = _arg("--since", type=day, metavar="DAY", help="First day to check, UTC (default: 7 days in all)")
+_ARG_CHECK_UNTIL = _arg("--until", type=day, metavar="DAY", help="Last day to check, UTC (default: today)")
+_ARG_ALL = _arg("--all", action="store_true", help="Check every day of the ledger")
+_ARG_REPAIR = _arg("--repair", action="store_true", help="Rewrite days that differ from their rows")
+_ARG_ROLE = _arg("role", metavar="ROLE", help="Name of the PostgreSQL role; it is made where it is missing")
+_ARG_PRINT = _arg("--print", dest="print_sql", action="store_true", help="Print the SQL instead of running it")
 _ARG_REASON = _arg("--reason", required=True, metavar="TEXT", help="Why, for the history and the audit trail")
 _ARG_WHO = _arg("--by", metavar="NAME", help="Who (default: the account this runs under)")
 _ARG_POLICY = _arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
+_ARG_REPRICED_BY = _arg(
+    "--by",
+    type=partial(groupings, known=REPRICED_BY),
+    default=["team"],
+    metavar="NAMES",
+    help=f"Group by some of {','.join(REPRICED_BY)}, comma-separated (default: team)",
+)
 _ARG_PRICES = _arg("--prices", required=True, metavar="LIST", help="policy, litellm, or a price list's file")
 _ARG_KEEP_PRICES = _arg("--dry-run", action="store_true", help="Only show; rows keep the price they were billed at")
 _ARG_FROM = _arg("--from", dest="since", type=day, metavar="DAY", help="First day to read, UTC (default: all)")
@@ -195,6 +237,27 @@ _DEPLOYMENTS = (
 )
 _LEDGER = (
     ActionCommand(
+        name="maintain",
+        help="Make months ahead and drop those past their retention",
+        description="Exit status: 0 good, 1 a month past its retention is still needed, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.upkeep.maintain"),
+        args=(_ARG_KEEP, _ARG_DRY_RUN, _ARG_FORCE, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="check",
+        help="Compare the daily rollup with the rows it was made of",
+        description="Exit status: 0 good, 1 a figure differs, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.upkeep.check"),
+        args=(_ARG_CHECK_SINCE, _ARG_CHECK_UNTIL, _ARG_ALL, _ARG_REPAIR, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="grant",
+        help="Let a role of PostgreSQL read the ledger, and nothing else",
+        description="Exit status: 0 good, 1 the role may write from elsewhere, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.upkeep.grant"),
+        args=(_ARG_ROLE, _ARG_PRINT, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
         name="sweep",
         help="Settle what tasks that are over left open, and release what they hold",
         description="Exit status: 0 good, 2 could not run.",
@@ -217,7 +280,7 @@ _LEDGER = (
         description="Exit status: 0 good, 1 the list lacks a price, 2 could not run.",
         func=lazy_load_command(f"{_CLI}.ledger.reprice"),
         args=(
-            *(_ARG_PRICES, _ARG_KEEP_PRICES, _ARG_BY, _ARG_SINCE, _ARG_UNTIL),
+            *(_ARG_PRICES, _ARG_KEEP_PRICES, _ARG_REPRICED_BY, _ARG_SINCE, _ARG_UNTIL),
             *(ARG_OUTPUT, ARG_VERBOSE),
         ),
     ),
@@ -312,7 +375,10 @@ def get_cli_commands() -> list[CLICommand]:
                     help="What LLM calls have cost and what reuse has saved",
                     description="Reads the ledger. Exit status: 0 good, 2 could not run.",
                     func=lazy_load_command(f"{_CLI}.cost.cost"),
-                    args=(_ARG_BY, _ARG_SINCE, _ARG_UNTIL, ARG_OUTPUT, ARG_VERBOSE),
+                    args=(
+                        *(_ARG_BY, _ARG_LAST, _ARG_THIS, _ARG_SINCE, _ARG_UNTIL, _ARG_TOP),
+                        *(ARG_OUTPUT, ARG_VERBOSE),
+                    ),
                 ),
                 ActionCommand(
                     name="plan",

@@ -58,6 +58,12 @@ def with_archive(settings: Settings, archive_uri: str | None) -> Settings:
     return replace(settings, archive_uri=uri, storage_options={**settings.storage_options, **options})
 
 
+def store(settings: Settings, uri: str, asked_by: str) -> tuple[str, Mapping[str, Any]]:
+    """A plain URI and its fsspec options of a place, which may name a connection as ``s3://CONN_ID@bucket/prefix``."""
+    plain, options = _split_store(uri, asked_by)
+    return plain, options or settings.storage_options
+
+
 def option(name: str) -> str:
     """The value of an option of ``[ai]``, empty where it is not set."""
     from airflow.sdk import conf

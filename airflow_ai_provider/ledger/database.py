@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from airflow_ai_provider.errors import LedgerError, LedgerUnavailable
-from airflow_ai_provider.ledger.partitions import MONTHS_AHEAD, make_months, missing_months, months_from
+from airflow_ai_provider.ledger.partitions import MONTHS_AHEAD, forget_months, make_months, missing_months, months_from
 
 HEAD = "0002"
 """The migration this code is written for."""
@@ -79,6 +79,20 @@ class Ledger:
         """One connection for several transactions: temporary tables last from one to the next."""
         with self._reaching(), self.engine.connect() as conn:
             yield Session(conn)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """As ``read``, and every statement sees the ledger as the first one did."""
+        with self.read() as conn:
+            if not self.sqlite:
+                conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            yield conn
+
+    @contextmanager
+    def statements(self) -> Iterator[Connection]:
+        """Each statement is a transaction of its own, for what PostgreSQL refuses to do inside one."""
+        with self._reaching(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+            yield conn
 
     def close(self) -> None:
         self.engine.dispose()
@@ -158,6 +172,7 @@ def migrate(conn: Connection, target: str) -> None:
         command.downgrade(config, target)
     else:
         command.upgrade(config, target)
+    forget_months(conn)
 
 
 def _read_version(conn: Connection) -> str | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
-from airflow_ai_provider.errors import AIProviderError, SourceError, TransientError
+from airflow_ai_provider.errors import AIProviderError, PermanentError, SourceError, TransientError
 from airflow_ai_provider.rows.shard import Shard, parse_shard
 
 _TERMINATED = 143
@@ -76,3 +77,13 @@ def at_least_one(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{name} {value}: expected 1 or more")
     return value
+
+
+def day_of(text: str | None) -> date | None:
+    """The day that a rendered argument names, such as ``2025-01-31`` or a time of it. Raises ``PermanentError``."""
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text[:10])
+    except ValueError:
+        raise PermanentError(f"{text!r}: expected a day such as 2025-01-31") from None

@@ -1,31 +1,40 @@
-"""What calls have cost, as a table in the task's log."""
+"""What calls have cost, as a table in the task's log and as a page with charts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
-from airflow_ai_provider.errors import PermanentError
-from airflow_ai_provider.operators.base import HeartOperator
+from airflow_ai_provider.operators.base import HeartOperator, day_of
 
-GROUPINGS = ("day", "team", "dag", "model")
+if TYPE_CHECKING:
+    from airflow_ai_provider.gateway.settings import Settings
+    from airflow_ai_provider.ledger.database import Ledger
+
+GROUPINGS = tuple("hour day week month team dag task run model provider route tier deployment".split())
 COUNTS = ("requests", "reused", "errors", "unknown", "input_tokens", "output_tokens")
 MONEY = ("cost_usd", "saved_usd")
 
 
 class CostReportOperator(HeartOperator):
-    """Print what LLM calls have cost and what reuse has saved, and return the totals.
+    """Print what LLM calls have cost and what reuse has saved, and return the totals; with a target, draw them too.
 
-    :param by: what to group by, some of ``day``, ``team``, ``dag``, ``model``.
+    The target gets ``index.html``, one page that needs nothing besides itself, with a chart of each team and every
+    open budget with its forecast, and the charts as PNG. Charts need the extra ``reports``.
+
+    :param by: what to group the printed table by, some of ``hour``, ``day``, ``week``, ``month``, ``team``, ``dag``,
+        ``task``, ``run``, ``model``, ``provider``, ``route``, ``tier``, ``deployment``.
     :param since: first day to count, UTC, such as ``2025-01-31`` or ``{{ ds }}`` (templated).
     :param until: last day to count, UTC (templated).
+    :param target: folder or object-store URL of the page, which may name a connection:
+        ``s3://CONN_ID@bucket/prefix`` (templated). Without ``since`` it shows 30 days.
     """
 
-    template_fields: Sequence[str] = ("since", "until")
+    template_fields: Sequence[str] = ("since", "until", "target")
     ui_color = "#f4f1e8"
 
     def __init__(
@@ -34,6 +43,7 @@ class CostReportOperator(HeartOperator):
         by: Sequence[str] = ("team", "model"),
         since: str | None = None,
         until: str | None = None,
+        target: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -43,6 +53,7 @@ class CostReportOperator(HeartOperator):
         self.by = names
         self.since = since
         self.until = until
+        self.target = target
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.hooks.settings import settings_from_airflow
@@ -50,10 +61,26 @@ class CostReportOperator(HeartOperator):
         from airflow_ai_provider.ledger.reports import cost_report
 
         settings = settings_from_airflow()
+        since, until = day_of(self.since), day_of(self.until)
         with open_ledger(settings.ledger_url, settings.home) as ledger:
-            rows = cost_report(ledger, by=self.by, since=_day(self.since), until=_day(self.until))
-        self.log.info("Cost by %s\n%s", ", ".join(self.by), text_table(rows))
-        return totals(rows)
+            rows = cost_report(ledger, by=self.by, since=since, until=until)
+            self.log.info("Cost by %s\n%s", ", ".join(self.by), text_table(rows))
+            drawn = {"report": self._draw(settings, ledger, since, until)} if self.target else {}
+        return {**totals(rows), **drawn}
+
+    def _draw(self, settings: Settings, ledger: Ledger, since: date | None, until: date | None) -> str:
+        """The URI of the page, which is written."""
+        from airflow_ai_provider.hooks.settings import store
+        from airflow_ai_provider.reporting.costs import read_costs
+        from airflow_ai_provider.reporting.page import PAGE, write_report
+
+        assert self.target
+        uri, options = store(settings, self.target, f"target of {self.task_id}")
+        report = read_costs(ledger, now=datetime.now(UTC), since=since, until=until)
+        names = write_report(report, uri, options)
+        page = f"{uri.rstrip('/')}/{PAGE}"
+        self.log.info("%d charts of %d teams in %s", len(names) - 1, len(report.teams), page)
+        return page
 
 
 def totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -83,12 +110,3 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.6f}" if isinstance(value, Decimal) else str(value)
-
-
-def _day(text: str | None) -> date | None:
-    if not text:
-        return None
-    try:
-        return date.fromisoformat(text[:10])
-    except ValueError:
-        raise PermanentError(f"{text!r}: expected a day such as 2025-01-31") from None

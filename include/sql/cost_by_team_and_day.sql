@@ -1,5 +1,5 @@
 -- What does each team spend per day, what has reuse saved it, and how much of its work was reused?
--- SQLite and PostgreSQL. One row is one team on one UTC day.
+-- SQLite and PostgreSQL. One row is one team on one UTC day. Change the first day.
 SELECT
     day,
     team_id,
@@ -8,4 +8,5 @@ SELECT
     saved_usd,
     ROUND(100.0 * reuse_rate, 1) AS reused_percent
 FROM team_daily_cost
+WHERE day >= '2025-01-01'
 ORDER BY day DESC, cost_usd DESC;

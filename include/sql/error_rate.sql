@@ -1,5 +1,5 @@
 -- Which deployments fail, how, and what did failures with unknown cost come to at most?
--- SQLite and PostgreSQL. Reused answers are no attempts and left out.
+-- SQLite and PostgreSQL. Change the first day in both places. Reused answers are no attempts and left out.
 SELECT
     failed.deployment,
     failed.error_type,
@@ -10,9 +10,9 @@ FROM llm_requests AS failed
 JOIN (
     SELECT deployment, COUNT(*) AS total
     FROM llm_requests
-    WHERE status <> 'reused'
+    WHERE status <> 'reused' AND created_at >= '2025-01-01'
     GROUP BY deployment
 ) AS attempts ON attempts.deployment = failed.deployment
-WHERE failed.status IN ('error', 'unknown')
+WHERE failed.status IN ('error', 'unknown') AND failed.created_at >= '2025-01-01'
 GROUP BY failed.deployment, failed.error_type, attempts.total
 ORDER BY failed_attempts DESC;

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,7 +33,7 @@ from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.periods import budget_period
 from airflow_ai_provider.ledger.reconciled import FindingKind
 from airflow_ai_provider.ledger.reprice import read_price_list
-from airflow_ai_provider.ledger.schema import metadata
+from airflow_ai_provider.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, metadata
 from airflow_ai_provider.testing.behaviour import Behaviour, Fault
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,6 +56,8 @@ OPERATORS = {
     "audit_verify": "operators.audit.AuditVerifyOperator",
     "ledger_reconcile": "operators.ledger.LedgerReconcileOperator",
     "cost_report": "operators.cost.CostReportOperator",
+    "ledger_maintenance": "operators.ledger.LedgerMaintenanceOperator",
+    "ledger_export": "operators.ledger.LedgerExportOperator",
 }
 SECTIONS: dict[str, type[BaseModel]] = {
     "The file": policy.Policy,
@@ -71,6 +73,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "masking": policy.MaskingProfile,
     "privacy": policy.Privacy,
     "grants": policy.Grant,
+    "ledger": policy.LedgerRules,
 }
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -324,7 +327,7 @@ def fill(ledger: Ledger) -> None:
 
     attempts = [OpenAttempt(f"attempt-{n}", "hold", 1000, now, request(n)) for n in range(4)]
     settled = [
-        Settled("attempt-0", now, request(0), "ok", Usage(100, 20), cost_nano=700, latency_ms=300),
+        Settled("attempt-0", now, request(0), "ok", Usage(100, 20), 700, latency_ms=300, baseline_nano=7000),
         Settled("attempt-1", now, request(1), "error", Usage(0, 0), error_type="rate_limited"),
         Settled("attempt-2", now, request(2), "unknown", None, cost_nano=1000, error_type="timeout"),
         Settled("reused-1", now, request(0), "reused", Usage(0, 0), saved_nano=700),
@@ -334,13 +337,43 @@ def fill(ledger: Ledger) -> None:
         take_hold(conn, hold_id="hold", owner="me", task=task, periods=[period], amounts=amounts, now=now)
         open_attempts(conn, attempts)
         settle(conn, settled, now)
+        adjust(conn, settled[0], now)
+        day = timedelta(days=1)
+        conn.execute(sa.update(llm_budgets).values(starts_at=datetime.now(UTC) - day, ends_at=datetime.now(UTC) + day))
+
+
+def adjust(conn: sa.Connection, item: Settled, now: datetime) -> None:
+    """An invoice has charged a little more for one attempt."""
+    task = item.request.task
+    values = {
+        "attempt_id": item.attempt_id,
+        "invoice": "2025-01",
+        "created_at": item.created_at,
+        "adjusted_at": now,
+        "team_id": task.team_id,
+        "dag_id": task.dag_id,
+        "model": item.request.model,
+        "status": "ok",
+        "delta_nano": 5,
+    }
+    conn.execute(sa.insert(llm_adjustments), values)
+    day = llm_cost_daily.c
+    conn.execute(sa.update(llm_cost_daily).values(cost_nano=day.cost_nano + 5, adjusted_nano=day.adjusted_nano + 5))
+
+
+def made_for(path: Path, ledger: Ledger) -> bool:
+    """Whether a query is for this database: ``x.sql`` is for both, ``x.sqlite.sql`` for one."""
+    dialect = path.name.removesuffix(".sql").rpartition(".")[2] if path.name.count(".") > 1 else ""
+    assert dialect in ("", "sqlite", "postgresql"), path.name
+    return dialect in ("", ledger.engine.dialect.name)
 
 
 def test_every_query_runs_and_finds_something(ledger: Ledger) -> None:
     """Those of the pages, and those of include/sql, on SQLite and PostgreSQL."""
     queries = {str(block): block.text for block in blocks("sql")}
-    queries |= {path.name: path.read_text(encoding="utf-8") for path in QUERIES}
-    assert len(queries) > len(QUERIES) > 0
+    files = [path for path in QUERIES if made_for(path, ledger)]
+    queries |= {path.name: path.read_text(encoding="utf-8") for path in files}
+    assert len(queries) > len(files) > 0
     for name, query in queries.items():
         with ledger.read() as conn:
             rows = conn.exec_driver_sql(query.replace("%", "%%")).mappings().all()
@@ -350,7 +383,14 @@ def test_every_query_runs_and_finds_something(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.name)
 def test_every_query_says_its_question(path: Path) -> None:
-    assert re.match(r"-- .+\?\n", path.read_text(encoding="utf-8"))
+    assert re.match(r"-- .+\?\n-- (SQLite and PostgreSQL|SQLite|PostgreSQL)\.", path.read_text(encoding="utf-8"))
+
+
+def test_a_question_for_one_database_has_its_twin_for_the_other() -> None:
+    names = {path.name for path in QUERIES}
+    for name in names:
+        assert name.replace(".sqlite.", ".postgresql.") in names
+        assert name.replace(".postgresql.", ".sqlite.") in names
 
 
 def test_every_column_is_in_the_page(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select, update
 
-from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
+from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled, open_attempts, settle
 from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.holds import TaskRef
+from airflow_ai_provider.ledger.holds import TaskRef, close_holds, take_hold
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.periods import BudgetPeriod
-from airflow_ai_provider.ledger.schema import llm_budgets
+from airflow_ai_provider.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily
 
 NOW = datetime(2026, 3, 4, 12, 0, tzinfo=UTC)
 TASK = TaskRef("support", "dag", "run", "answer", -1, 1)
@@ -44,3 +44,61 @@ def budget(ledger: Ledger, name: str = "team=support/day") -> tuple[int, int, in
     with ledger.read() as conn:
         row = conn.execute(select(*columns).where(llm_budgets.c.name == name)).one()
     return (row.limit_nano, row.spent_nano, row.held_nano)
+
+
+def written(ledger: Ledger, *items: Settled) -> list[Settled]:
+    """Settle requests as a task would: hold, open, settle."""
+    hold_id = uuid.uuid4().hex
+    opened = [
+        OpenAttempt(item.attempt_id, hold_id, item.cost_nano, item.created_at, item.request)
+        for item in items
+        if item.status != "reused"
+    ]
+    with ledger.write() as conn:
+        if opened:
+            amounts = [one.bound_nano for one in opened]
+            task = items[0].request.task
+            take_hold(conn, hold_id=hold_id, owner="me", task=task, periods=[period(10**15)], amounts=amounts, now=NOW)
+            open_attempts(conn, opened)
+        settle(conn, items, NOW)
+        close_holds(conn, [hold_id], NOW)
+    return list(items)
+
+
+def item(moment: datetime, cost: int = 100, **changes: Any) -> Settled:
+    """A settled request of its own at a moment."""
+    values: dict[str, Any] = {"status": "ok", "usage": Usage(10, 5), "cost_nano": cost, **changes}
+    asked = values.pop("request", None) or request(row_key=uuid.uuid4().hex[:8])
+    return Settled(f"{int(moment.timestamp() * 1000):012x}{uuid.uuid4().hex[:20]}", moment, asked, **values)
+
+
+def adjust(ledger: Ledger, item: Settled, delta: int, *, when: datetime = NOW, **changes: Any) -> None:
+    """Write an adjustment of a request and bring the rollup up to date, as reconciliation does."""
+    task, model = item.request.task, item.request.model
+    day = item.created_at.date()
+    values = {
+        "attempt_id": item.attempt_id,
+        "invoice": "i1",
+        "created_at": item.created_at,
+        "adjusted_at": when,
+        "team_id": task.team_id,
+        "dag_id": task.dag_id,
+        "model": model,
+        "status": "billed",
+        "delta_nano": delta,
+        "input_tokens": 0,
+        **changes,
+    }
+    daily = llm_cost_daily.c
+    with ledger.write() as conn:
+        conn.execute(insert(llm_adjustments), values)
+        conn.execute(
+            update(llm_cost_daily)
+            .where(daily.day == day, daily.team_id == task.team_id, daily.dag_id == task.dag_id, daily.model == model)
+            .values(
+                cost_nano=daily.cost_nano + delta,
+                adjusted_nano=daily.adjusted_nano + delta,
+                unknown=daily.unknown - int(item.status == "unknown"),
+                input_tokens=daily.input_tokens + values["input_tokens"],
+            )
+        )

@@ -73,7 +73,7 @@ def test_reports_and_the_view_for_analysts_agree(ledger: Ledger) -> None:
 
 
 def test_an_unknown_grouping_names_the_known_ones(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError, match="day, team, dag, model"):
+    with pytest.raises(LedgerError, match="cannot group by colour; expected some of hour, day, week, month, team"):
         cost_report(ledger, by=["colour"])
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,9 +14,12 @@ import pytest
 import yaml
 from airflow.cli.cli_parser import get_parser
 from cli_kit import POLICY, airflow, answer, install
+from sqlalchemy import text
 
 from airflow_ai_provider.cli import definition
-from airflow_ai_provider.ledger import reports
+from airflow_ai_provider.cli.cost import period_of
+from airflow_ai_provider.hooks.settings import settings_from_airflow
+from airflow_ai_provider.ledger import open_ledger, reports
 from airflow_ai_provider.ledger import reprice as repricing
 from airflow_ai_provider.operators import cost
 
@@ -30,7 +36,7 @@ def answered(home: Path) -> Path:
 
 def test_command_operator_and_ledger_know_the_same_groupings() -> None:
     assert set(definition.GROUPINGS) == set(cost.GROUPINGS) == set(reports.GROUPINGS)
-    assert set(definition.GROUPINGS) <= set(repricing.GROUPINGS)
+    assert set(definition.REPRICED_BY) == set(repricing.GROUPINGS)
 
 
 def test_cost_groups_as_asked(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +54,101 @@ def test_cost_speaks_every_format(answered: Path, capsys: pytest.CaptureFixture[
     assert "support" in out
     if output == "yaml":
         assert yaml.safe_load(out)[0]["team"] == "support"
+
+
+def test_a_table_ends_with_the_total_of_all_groups(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert airflow("cost", "--by", "task,run,tier,deployment", "--last", "1d", "--top", "1") == 0
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert lines[-1].split("|")[0].strip() == "total of 1"
+    assert lines[-1].split("|")[4].strip() == "2"
+    assert airflow("cost", "--by", "hour,route,provider", "--last", "2h", "-o", "json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["route"], row["provider"]) for row in rows} == {("support", "offline")}
+    assert sum(int(row["requests"]) for row in rows) == 2, "in one hour, or in two"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--last", "7d", "--since", "2025-01-31"], "--last cannot stand beside --since and --until"),
+        (["--last", "7d", "--this", "month"], "--last cannot stand beside --this"),
+        (["--since", "2025-02-01", "--until", "2025-01-31"], "--since 2025-02-01 is after --until 2025-01-31"),
+    ],
+)
+def test_periods_that_contradict_each_other_could_not_run(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert airflow("cost", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "since"),
+    [
+        ({"last": "1d"}, date(2026, 3, 4)),
+        ({"last": "7d"}, date(2026, 2, 26)),
+        ({"last": "2w"}, date(2026, 2, 19)),
+        ({"last": "36h"}, datetime(2026, 3, 3, 0, 30, tzinfo=UTC)),
+        ({"this": "day"}, date(2026, 3, 4)),
+        ({"this": "week"}, date(2026, 3, 2)),
+        ({"this": "month"}, date(2026, 3, 1)),
+        ({"this": "year"}, date(2026, 1, 1)),
+    ],
+)
+def test_a_period_ends_today_and_begins_where_it_says(asked: dict[str, str], since: date) -> None:
+    args = argparse.Namespace(**{"last": None, "this": None, "since": None, "until": None, **asked})
+    assert period_of(args, datetime(2026, 3, 4, 12, 30, tzinfo=UTC)) == (since, date(2026, 3, 4))
+
+
+def test_the_ledger_checks_itself_and_is_repaired(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert airflow("ledger", "check") == 0
+    assert "7 days checked, 0 figures differ" not in capsys.readouterr().err
+    settings = settings_from_airflow()
+    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.write() as conn:
+        conn.execute(text("UPDATE llm_cost_daily SET cost_nano = 7"))
+    assert airflow("ledger", "check", "-o", "json") == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["team"], found["column"], found["rollup"]) == ("support", "cost_nano", "7")
+    assert airflow("ledger", "check", "--all", "--repair") == 0
+    assert "rewrote 1 days from their rows" in capsys.readouterr().out
+    assert airflow("ledger", "check", "--since", "2025-01-01", "--all") == 2
+    assert actions(answered).count("ledger.repaired") == 1
+
+
+def test_maintenance_drops_what_the_policy_no_longer_keeps(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = settings_from_airflow()
+    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.write() as conn:
+        conn.execute(text("UPDATE llm_requests SET created_at = '2020-02-03 00:00:00.000000' WHERE row_key = '1'"))
+    assert airflow("ledger", "maintain") == 0
+    assert capsys.readouterr().out == "nothing to do\n"
+    (answered / "policy.yaml").write_text(POLICY + "ledger: {keep_months: 3}\n")
+    assert airflow("ledger", "maintain", "--dry-run", "-o", "json") == 0
+    assert {row["done"] for row in json.loads(capsys.readouterr().out)} == {"would be dropped"}
+    assert airflow("ledger", "maintain", "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)[0] == {"month": "2020-02", "done": "dropped", "rows": "0", "because": ""}
+    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+        assert conn.execute(text("SELECT row_key FROM llm_requests")).scalars().all() == ["2"]
+    assert "ledger.dropped" in actions(answered)
+
+
+def actions(home: Path) -> list[str]:
+    """Actions of the events in the spool."""
+    lines = [line for path in (home / "ai/audit/spool").rglob("*") if path.is_file() for line in path.open()]
+    return re.findall(r'"event\.action":"([^"]+)"', "\n".join(lines))
+
+
+def test_a_role_that_reads_the_ledger_needs_postgresql(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    assert airflow("ledger", "grant", "analysts") == 2
+    assert "SQLite has no roles" in capsys.readouterr().err
+    monkeypatch.setenv("AIRFLOW__AI__LEDGER_CONN_ID", "real")
+    monkeypatch.setenv("AIRFLOW_CONN_REAL", postgres_url.replace("postgresql+psycopg", "postgres"))
+    assert airflow("ledger", "grant", "surface_analysts", "--print") == 0
+    assert capsys.readouterr().out.startswith('CREATE ROLE "surface_analysts" NOLOGIN;\nGRANT CONNECT ON DATABASE')
+    assert airflow("ledger", "grant", "postgres") == 1
+    assert "finding: role postgres is a superuser" in capsys.readouterr().err
+    assert "ledger.granted" in actions(home)
 
 
 def test_cost_counts_only_the_days_asked_for(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,9 +215,13 @@ def test_a_price_list_that_is_wrong_could_not_run(home: Path, capsys: pytest.Cap
     ("words", "message"),
     [
         (["ledger", "reprice", "--dry-run"], "--prices"),
-        (["cost", "--by", "week"], "expected some of day,team,dag,model"),
+        (["ledger", "reprice", "--prices", "p", "--by", "week"], "expected some of day,team,dag,task,model"),
+        (["cost", "--by", "colour"], "expected some of hour,day,week,month,team,dag,task,run,model"),
         (["cost", "--by", ","], "expected some of"),
         (["cost", "--since", "yesterday"], "expected a day such as 2025-01-31"),
+        (["cost", "--last", "7x"], "expected hours, days or weeks such as 24h, 7d or 4w"),
+        (["cost", "--top", "0"], "expected a whole number of 1 or more"),
+        (["ledger", "grant"], "required"),
         (["policy"], "required"),
     ],
 )

@@ -15,6 +15,7 @@ HEAVY = {
     "alembic",
     "great_expectations",
     "litellm",
+    "matplotlib",
     "milvus_lite",
     "numpy",
     "pandas",
@@ -89,3 +90,9 @@ import airflow_ai_provider.operators.{module}
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_reports_are_drawn_without_matplotlib_being_imported_before() -> None:
+    """The figures and the page load without it; only drawing needs the extra."""
+    added, _ = imported_after("", ["airflow_ai_provider.reporting.page", "airflow_ai_provider.reporting.export"])
+    assert {name.partition(".")[0] for name in added} & {"matplotlib", "PIL", "airflow"} == set()

@@ -324,9 +324,9 @@ def test_cost_tables_are_aligned_and_totals_exact() -> None:
     assert text_table([]) == "nothing yet"
 
 
-@pytest.mark.parametrize("by", [[], ["week"], ["team", "team"]])
+@pytest.mark.parametrize("by", [[], ["colour"], ["team", "team"]])
 def test_a_grouping_that_there_is_not_is_an_error_in_the_dag_file(by: list[str]) -> None:
-    with pytest.raises(ValueError, match="expected some of day, team, dag, model"):
+    with pytest.raises(ValueError, match="expected some of hour, day, week, month, team, dag, task"):
         CostReportOperator(task_id="c", by=by)
 
 
