@@ -22,13 +22,13 @@ from typing import Any, TypeVar
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import normalise, tokens
-from airflow_ai_provider.privacy.detect import DETECTORS, Detector, require_known
+from airflow_ai_provider.privacy.detect import KINDS, Detector, expand
 from airflow_ai_provider.privacy.known import KnownValues
 from airflow_ai_provider.privacy.spans import Span, resolve
 
 TEXT = "TEXT"
 """Type of what is masked only because it reads as a token."""
-_RANK = (*map(str.upper, DETECTORS), TEXT)
+_RANK = (*map(str.upper, KINDS), TEXT)
 _MAX_ROUNDS = 32
 """Searches of one text; two or three are the most that ordinary texts take."""
 # What may stand next to a finding without a second search: see _may_uncover.
@@ -49,7 +49,7 @@ class MaskingRules:
     """Column name → type name, such as ``customer_name`` → ``PERSON``: capital letters and underscores."""
 
     def __post_init__(self) -> None:
-        require_known(self.detect)
+        object.__setattr__(self, "detect", expand(self.detect))
         for column, entity in self.columns.items():
             if not tokens.TYPE.fullmatch(entity):
                 raise PrivacyError(

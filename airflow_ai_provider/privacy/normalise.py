@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from bisect import bisect_left
 from dataclasses import dataclass
 
 WIDE = 0xC0
@@ -118,6 +119,10 @@ class View:
         if self.positions is None:
             return start, end
         return self.positions[start], self.positions[end - 1] + 1
+
+    def index(self, offset: int) -> int:
+        """The index in ``data`` of the first visible character at or after an offset of ``text``."""
+        return offset if self.positions is None else bisect_left(self.positions, offset)
 
 
 def view(text: str) -> View:

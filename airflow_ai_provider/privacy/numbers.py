@@ -2,7 +2,8 @@
 
 Two tiers. A window that its validator accepts is found anywhere, unless letters or further digits touch it: then it
 is part of a longer identifier. A window that no validator accepts is still found next to a word that says what it
-is ("card no", 身份证): a number with a typing error is personal too.
+is ("card no", 身份证): a number with a typing error is personal too. A bank account has no form of its own: the word
+is all there is.
 
 The work is linear: a run has groups of digits, a window holds at most ``_WINDOW`` groups and 20 digits.
 """
@@ -19,10 +20,11 @@ from airflow_ai_provider.privacy.normalise import LETTER, View
 from airflow_ai_provider.privacy.regex import compile_bytes
 from airflow_ai_provider.privacy.spans import Span
 
-_SEPARATORS = b" ./()_\xb7-"
-_RUN = compile_bytes(rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6,}")
-PATTERNS = (_RUN,)
+SIGN = rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6}"
 """Where this is not, there is no number of any kind."""
+
+_SEPARATORS = b" ./()_\xb7-"
+RUN = compile_bytes(rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6,}")
 _GROUP = re.compile(rb"[0-9]+")
 _WINDOW = 7
 _MAX_DIGITS = 20
@@ -35,7 +37,7 @@ _TIGHT = re.compile(rb"[0-9 ._\xb7-]+")
 """Separators inside card and identity numbers; phone numbers have brackets and slashes as well."""
 
 _CONTEXT_BEFORE = 40
-_CONTEXT_GAP = re.compile(r"[^0-9\[\].。；;\n\r!?！？]{0,16}")
+CONTEXT_GAP = re.compile(r"[^0-9\[\].。；;\n\r!?！？]{0,16}")
 
 
 class Window(NamedTuple):
@@ -62,9 +64,12 @@ class NumberKind:
     """Start and end of the number if the window is one: the ends may take in a ``+``, a check letter, an extension."""
     valid: frozenset[int]
     """How many digits a valid one has (without a check letter)."""
-    words: re.Pattern[str]
+    words: str
+    """Regular expression, whatever the case."""
     digits: tuple[int, int]
     """Fewest and most digits that are found by context alone."""
+    word_suffices: bool = False
+    """Whether the word is all there can be: then a number behind it counts as validated."""
 
 
 def _card(_: View, window: Window) -> tuple[int, int] | None:
@@ -87,6 +92,22 @@ def _cn_id(_: View, window: Window) -> tuple[int, int] | None:
     return (window.start, end) if end and validators.cn_id(digits, b"X") else None
 
 
+def _ssn(view: View, window: Window) -> tuple[int, int] | None:
+    """Three, two and four digits in groups of one separator; nine digits in a row are anything."""
+    if [end - start for start, end in window.groups] != [3, 2, 4]:
+        return None
+    separators = window.written().translate(None, b"0123456789")
+    if len(separators) != 2 or separators[:1] != separators[1:] or separators[:1] not in b"-. ":
+        return None
+    if separators[:1] in _neighbours(window.data, window.start, window.end):
+        return None
+    return (window.start, window.end) if validators.ssn(window.digits) else None
+
+
+def _bank_account(view: View, window: Window) -> None:
+    """Account numbers have no form that is known everywhere."""
+
+
 def _letter_x(data: bytes, end: int) -> int:
     """Where a check letter X that follows ``end`` ends, or 0."""
     position = end + 1 if data[end : end + 1] in (b" ", b"-", b".") else end
@@ -102,7 +123,11 @@ def _phone(view: View, window: Window) -> tuple[int, int] | None:
         return None
     if len(window.groups) == 1 and (_is_decimal(data, window.start) or _PRICE.match(data, window.end)):
         return None
-    if phones.is_phone(data[start : window.end], window.digits, _neighbours(data, window.start, window.end)):
+    written = data[start : window.end]
+    if phones.has_own_form(written, window.digits):
+        return start, phones.extension_end(view, window.end)
+    neighbours = _neighbours(data, window.start, window.end)
+    if phones.is_grouped(written, window.digits, neighbours) and not phones.counts_or_addresses(view, start, window.end):
         return start, phones.extension_end(view, window.end)
     return None
 
@@ -140,52 +165,92 @@ CN_ID = NumberKind(
     "cn_id",
     _cn_id,
     frozenset({15, 17, 18}),
-    re.compile(
-        rf"身份证|身份証|身分證|证件号|公民身份号码|\b(?:id card|identity (?:card|number)|resident id){_WORD_ENDS}",
-        re.I,
-    ),
+    rf"身份证|身份証|身分證|证件号|公民身份号码|\b(?:id card|identity (?:card|number)|resident id){_WORD_ENDS}",
     (14, 20),
 )
 CARD = NumberKind(
     "card",
     _card,
     frozenset(range(12, 20)),
-    re.compile(
-        rf"卡号|卡號|银行卡|信用卡|储蓄卡|借记卡|账号|帐号|账户"
-        rf"|\b(?:(?:credit|debit|bank|payment) ?card|card ?(?:no|num|number|nr)|visa|mastercard|amex|pan)"
-        rf"{_WORD_ENDS}",
-        re.I,
-    ),
+    rf"卡号|卡號|银行卡|信用卡|储蓄卡|借记卡|账号|帐号|账户"
+    rf"|\b(?:(?:credit|debit|bank|payment) ?card|card ?(?:no|num|number|nr)|visa|mastercard|amex|pan){_WORD_ENDS}",
     (10, 20),
+)
+SSN = NumberKind(
+    "ssn",
+    _ssn,
+    frozenset({9}),
+    rf"社会安全号|社安号|\b(?:ssn|social security|social insurance|itin|taxpayer id(?:entification)?)"
+    rf"(?: ?(?:no|num|number|nr))?{_WORD_ENDS}",
+    (9, 9),
+)
+BANK_ACCOUNT = NumberKind(
+    "bank_account",
+    _bank_account,
+    frozenset(),
+    rf"账号|帐号|帳號|账户|帐户|户口号码|收款账|付款账"
+    rf"|\b(?:(?:bank |savings |checking |current |giro )?acc(?:oun)?t(?: ?(?:no|num|number|nr|id))?|a/c(?: no)?"
+    rf"|(?:routing|transit|aba)(?: (?:no|num|number))?|bsb|kontonummer|konto|num[eé]ro de (?:compte|cuenta)"
+    rf"|rekeningnummer){_WORD_ENDS}",
+    (7, 20),
+    word_suffices=True,
 )
 PHONE = NumberKind(
     "phone",
     _phone,
     frozenset(range(7, 18)),
-    re.compile(
-        rf"电话|電話|手机|手機|联系方式|联系|聯繫|致电|拨打|座机|传真|热线|熱線"
-        rf"|\b(?:tel|telephone|phone|mobile|cell|cellphone|fax|whatsapp|call|dial|sms)"
-        rf"(?: ?(?:me|us|him|her|at|on|no|num|number|nr))*{_WORD_ENDS}",
-        re.I,
-    ),
+    rf"电话|電話|手机|手機|联系方式|联系|聯繫|致电|拨打|座机|传真|热线|熱線"
+    rf"|\b(?:tel|telephone|phone|mobile|cell|cellphone|fax|whatsapp|call|dial|sms|telefono|tel[eé]fono|telefon|handy"
+    rf"|t[eé]l[eé]phone|portable|m[oó]vil)(?: ?(?:me|us|him|her|at|on|no|num|number|nr))*{_WORD_ENDS}",
     (7, _MAX_DIGITS),
 )
-NUMBER_KINDS = (CN_ID, CARD, PHONE)
+NUMBER_KINDS = (CN_ID, CARD, SSN, BANK_ACCOUNT, PHONE)
 """In the order in which they claim a window: the stricter the validator, the earlier."""
 
 
-def find_numbers(view: View, kinds: Sequence[NumberKind]) -> Iterator[Span]:
-    """Yield spans of ``view.text`` for numbers of the given kinds."""
-    for match in _RUN.finditer(view.data):
-        yield from _Run(view, kinds, *match.span()).spans()
+# A label behind the number: "212 555 0123 (mobile)", "3660170548-Fax".
+_LABEL_AFTER = re.compile(
+    r"[ -]{0,2}[-(（\[/,][ ]?(?:office|fax|mobile|cell|home|work|tel|phone|direct|办公|手机|传真|家庭|座机)(?![A-Za-z])", re.I
+)
+
+
+class NumberFinder:
+    """Finds numbers of the chosen kinds; ``by_word`` also those that only a word next to them gives away."""
+
+    def __init__(self, kinds: Sequence[NumberKind], *, by_word: bool) -> None:
+        self.kinds = tuple(kinds)
+        self.by_word = by_word
+        self._named = {f"k{index}": kind for index, kind in enumerate(self.kinds)}
+        self._words = re.compile("|".join(f"(?P<{name}>{kind.words})" for name, kind in self._named.items()), re.I)
+
+    def __call__(self, view: View) -> Iterator[Span]:
+        """Yield spans of ``view.text``."""
+        for match in RUN.finditer(view.data):
+            yield from _Run(view, self, *match.span()).spans()
+
+    def named_at(self, text: str, start: int, end: int, digits: int) -> NumberKind | None:
+        """The kind for so many digits whose word is nearest before ``text[start:end]`` in the same sentence.
+
+        Failing that, a telephone if a label says so right behind.
+        """
+        before = text[max(0, start - _CONTEXT_BEFORE) : start]
+        named: NumberKind | None = None
+        for match in self._words.finditer(before):
+            assert match.lastgroup is not None
+            kind = self._named[match.lastgroup]
+            if kind.digits[0] <= digits <= kind.digits[1] and CONTEXT_GAP.fullmatch(before, match.end()):
+                named = kind
+        if named is None and PHONE in self.kinds and _LABEL_AFTER.match(text, end, end + 16):
+            return PHONE
+        return named
 
 
 class _Run:
     """One maximal row of digit groups and separators."""
 
-    def __init__(self, view: View, kinds: Sequence[NumberKind], start: int, end: int) -> None:
+    def __init__(self, view: View, finder: NumberFinder, start: int, end: int) -> None:
         self.view = view
-        self.kinds = kinds
+        self.finder = finder
         self.groups = [match.span() for match in _GROUP.finditer(view.data, start, end)]
         self.before_is_word = _is_in(view.data, start - 1, _WORD)
         self.after_is_letter = _is_in(view.data, end, _LETTERS)
@@ -217,11 +282,18 @@ class _Run:
         for upto in self._reach(first):
             window = self._window(first, upto)
             count = len(window.digits)
-            for kind in self.kinds:
+            for kind in self.finder.kinds:
                 ends = kind.accept(self.view, window) if count in kind.valid else None
                 if ends and not (upto == len(self.groups) and self.after_is_letter and ends[1] == window.end):
-                    return upto, Span(*self.view.original(*ends), kind.entity)
+                    return upto, self._span(kind, *ends, count)
         return None
+
+    def _span(self, kind: NumberKind, start: int, end: int, digits: int) -> Span:
+        """A phone number has no checksum: a word for something else right before it knows better."""
+        start, end = self.view.original(start, end)
+        if kind is PHONE and self.view.text[start] not in "+＋":
+            kind = self.finder.named_at(self.view.text, start, end, digits) or kind
+        return Span(start, end, kind.entity)
 
     def _reach(self, first: int) -> Iterator[int]:
         """Ends of the windows worth trying, longest first."""
@@ -240,7 +312,7 @@ class _Run:
         yield from reversed(ends)
 
     def _announced(self, first: int, upto: int) -> Iterator[Span]:
-        """A number that failed its validator but stands behind a word that names its kind."""
+        """A number that failed its validator but stands next to a word that names its kind."""
         if first >= upto:
             return
         digits = 0
@@ -258,18 +330,6 @@ class _Run:
         if phones.is_date(self.view.data[start:end]):
             return
         start, end = self.view.original(start, end)
-        kinds = [kind for kind in self.kinds if kind.digits[0] <= digits <= kind.digits[1]]
-        named = _kind_named_before(self.view.text, start, kinds)
-        if named is not None:
-            yield Span(start, end, named.entity)
-
-
-def _kind_named_before(text: str, start: int, kinds: Sequence[NumberKind]) -> NumberKind | None:
-    """The kind whose word is nearest before an offset of the text, within the same sentence."""
-    before = text[max(0, start - _CONTEXT_BEFORE) : start]
-    nearest, named = -1, None
-    for kind in kinds:
-        for match in kind.words.finditer(before):
-            if match.end() > nearest and _CONTEXT_GAP.fullmatch(before, match.end()):
-                nearest, named = match.end(), kind
-    return named
+        kind = self.finder.named_at(self.view.text, start, end, digits)
+        if kind and (self.finder.by_word or kind.word_suffices):
+            yield Span(start, end, kind.entity)

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re2
 
-_OPTIONS = re2.Options()
-_OPTIONS.encoding = re2.Options.Encoding.LATIN1
-_OPTIONS.log_errors = False
+
+def bytes_options() -> re2.Options:
+    """Options under which one byte is one character."""
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.log_errors = False
+    return options
+
+
+_OPTIONS = bytes_options()
 
 
 def compile_bytes(pattern: bytes) -> re2._Regexp:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_ai_provider.errors import PrivacyError
-from airflow_ai_provider.privacy.detect import DETECTORS, Detector
+from airflow_ai_provider.privacy.detect import KINDS, Detector
 from airflow_ai_provider.privacy.spans import Span, resolve
 
-ALL = Detector(DETECTORS)
+ALL = Detector(KINDS)
 
 
 def found(text: str, detector: Detector = ALL) -> list[tuple[str, str]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_ai_provider.privacy.detect import DETECTORS, Detector
+from airflow_ai_provider.privacy.detect import KINDS, Detector
 from airflow_ai_provider.privacy.known import KnownValues
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules
 
-RULES = MaskingRules(frozenset(DETECTORS), {"name": "PERSON", "note": "ID"})
+RULES = MaskingRules(frozenset(KINDS), {"name": "PERSON", "note": "ID"})
 MASKER = Masker(RULES, b"k" * 32, "team/a")
-DETECTOR = Detector(DETECTORS)
+DETECTOR = Detector(KINDS)
 
 _PIECES = [
     *("13812345678", "+86", "138 1234 5678", "(212) 555-0123", "555-0123", "4111 1111 1111 1111"),

@@ -7,11 +7,11 @@ import pytest
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import masking, tokens
-from airflow_ai_provider.privacy.detect import DETECTORS
+from airflow_ai_provider.privacy.detect import KINDS
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 
 KEY = b"k" * 32
-RULES = MaskingRules(frozenset(DETECTORS), {"name": "PERSON", "city": "PLACE"})
+RULES = MaskingRules(frozenset(KINDS), {"name": "PERSON", "city": "PLACE"})
 ROW = {"id": 7, "name": "Ann Lee", "city": None}
 
 
