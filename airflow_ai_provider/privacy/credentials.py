@@ -70,8 +70,13 @@ _TOLD = compile_bytes(
 )
 _TOLD_VALUE = re.compile(rb"(?<=[ :=\"'`\xc0])[!#-&(-+\--Z^-~]{4,64}$")
 _TOLD_WORDS = re.compile("密码|密碼|口令|密钥|令牌|暗号")
-SIGN = b"|".join(
-    (_KEYS.pattern, rb"PRIVATE KEY", rb"://[^/ ]*@", _ASSIGNMENT.pattern, _BEARER.pattern, _NAMED.pattern, _TOLD.pattern)
+SIGN = (
+    rb"sk-[A-Za-z0-9_-]{3}|A[KSBC][IC]A[A-Z0-9]|gh[pousr]_|github_pat_|xox[a-z]-|xapp-|hooks\.slack|AIza|GOCSPX-|ya29\."
+    rb"|gl[a-z]{2,5}-|hf_|gsk_|r8_|xai-|pplx-|nvapi-|tvly-|lsv2_|npm_|pypi-|rubygems_|do[opr]_v1_|dapi[a-f0-9]|hvs\."
+    rb"|glsa_|SG\.|key-[a-f0-9]|[srp]k_(?:live|test)_|whsec_|sq0|shp[acps]|ATATT3|PMAK-|LTAI|AKID|[0-9]:AA|eyJ"
+    rb"|AGE-SECRET|lin_api_|figd_|dp\.pt\.|AKLT|bce-v3|(?:AC|SK)[a-f0-9]|sntry|vercel_|ntn_|PRIVATE KEY|://[^/ ]*@"
+    rb"|(?i:passw|pwd|passphrase|passcode|pin code|secret|token|credential|signature|bearer |basic )"
+    rb"|(?i:api|access|account|private|signing|encryption|licen[cs]e)[ _-]?[Kk]|[\xc0][ :=]{0,3}[\"'`]?[!-~]{6}"
 )
 """Where none of these is, there is no secret."""
 _VALUE = re.compile(rb"[\"']? ?[=:] ?[\"']?")

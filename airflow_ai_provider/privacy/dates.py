@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 
 from airflow_ai_provider.privacy.normalise import View
 from airflow_ai_provider.privacy.regex import compile_bytes
@@ -43,10 +44,15 @@ _NUMERIC = (
 )
 # Chinese: year, month and day are marked; the view holds one WIDE byte for each mark.
 _MARKED = rb"(?:[0-9]{4}|[0-9]{2}) ?\xc0 ?[0-9]{1,2} ?\xc0 ?[0-9]{1,2} ?\xc0"
-SIGN = b"|".join((_DAY_FIRST, _MONTH_FIRST, _NUMERIC, _MARKED))
-_DATE = compile_bytes(SIGN)
+_DATE = compile_bytes(b"|".join((_DAY_FIRST, _MONTH_FIRST, _NUMERIC, _MARKED)))
 _COMPACT = compile_bytes(rb"(?:19|20)[0-9]{6}|[0-9]{2}(?:0[1-9]|1[0-2])[0-3][0-9]")
-BIRTH_SIGN = SIGN + b"|" + rb"[0-9]{6}"
+SIGN = (
+    rb"[a-z\xe0][.,]{0,2}[ -](?:de |of )?[12][0-9]{3}|[a-z\xe0]\.? [0-9]{1,2}(?:st|nd|rd|th)?[, ]{1,2}[12][0-9]{3}"
+    rb"|[0-9][-/.][0-9]{1,2}[-/.][0-9]|[0-9] ?\xc0 ?[0-9]{1,2} ?\xc0 ?[0-9]"
+)
+BIRTH_SIGN = (
+    rb"(?i:born|birth|d\.?o\.?b|geb|n\xe0e? le|naiss|nacid|nacim|nat[oa] il|nascita)|\xc0[^0-9\xc0]{0,4}[0-9]{2}|[0-9]\xc0"
+)
 
 _BIRTH_BEFORE = re.compile(
     r"(?:出生(?:日期|年月日?|时间|于|在)?|生日|生辰|生于"
@@ -55,6 +61,7 @@ _BIRTH_BEFORE = re.compile(
     r"[^0-9\[\]。；;\n\r!?！？]{0,16}$",
     re.I,
 )
+_BIRTH_WORD = re.compile(r"生|born|birth|d\.?o\.?b|geb|n[ée]e? le|naiss|nacid|nacim|nat[oa] il|nascita", re.I)
 _BIRTH_AFTER = re.compile(r"\s{0,2}(?:出生|生(?![产效成日意活])|\(?(?:born|dob|date of birth)\b)", re.I)
 _CONTEXT_BEFORE = 48
 _TIME = re.compile(rb"[ T][0-9]{1,2}:")
@@ -70,8 +77,9 @@ def find_dates(view: View) -> Iterator[Span]:
 
 def find_birth_dates(view: View) -> Iterator[Span]:
     """Yield dates next to a word for birth."""
-    candidates = [*_dates(view, two_digit_years=True), *_compact_dates(view)]
-    for start, end in candidates:
+    if _BIRTH_WORD.search(view.text) is None:
+        return
+    for start, end in chain(_dates(view, two_digit_years=True), _compact_dates(view)):
         before = view.text[max(0, start - _CONTEXT_BEFORE) : start]
         if _BIRTH_BEFORE.search(before) or _BIRTH_AFTER.match(view.text, end, end + 20):
             yield Span(start, end, "birth_date")

@@ -16,7 +16,7 @@ _EDGE = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 
 # Chinese: …road 88号 2栋 301室. The view holds WIDE bytes; which characters they are is decided on the text.
 _CN_CORE = compile_bytes(rb"\xc0{2,40}[ ]?[0-9]{1,5}(?:-[0-9]{1,4})?[ ]?\xc0(?:[ ]?\xc0{0,4}[ ]?[A-Za-z]?[0-9]{1,5}(?:-[0-9]{1,4})?[ ]?\xc0{1,2}){0,4}")
-CN_SIGN = rb"\xc0{2}[ ]?[0-9]{1,5}(?:-[0-9]{1,4})?[ ]?\xc0"
+CN_SIGN = rb"\xc0[ ]?[0-9][0-9-]*[ ]?\xc0"
 _CN_ROAD = re.compile(r"(?:路|街|道|巷|弄|胡同|村|里|坊|园|苑|小区|花园|公寓|大厦|广场|街坊)(?:[东南西北中]?[一二三四五六七八九十]?[段区期])?\s?$")
 _CN_NUMBER = re.compile(r"\s?[0-9０-９]{1,5}(?:[-－—][0-9０-９]{1,4})?\s?(?:号院|号楼|号|弄|巷|栋|幢|座|组|室)")
 _CN_UNIT = re.compile(
@@ -57,8 +57,8 @@ _GERMANIC = (
     rb" [0-9]{1,4} ?[a-zA-Z]?\b(?:,? (?:[A-Z]{1,2}-)?[0-9]{4,5}(?: [A-Z]{2})? [A-Z\xe0][A-Za-z\xe0-]+)?"
 )
 SIGN = (
-    rb"[0-9][A-Za-z]?,? [^\n]{1,60} " + _STREET + rb"\b|" + _BOX + rb"|[0-9][A-Za-z]?,? (?i:bis |ter )?(?i:rue|av|b|place|chem|all|quai|imp|cours)"
-    rb"|(?i:via|piazza|corso|calle|avda|plaza|paseo|rua|avenida|travessa|largo|viale) [^\n]{2,60}[0-9]"
+    rb" " + _STREET + rb"\b|(?i:box) [0-9]|[0-9A-Za-z][ ,] ?(?i:rue|bd|place|chemin|all\xe0e|quai|impasse|cours) "
+    rb"|(?i:via|viale|piazza|corso|calle|avda\.|plaza|paseo|rua|avenida|travessa|largo) [A-Za-z\xe0]"
     rb"|(?:\xe0e|sse|str\.|weg|platz|allee|ufer|ring|damm|laan|aat|acht|tan|gen|ade|vej|ien|ata) [0-9]|" + CN_SIGN
 )
 _WESTERN = compile_bytes(b"|".join((_ENGLISH, _BOX, _ROMANCE, _GERMANIC)))
