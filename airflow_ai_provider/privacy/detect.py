@@ -11,11 +11,9 @@ number with a typing error is personal too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
-
-import re2
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import (
@@ -28,10 +26,12 @@ from airflow_ai_provider.privacy import (
     places,
     web,
 )
+from airflow_ai_provider.privacy.allowed import Allowed
 from airflow_ai_provider.privacy.normalise import View
 from airflow_ai_provider.privacy.numbers import NumberFinder, NumberKind
-from airflow_ai_provider.privacy.regex import bytes_options
+from airflow_ai_provider.privacy.regex import Gate, bytes_options
 from airflow_ai_provider.privacy.spans import Span, resolve
+from airflow_ai_provider.privacy.userpatterns import UserPatterns
 
 Scanner = Callable[[View], Iterator[Span]]
 
@@ -50,7 +50,7 @@ KINDS: Mapping[str, tuple[Finder | NumberKind, ...]] = {
     "secret": (Finder(credentials.SIGN, credentials.find_secrets, by_word=True),),
     "email": (Finder(patterns.EMAIL_SIGN, patterns.find_emails),),
     "iban": (Finder(patterns.IBAN_SIGN, patterns.find_ibans, by_word=True),),
-    "cn_id": (numbers.CN_ID,),
+    "cn_id": (numbers.CN_ID, numbers.CN_ID_15),
     "card": (numbers.CARD,),
     "ssn": (numbers.SSN,),
     "passport": (Finder(documents.PASSPORT_SIGN, documents.PASSPORT.find, by_word=True),),
@@ -95,25 +95,26 @@ def expand(names: Iterable[str]) -> frozenset[str]:
 
 
 class Detector:
-    """Finds the chosen kinds; safe to share between threads.
+    """Finds the chosen kinds, and what patterns of the user match; safe to share between threads.
 
-    ``by_word`` is the second tier: see the module. Raises ``PrivacyError`` for a name that is neither kind nor group.
+    ``by_word`` is the second tier: see the module. ``patterns`` maps a type to a user's pattern, searched in the text
+    with full-width forms folded and invisible characters left out. ``allow`` lists what is not personal here
+    (``allowed.py``). Raises ``PrivacyError`` for a name that is neither kind nor group, or a pattern RE2 cannot use.
     """
 
-    def __init__(self, names: Iterable[str], *, by_word: bool = True) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        by_word: bool = True,
+        patterns: Mapping[str, str] | None = None,
+        allow: Iterable[str] = (),
+    ) -> None:
         self.kinds = expand(names)
-        chosen = [finder for name, finders in KINDS.items() if name in self.kinds for finder in finders]
-        scanners: list[tuple[bytes, Scanner]] = [
-            (finder.sign, partial(finder.scan, by_word=by_word) if finder.by_word else finder.scan)
-            for finder in chosen
-            if isinstance(finder, Finder)
-        ]
-        # In the order in which they claim a window of digits: the stricter the validator, the earlier.
-        kinds = [kind for kind in numbers.NUMBER_KINDS if kind in chosen]
-        if kinds:
-            scanners.append((numbers.SIGN, NumberFinder(kinds, by_word=by_word)))
-        self._scanners = [scan for _, scan in scanners]
-        self._gate = _Gate([sign for sign, _ in scanners])
+        self._allowed = Allowed(allow)
+        self._patterns = UserPatterns(patterns) if patterns else None
+        self._scanners, signs = _scanners(self.kinds, by_word)
+        self._gate = Gate(signs, bytes_options()) if signs else None
 
     def find(self, text: str) -> list[Span]:
         """Return what is found, in order and disjoint. Offsets count code points of ``text``."""
@@ -121,26 +122,30 @@ class Detector:
 
     def candidates(self, view: View) -> Iterator[Span]:
         """Yield findings as they come; they may overlap."""
-        for index in self._gate.open_for(view.data):
-            yield from self._scanners[index](view)
+        found = self._found(view)
+        if self._allowed:
+            return (span for span in found if not self._allowed.covers(view.text[span.start : span.end]))
+        return found
+
+    def _found(self, view: View) -> Iterator[Span]:
+        if self._gate is not None:
+            for index in self._gate.open_for(view.data):
+                yield from self._scanners[index](view)
+        if self._patterns is not None:
+            yield from self._patterns.find(view.text)
 
 
-class _Gate:
-    """Tells in one pass which of several patterns are in a text."""
-
-    def __init__(self, signs: Sequence[bytes]) -> None:
-        self._everything = range(len(signs))
-        self._set = re2.Set.SearchSet(bytes_options())
-        for sign in signs:
-            self._set.Add(sign)
-        # RE2 reports a search for which it had too little memory as one without a match. This one always matches.
-        self._always = self._set.Add(b"")
-        self._set.Compile()
-
-    def open_for(self, data: bytes) -> Iterable[int]:
-        """Indexes of the patterns that are there; all of them where the search gave up."""
-        found = self._set.Match(data)
-        if found is None or self._always not in found:
-            return self._everything
-        found.remove(self._always)
-        return sorted(found)
+def _scanners(kinds: frozenset[str], by_word: bool) -> tuple[list[Scanner], list[bytes]]:
+    """What to run for some kinds, and the sign of each."""
+    chosen = [finder for name, finders in KINDS.items() if name in kinds for finder in finders]
+    scanners: list[Scanner] = []
+    signs: list[bytes] = []
+    for finder in chosen:
+        if isinstance(finder, Finder):
+            scanners.append(partial(finder.scan, by_word=by_word) if finder.by_word else finder.scan)
+            signs.append(finder.sign)
+    # In the order in which they claim a window of digits: the stricter the validator, the earlier.
+    if number_kinds := [kind for kind in numbers.NUMBER_KINDS if kind in chosen]:
+        scanners.append(NumberFinder(number_kinds, by_word=by_word))
+        signs.append(numbers.SIGN)
+    return scanners, signs

@@ -3,7 +3,8 @@
 Invariants:
 
 - ``restore(mask(text)) == text`` for any text;
-- a masked text holds nothing that the chosen detectors find, and none of the row's known values;
+- a masked text holds nothing that the chosen detectors find, and none of the row's known values, except what the
+  profile allows;
 - a value's token depends on key, scope, type and value alone (collisions within a row aside): retries repeat it;
 - only tokens minted for this row are restored, and restored text is never looked at again;
 - if anything goes wrong there is no masked text: ``PrivacyError``, without the text in it.
@@ -18,13 +19,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import normalise, tokens
 from airflow_ai_provider.privacy.detect import KINDS, Detector, expand
+from airflow_ai_provider.privacy.guard import LeakGuard
 from airflow_ai_provider.privacy.known import KnownValues
+from airflow_ai_provider.privacy.names import PERSON, NameFinder, load_backend
 from airflow_ai_provider.privacy.spans import Span, resolve
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.policy import MaskingProfile
 
 TEXT = "TEXT"
 """Type of what is masked only because it reads as a token."""
@@ -41,20 +47,54 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class MaskingRules:
-    """What to mask. Raises ``PrivacyError`` for an unknown detector or an ill-formed type."""
+    """What to mask. Raises ``PrivacyError`` for whatever in it cannot be used."""
 
     detect: frozenset[str] = frozenset()
-    """Names of ``DETECTORS``."""
+    """Names of kinds (``detect.KINDS``) and of groups, which are replaced by their kinds."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column name → type name, such as ``customer_name`` → ``PERSON``: capital letters and underscores."""
+    confidence: Literal["validated", "context"] = "context"
+    """``context``: also what fails its check but stands next to a word that names it."""
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    """Type name → RE2 pattern of the user."""
+    allow: tuple[str, ...] = ()
+    """Values, and patterns between slashes, that are no finding."""
+    skip: tuple[str, ...] = ()
+    """Columns whose value is not personal, whatever it looks like."""
+    names: str | None = None
+    """``presidio`` or ``module:function``: finds names in free text."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "detect", expand(self.detect))
-        for column, entity in self.columns.items():
-            if not tokens.TYPE.fullmatch(entity):
-                raise PrivacyError(
-                    f"masking: column {column!r}: type {entity!r}: expected capital letters and underscores, as PERSON"
-                )
+        for where, types in (("column", self.columns.items()), ("pattern", ((name, name) for name in self.patterns))):
+            for name, entity in types:
+                if not tokens.TYPE.fullmatch(entity):
+                    raise PrivacyError(
+                        f"masking: {where} {name!r}: type {entity!r}: expected capital letters and underscores, as PERSON"
+                    )
+
+    @classmethod
+    def of(cls, profile: MaskingProfile) -> MaskingRules:
+        """The rules of a profile of ``policy.yaml``."""
+        return cls(
+            detect=frozenset(profile.detect),
+            columns=dict(profile.columns),
+            confidence=profile.confidence,
+            patterns=dict(profile.patterns),
+            allow=profile.allow,
+            skip=profile.skip,
+            names=profile.names,
+        )
+
+    @property
+    def entities(self) -> frozenset[str]:
+        """The types that tokens can have."""
+        names = {PERSON} if self.names else set()
+        return frozenset({TEXT, *map(str.upper, self.detect), *self.columns.values(), *self.patterns, *names})
+
+    def detector(self, *, by_word: bool) -> Detector:
+        """What finds the kinds and patterns, one tier or both."""
+        return Detector(self.detect, by_word=by_word, patterns=self.patterns, allow=self.allow)
 
 
 class Masker:
@@ -68,14 +108,19 @@ class Masker:
         if len(key) < 16:
             raise PrivacyError("masking: expected a key of at least 16 bytes, as Keyring.derive gives")
         self._columns = dict(rules.columns)
+        self._skip = rules.skip
         self._key = key
         self._scope = scope
-        self._detector = Detector(rules.detect)
-        self._pattern = tokens.TokenPattern({TEXT, *map(str.upper, rules.detect), *self._columns.values()})
+        self._detector = rules.detector(by_word=rules.confidence == "context")
+        self._names = NameFinder(load_backend(rules.names)) if rules.names else None
+        self._pattern = tokens.TokenPattern(rules.entities)
+        self._guard = LeakGuard(rules.detector(by_word=False))
 
     def for_row(self, row: Mapping[str, Any]) -> RowMask:
         """Return the mask of one row: its known values, and the tokens minted for it."""
-        return _without_text(lambda: RowMask(self, KnownValues(row, self._columns)), "read the row's known values")
+        return _without_text(
+            lambda: RowMask(self, KnownValues(row, self._columns, skip=self._skip)), "read the row's known values"
+        )
 
     def __repr__(self) -> str:
         return f"Masker(scope={self._scope!r})"
@@ -86,10 +131,11 @@ class Masker:
         A number that touches a name is part of a longer word, until the name is masked; so the rest is searched
         again, with tokens' brackets in place of what was found, until nothing more is found.
         """
+        named = self._names.find(text) if self._names else []
         covered: list[Span] = []
         rest = text
         for _ in range(_MAX_ROUNDS):
-            spans = resolve([*covered, *self._findings(rest, known)], _RANK)
+            spans = resolve([*named, *covered, *self._findings(rest, known)], _RANK)
             if spans == covered or not _may_uncover(text, spans):
                 return spans
             covered = spans
@@ -99,8 +145,10 @@ class Masker:
     def _findings(self, text: str, known: KnownValues) -> Iterable[Span]:
         view = normalise.view(text)
         yield from known.find(text)
+        skipped = list(known.find_skipped(text))
         for span in self._detector.candidates(view):
-            yield span._replace(entity=span.entity.upper())
+            if not any(start <= span.start and span.end <= end for start, end, _ in skipped):
+                yield span._replace(entity=span.entity.upper())
         for token in self._pattern.find(view):
             yield Span(token.start, token.end, TEXT)
 

@@ -37,7 +37,8 @@ _TIGHT = re.compile(rb"[0-9 ._\xb7-]+")
 """Separators inside card and identity numbers; phone numbers have brackets and slashes as well."""
 
 _CONTEXT_BEFORE = 40
-CONTEXT_GAP = re.compile(r"[^0-9\[\].。；;\n\r!?！？]{0,16}")
+# Up to the end of the sentence; a colon may be followed by a line of its own.
+_CONTEXT_GAP = re.compile(r"[^0-9\[\].。；;\n\r!?！？]{0,16}|[ ]?[:：]\s{1,4}")
 
 
 class Window(NamedTuple):
@@ -84,15 +85,18 @@ def _cn_id(_: View, window: Window) -> tuple[int, int] | None:
     digits = window.digits
     if not _TIGHT.fullmatch(window.written()):
         return None
-    if len(digits) == 15:
-        return (window.start, window.end) if len(window.groups) <= 3 and validators.cn_id_15(digits) else None
     if len(digits) == 18:
         return (window.start, window.end) if validators.cn_id(digits[:17], digits[17:]) else None
     end = _letter_x(window.data, window.end)
     return (window.start, end) if end and validators.cn_id(digits, b"X") else None
 
 
-def _ssn(view: View, window: Window) -> tuple[int, int] | None:
+def _cn_id_15(_: View, window: Window) -> tuple[int, int] | None:
+    tight = len(window.groups) <= 3 and _TIGHT.fullmatch(window.written())
+    return (window.start, window.end) if tight and validators.cn_id_15(window.digits) else None
+
+
+def _ssn(_: View, window: Window) -> tuple[int, int] | None:
     """Three, two and four digits in groups of one separator; nine digits in a row are anything."""
     if [end - start for start, end in window.groups] != [3, 2, 4]:
         return None
@@ -124,22 +128,25 @@ def _phone(view: View, window: Window) -> tuple[int, int] | None:
     if len(window.groups) == 1 and (_is_decimal(data, window.start) or _PRICE.match(data, window.end)):
         return None
     written = data[start : window.end]
-    if phones.has_own_form(written, window.digits):
-        return start, phones.extension_end(view, window.end)
-    neighbours = _neighbours(data, window.start, window.end)
-    if phones.is_grouped(written, window.digits, neighbours) and not phones.counts_or_addresses(view, start, window.end):
-        return start, phones.extension_end(view, window.end)
-    return None
+    own = phones.has_own_form(written, window.digits)
+    if not own:
+        neighbours = _neighbours(data, window.start, window.end)
+        if not phones.is_grouped(written, window.digits, neighbours) or phones.is_amount(view, start, window.end):
+            return None
+    if phones.is_address(view, start, window.end, surely=own):
+        return None
+    return start, phones.extension_end(view, window.end)
 
 
 def _phone_start(data: bytes, start: int, end: int) -> int:
     """Take in what belongs to the number before its first digit: ``+``, and ``(`` if it closes before ``end``."""
-    if start and data[start - 1] == 43:
-        start -= 1
-    elif start > 1 and data[start - 2 : start] == b"+ ":
-        return start - 2
-    if start and data[start - 1] == 40 and data.count(b")", start, end) > data.count(b"(", start, end):
-        start -= 1
+    for _ in range(2):  # "(+44) 20" and "+(44) 20"
+        if start and data[start - 1] == 43:
+            start -= 1
+        elif start > 1 and data[start - 2 : start] == b"+ ":
+            start -= 2
+        if start and data[start - 1] == 40 and data.count(b")", start, end) > data.count(b"(", start, end):
+            start -= 1
     return start
 
 
@@ -164,10 +171,12 @@ _WORD_ENDS = r"(?![A-Za-z_])(?:(?<=no|nr)\.|(?<=tel|num)\.)?"
 CN_ID = NumberKind(
     "cn_id",
     _cn_id,
-    frozenset({15, 17, 18}),
+    frozenset({17, 18}),
     rf"身份证|身份証|身分證|证件号|公民身份号码|\b(?:id card|identity (?:card|number)|resident id){_WORD_ENDS}",
     (14, 20),
 )
+CN_ID_15 = NumberKind("cn_id", _cn_id_15, frozenset({15}), CN_ID.words, CN_ID.digits)
+"""Without a check digit: a card number of 15 digits, which has one, goes before it."""
 CARD = NumberKind(
     "card",
     _card,
@@ -200,17 +209,17 @@ PHONE = NumberKind(
     _phone,
     frozenset(range(7, 18)),
     rf"电话|電話|手机|手機|联系方式|联系|聯繫|致电|拨打|座机|传真|热线|熱線"
-    rf"|\b(?:tel|telephone|phone|mobile|cell|cellphone|fax|whatsapp|call|dial|sms|telefono|tel[eé]fono|telefon|handy"
+    rf"|\b(?:tel|telephone|phone|mobile|cell|cellphone|fax|desk|whatsapp|call|dial|sms|reach|contact|hotline|telefono|tel[eé]fono|telefon|handy"
     rf"|t[eé]l[eé]phone|portable|m[oó]vil)(?: ?(?:me|us|him|her|at|on|no|num|number|nr))*{_WORD_ENDS}",
     (7, _MAX_DIGITS),
 )
-NUMBER_KINDS = (CN_ID, CARD, SSN, BANK_ACCOUNT, PHONE)
+NUMBER_KINDS = (CN_ID, CARD, CN_ID_15, SSN, BANK_ACCOUNT, PHONE)
 """In the order in which they claim a window: the stricter the validator, the earlier."""
 
 
 # A label behind the number: "212 555 0123 (mobile)", "3660170548-Fax".
 _LABEL_AFTER = re.compile(
-    r"[ -]{0,2}[-(（\[/,][ ]?(?:office|fax|mobile|cell|home|work|tel|phone|direct|办公|手机|传真|家庭|座机)(?![A-Za-z])", re.I
+    r"(?:[ -]{0,2}[-(（/,])?[ ]?(?:office|fax|mobile|cell|home|work|tel|phone|direct|办公|手机|传真|家庭|座机)(?![A-Za-z_])", re.I
 )
 
 
@@ -238,7 +247,7 @@ class NumberFinder:
         for match in self._words.finditer(before):
             assert match.lastgroup is not None
             kind = self._named[match.lastgroup]
-            if kind.digits[0] <= digits <= kind.digits[1] and CONTEXT_GAP.fullmatch(before, match.end()):
+            if kind.digits[0] <= digits <= kind.digits[1] and _CONTEXT_GAP.fullmatch(before, match.end()):
                 named = kind
         if named is None and PHONE in self.kinds and _LABEL_AFTER.match(text, end, end + 16):
             return PHONE

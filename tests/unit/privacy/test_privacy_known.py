@@ -46,7 +46,7 @@ def test_a_value_is_found_as_it_is_written(value: str, written: str, frame: str)
     ("value", "text"),
     [
         ("Ann", "Anniversary, Joann, éAnn"),
-        ("Ann Lee", "Ann and Lee; AnnLee"),
+        ("Ann Lee", "Ann and Lee; AnnLees; Lee"),
         ("A", "A"),
         ("--", "a -- b"),
         ("  ", "a   b"),

@@ -196,7 +196,7 @@ def test_what_is_not_text_is_refused() -> None:
 @pytest.mark.parametrize(
     ("detect", "columns", "message"),
     [
-        ({"email", "passport"}, {}, "'passport'.*phone"),
+        ({"email", "diagnosis"}, {}, "'diagnosis'.*phone"),
         (set(), {"name": "person"}, "'name'.*PERSON"),
         (set(), {"name": "PERSON_"}, "'name'"),
         (set(), {"name": ""}, "'name'"),
