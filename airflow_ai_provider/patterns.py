@@ -30,7 +30,9 @@ def compile_pattern(pattern: str) -> re2._Regexp:
     try:
         compiled = re2.compile(pattern, options=bounded_options())
     except re2.error as error:
-        raise ValueError(f"not a pattern of RE2: {_reason(error)} (RE2 has no lookaround and no backreferences)") from None
+        raise ValueError(
+            f"not a pattern of RE2: {_reason(error)} (RE2 has no lookaround and no backreferences)"
+        ) from None
     if compiled.programsize > MAX_PROGRAM:
         raise ValueError(f"the pattern is too large ({compiled.programsize} of {MAX_PROGRAM} steps): repeat less")
     if compiled.search("") is not None:

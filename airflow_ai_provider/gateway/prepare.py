@@ -11,7 +11,7 @@ import orjson
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.gateway.job import Message, Row
 from airflow_ai_provider.gateway.render import Renderer
-from airflow_ai_provider.policy import NO_MASKING, TIERS, MaskingProfile, Policy, Route, Tier
+from airflow_ai_provider.policy import NO_MASKING, TIERS, Policy, Route, Tier
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 
@@ -61,6 +61,8 @@ class Preparer:
         mask = self._masker.for_row(row) if self._masker else None
         if mask is not None:
             messages = [{**message, "content": mask.mask(message["content"])} for message in messages]
+            for message in messages:
+                mask.check(message["content"])
         text = "\n".join(message["content"] for message in messages)
         try:
             size = len(text.encode())
@@ -81,6 +83,5 @@ def open_masker(policy: Policy, route: Route, keyring: Keyring, *, team: str, sc
     """The masker of a route, or ``None`` where the policy says ``masking: off`` in so many words."""
     if route.masking == NO_MASKING:
         return None
-    profile: MaskingProfile = policy.masking[route.masking]
-    rules = MaskingRules(detect=frozenset(profile.detect), columns=dict(profile.columns))
+    rules = MaskingRules.of(policy.masking[route.masking])
     return Masker(rules, keyring.derive(_TOKENS_PURPOSE, team), scope)

@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
 from airflow_ai_provider.errors import AIProviderError, SourceError, TransientError
+from airflow_ai_provider.privacy.logs import redact_package_logs
 from airflow_ai_provider.rows.shard import Shard, parse_shard
 
 _TERMINATED = 143
@@ -35,6 +36,7 @@ class HeartOperator(BaseOperator):
     """An operator that hands its work to the heart: subclasses implement ``run``."""
 
     def execute(self, context: Context) -> Any:
+        redact_package_logs()
         with airflow_errors():
             return self.run(context)
 

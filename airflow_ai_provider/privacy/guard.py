@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy.detect import Detector
+from airflow_ai_provider.privacy.spans import Span
 
 
 class LeakGuard:
@@ -23,9 +24,13 @@ class LeakGuard:
         """A guard for kinds or groups of kinds. Raises ``PrivacyError`` for an unknown name."""
         return cls(Detector(names, by_word=False))
 
+    def findings(self, text: str) -> list[Span]:
+        """The validated values in ``text``."""
+        return self._detector.find(text)
+
     def check(self, text: str, *, place: str) -> None:
         """Raise ``PrivacyError``, which names place and kind and not the value, if a validated value is in ``text``."""
-        found = self._detector.find(text)
+        found = self.findings(text)
         if found:
             kinds = ", ".join(sorted({span.entity for span in found}))
             raise PrivacyError(f"{place} holds a value of kind {kinds}; nothing was sent")
@@ -34,7 +39,7 @@ class LeakGuard:
         """Return ``text`` with ``[kind]`` for each validated value."""
         pieces: list[str] = []
         position = 0
-        for start, end, entity in self._detector.find(text):
+        for start, end, entity in self.findings(text):
             pieces += text[position:start], f"[{entity}]"
             position = end
         return "".join((*pieces, text[position:])) if pieces else text

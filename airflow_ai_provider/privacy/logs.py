@@ -27,7 +27,10 @@ class RedactingFilter(logging.Filter):
         try:
             self._redact(record)
         except Exception as error:  # noqa: BLE001  a log line must not end a task, nor pass unseen
-            record.msg, record.args = f"a log message could not be searched ({type(error).__name__}) and was left out", ()
+            record.msg, record.args = (
+                f"a log message could not be searched ({type(error).__name__}) and was left out",
+                (),
+            )
             record.exc_info = record.exc_text = record.stack_info = None
         return True
 

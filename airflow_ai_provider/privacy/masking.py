@@ -15,7 +15,7 @@ The map from tokens to values lives in ``RowMask`` and is computed again from th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
@@ -142,12 +142,23 @@ class Masker:
             rest = _blanked(text, covered)
         raise PrivacyError("masking: the text keeps uncovering new values; it is not sent")
 
+    def _check(self, masked: str, known: KnownValues, minted: Iterable[str]) -> None:
+        left = [*known.find(masked), *self._guard.findings(masked)]
+        if not left:
+            return
+        skipped = [*known.find_skipped(masked), *_places(masked, minted)]
+        kinds = {span.entity.lower() for span in left if not any(_within(span, part) for part in skipped)}
+        if kinds:
+            raise PrivacyError(
+                f"a masked prompt still holds a value of kind {', '.join(sorted(kinds))}; nothing was sent"
+            )
+
     def _findings(self, text: str, known: KnownValues) -> Iterable[Span]:
         view = normalise.view(text)
         yield from known.find(text)
         skipped = list(known.find_skipped(text))
         for span in self._detector.candidates(view):
-            if not any(start <= span.start and span.end <= end for start, end, _ in skipped):
+            if not any(_within(span, part) for part in skipped):
                 yield span._replace(entity=span.entity.upper())
         for token in self._pattern.find(view):
             yield Span(token.start, token.end, TEXT)
@@ -172,6 +183,13 @@ class RowMask:
     def mask(self, text: str) -> str:
         """Return ``text`` with a token for every known value and every finding. Raises ``PrivacyError``."""
         return _without_text(lambda: self._mask(text), "mask a text")
+
+    def check(self, masked: str) -> None:
+        """The leak guard: raise ``PrivacyError`` if a text about to leave holds a validated value or a known one.
+
+        It does not ask how the text came about, so that a fault in masking cannot hide from it.
+        """
+        _without_text(lambda: self._masker._check(masked, self._known, self._tokens), "check a masked text")
 
     def restore(self, text: str) -> str:
         """Return ``text`` with this row's tokens replaced by what they stand for, in one pass.
@@ -244,6 +262,19 @@ class RowMask:
                 position = found.end
         pieces.append(text[position:])
         return "".join(pieces)
+
+
+def _places(text: str, minted: Iterable[str]) -> Iterator[Span]:
+    """Where tokens stand."""
+    for token in minted:
+        start = text.find(token)
+        while start >= 0:
+            yield Span(start, start + len(token), TEXT)
+            start = text.find(token, start + len(token))
+
+
+def _within(span: Span, part: Span) -> bool:
+    return part.start <= span.start and span.end <= part.end
 
 
 def _may_uncover(text: str, spans: Iterable[Span]) -> bool:

@@ -219,7 +219,8 @@ NUMBER_KINDS = (CN_ID, CARD, CN_ID_15, SSN, BANK_ACCOUNT, PHONE)
 
 # A label behind the number: "212 555 0123 (mobile)", "3660170548-Fax".
 _LABEL_AFTER = re.compile(
-    r"(?:[ -]{0,2}[-(（/,])?[ ]?(?:office|fax|mobile|cell|home|work|tel|phone|direct|办公|手机|传真|家庭|座机)(?![A-Za-z_])", re.I
+    r"(?:[ -]{0,2}[-(（/,])?[ ]?(?:office|fax|mobile|cell|home|work|tel|phone|direct|办公|手机|传真|家庭|座机)(?![A-Za-z_])",
+    re.I,
 )
 
 

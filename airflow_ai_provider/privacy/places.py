@@ -15,9 +15,13 @@ from airflow_ai_provider.privacy.spans import Span
 _EDGE = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
 
 # Chinese: …road 88号 2栋 301室. The view holds WIDE bytes; which characters they are is decided on the text.
-_CN_CORE = compile_bytes(rb"\xc0{2,40}[ ]?[0-9]{1,5}(?:-[0-9]{1,4})?[ ]?\xc0(?:[ ]?\xc0{0,4}[ ]?[A-Za-z]?[0-9]{1,5}(?:-[0-9]{1,4})?[ ]?\xc0{1,2}){0,4}")
+_CN_CORE = compile_bytes(
+    rb"\xc0{2,40}[ ]?[0-9]{1,5}(?:-[0-9]{1,4})?[ ]?\xc0(?:[ ]?\xc0{0,4}[ ]?[A-Za-z]?[0-9]{1,5}(?:-[0-9]{1,4})?[ ]?\xc0{1,2}){0,4}"
+)
 CN_SIGN = rb"\xc0[ ]?[0-9][0-9-]*[ ]?\xc0"
-_CN_ROAD = re.compile(r"(?:路|街|道|巷|弄|胡同|村|里|坊|园|苑|小区|花园|公寓|大厦|广场|街坊)(?:[东南西北中]?[一二三四五六七八九十]?[段区期])?\s?$")
+_CN_ROAD = re.compile(
+    r"(?:路|街|道|巷|弄|胡同|村|里|坊|园|苑|小区|花园|公寓|大厦|广场|街坊)(?:[东南西北中]?[一二三四五六七八九十]?[段区期])?\s?$"
+)
 _CN_NUMBER = re.compile(r"\s?[0-9０-９]{1,5}(?:[-－—][0-9０-９]{1,4})?\s?(?:号院|号楼|号|弄|巷|栋|幢|座|组|室)")
 _CN_UNIT = re.compile(
     r"\s?(?:[一-鿿]{2,4}(?=[A-Za-zＡ-Ｚ]?[0-9０-９]))?[A-Za-zＡ-Ｚ]?\s?[0-9０-９]{1,5}(?:[-－—][0-9０-９]{1,4})?\s?(?:号楼|号|栋|幢|座|单元|层|楼|室|房|户)"
@@ -38,13 +42,17 @@ _STREET = (
     rb"(?i:street|st|avenue|ave|av|road|rd|drive|dr|lane|ln|boulevard|blvd|court|ct|place|pl|square|sq|terrace|ter"
     rb"|way|crescent|cres|close|highway|hwy|parkway|pkwy|circle|cir|trail|grove|gardens|mews|row|walk)"
 )
-_UNIT = rb"(?:,?[ \n]{1,2}(?i:suite|ste|apt|apartment|unit|floor|fl|flat|room|rm|#)\.?[ ]?#?[A-Za-z]?[0-9]{1,5}[A-Za-z]?)"
+_UNIT = (
+    rb"(?:,?[ \n]{1,2}(?i:suite|ste|apt|apartment|unit|floor|fl|flat|room|rm|#)\.?[ ]?#?[A-Za-z]?[0-9]{1,5}[A-Za-z]?)"
+)
 _CITY = (
     rb"(?:,?[ \n]{1,3}[A-Z\xe0][A-Za-z\xe0'.-]*(?:[ -][A-Z\xe0][A-Za-z\xe0'.-]*){0,2},? [A-Z]{2} [0-9]{5}(?:-[0-9]{4})?"
     rb"|,?[ \n]{1,3}(?:[A-Z\xe0][A-Za-z\xe0'-]*,? ){0,2}[A-Z]{1,2}[0-9][0-9A-Z]? [0-9][A-Z]{2})"
 )
 _HOUSE = rb"[0-9]{1,6}[A-Za-z]?(?:[-/][0-9]{1,4}[A-Za-z]?)?"
-_ENGLISH = _HOUSE + rb",? (?:" + _WORDS + rb" ){1,4}" + _STREET + rb"\b\.?(?: [NSEW]{1,2}\b)?" + _UNIT + rb"?" + _CITY + rb"?"
+_ENGLISH = (
+    _HOUSE + rb",? (?:" + _WORDS + rb" ){1,4}" + _STREET + rb"\b\.?(?: [NSEW]{1,2}\b)?" + _UNIT + rb"?" + _CITY + rb"?"
+)
 _BOX = rb"(?i:p\.? ?o\.? ?box) [0-9]{1,6}"
 _ROMANCE = (
     _HOUSE + rb",? (?:bis |ter )?(?i:rue|avenue|av\.|boulevard|bd|place|chemin|all\xe0e|quai|impasse|cours) "

@@ -18,7 +18,9 @@ _SHORTEST_FAMILY = 3
 """Letters of a family name that an initial or a title may stand before."""
 _TITLES = ("mr", "mrs", "ms", "miss", "dr", "prof", "sir", "madam", "herr", "frau", "mme", "sr", "sra")
 _WIDE_TITLES = ("先生", "女士", "小姐", "太太", "老师", "经理", "总", "同学", "师傅", "阿姨")
-_COMPOUND = frozenset("欧阳 司马 上官 诸葛 东方 皇甫 尉迟 公孙 慕容 令狐 司徒 司空 夏侯 端木 南宫 百里 呼延 长孙 宇文".split())
+_COMPOUND = frozenset(
+    "欧阳 司马 上官 诸葛 东方 皇甫 尉迟 公孙 慕容 令狐 司徒 司空 夏侯 端木 南宫 百里 呼延 长孙 宇文".split()
+)
 
 
 @lru_cache(maxsize=4096)
