@@ -65,10 +65,11 @@ _BITS = 3.2
 less than 3 in runs of this length."""
 # "my password is hunter2", 密码是hunter2: told, not assigned.
 _TOLD = compile_bytes(
-    rb"(?i:password|passwd|passphrase|passcode|pin code)(?: is| was| for [a-z]{1,12} is)(?: now)?:? [\"'`]?[!#-&(-+\--Z^-~]{4,64}"
+    rb"(?i:password|passwd|passphrase|passcode|pin code)(?: is| was| for [a-z]{1,12} is)(?: now)?:? "
+    rb"[\"'`]?[!#-&(-+\--Z^-~]{4,64}"
     rb"|\xc0{2,3}[\xc0 :=]{0,3}[\"'`]?[!#-&(-+\--Z^-~]{6,64}"
 )
-_TOLD_VALUE = re.compile(rb"(?<=[ :=\"'`\xc0])[!#-&(-+\--Z^-~]{4,64}$")
+_TOLD_VALUE = re.compile(rb"(?<=[ :=\"'`\xc0])[!#-&(-+\--9;<>-Z^-~][!#-&(-+\--Z^-~]{3,63}$")
 _TOLD_WORDS = re.compile("密码|密碼|口令|密钥|令牌|暗号")
 SIGN = (
     rb"sk-[A-Za-z0-9_-]{3}|A[KSBC][IC]A[A-Z0-9]|gh[pousr]_|github_pat_|xox[a-z]-|xapp-|hooks\.slack|AIza|GOCSPX-|ya29\."

@@ -50,7 +50,10 @@ SIGN = (
     rb"[a-z\xe0][.,]{0,2}[ -](?:de |of )?[12][0-9]{3}|[a-z\xe0]\.? [0-9]{1,2}(?:st|nd|rd|th)?[, ]{1,2}[12][0-9]{3}"
     rb"|[0-9][-/.][0-9]{1,2}[-/.][0-9]|[0-9] ?\xc0 ?[0-9]{1,2} ?\xc0 ?[0-9]"
 )
-BIRTH_SIGN = rb"(?i:born|birth|d\.?o\.?b|geb|n\xe0e? le|naiss|nacid|nacim|nat[oa] il|nascita)|\xc0[^0-9\xc0]{0,4}[0-9]{2}|[0-9]\xc0"
+BIRTH_SIGN = (
+    rb"(?i:born|birth|d\.?o\.?b|geb|n\xe0e? le|naiss|nacid|nacim|nat[oa] il|nascita)"
+    rb"|\xc0[^0-9\xc0]{0,4}[0-9]{2}|[0-9]\xc0"
+)
 
 _BIRTH_BEFORE = re.compile(
     r"(?:出生(?:日期|年月日?|时间|于|在)?|生日|生辰|生于"

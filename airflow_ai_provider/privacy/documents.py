@@ -35,16 +35,16 @@ class Document:
     words: re.Pattern[str]
     form: re.Pattern[bytes]
     loose: re.Pattern[bytes] | None
-    """What may be a number with an error in it; it must hold four digits."""
+    """What may be a number with an error in it; it must hold five digits."""
 
     def find(self, view: View, *, by_word: bool) -> Iterator[Span]:
         """Yield the number behind each word."""
         for word in self.words.finditer(view.text):
             start = view.index(word.end())
-            found = self.form.match(view.data, start, start + _REACH)
+            found, digits = self.form.match(view.data, start, start + _REACH), 4
             if found is None and by_word and self.loose:
-                found = self.loose.match(view.data, start, start + _REACH)
-            if found and sum(map(_is_digit, found[1])) >= 4:
+                found, digits = self.loose.match(view.data, start, start + _REACH), 5
+            if found and sum(map(_is_digit, found[1])) >= digits:
                 yield Span(*view.original(*found.span(1)), self.entity)
 
 
@@ -57,7 +57,7 @@ PASSPORT = Document(
     re.compile(rf"护照|護照|\b(?:passport|passeport|pasaporte|reisepass|passaporto){_NUMBER_WORD}", re.I),
     # China, the United States, and ICAO 9303's nine characters for others.
     _behind(
-        rb"[A-Za-z]{0,2}[ -]?[0-9](?:[ -]?[0-9]){5,8}|[0-9]{2}[A-Za-z]{2}[0-9]{5}"
+        rb"(?:[A-Za-z]{1,2}[ -]?)?[0-9](?:[ -]?[0-9]){5,8}|[0-9]{2}[A-Za-z]{2}[0-9]{5}"
         rb"|[CFGHJKcfghjk][CFGHJKLMNPRTVWXYZcfghjklmnprtvwxyz0-9]{8}"
     ),
     _behind(_PART + rb"(?:-" + _PART + rb"){0,3}"),
@@ -66,7 +66,8 @@ DRIVER_LICENSE = Document(
     "driver_license",
     re.compile(
         rf"驾驶证|駕駛證|驾照|駕照"
-        rf"|\b(?:driv(?:er[’']?s?|ing) licen[cs]e|driver[’']?s? permit|f[üu]hrerschein|permis de conduire){_NUMBER_WORD}",
+        rf"|\b(?:driv(?:er[’']?s?|ing) licen[cs]e|driver[’']?s? permit|f[üu]hrerschein|permis de conduire)"
+        rf"{_NUMBER_WORD}",
         re.I,
     ),
     _behind(_PART + rb"(?:[ -]" + _PART + rb"){0,4}"),

@@ -1,7 +1,8 @@
 """Known values: what a row's own columns say is personal, found again in the row's text.
 
-Names are found in their other forms as well (``variants.py``). Values are compared folded: lower case, without accents, full-width forms as ASCII, runs of blanks as one, blanks
-between Chinese characters and invisible characters left out. Offsets lead back to the text as written.
+Names are found in their other forms as well (``variants.py``). Values are compared folded: lower case, without accents,
+full-width forms as ASCII, runs of blanks as one, blanks between Chinese characters and invisible characters left out.
+Offsets lead back to the text as written.
 """
 
 from __future__ import annotations

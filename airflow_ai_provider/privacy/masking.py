@@ -70,7 +70,8 @@ class MaskingRules:
             for name, entity in types:
                 if not tokens.TYPE.fullmatch(entity):
                     raise PrivacyError(
-                        f"masking: {where} {name!r}: type {entity!r}: expected capital letters and underscores, as PERSON"
+                        f"masking: {where} {name!r}: type {entity!r}: expected capital letters and underscores, "
+                        "as PERSON"
                     )
 
     @classmethod

@@ -219,7 +219,8 @@ NUMBER_KINDS = (CN_ID, CARD, CN_ID_15, SSN, BANK_ACCOUNT, PHONE)
 
 # A label behind the number: "212 555 0123 (mobile)", "3660170548-Fax".
 _LABEL_AFTER = re.compile(
-    r"(?:[ -]{0,2}[-(（/,])?[ ]?(?:office|fax|mobile|cell|home|work|tel|phone|direct|办公|手机|传真|家庭|座机)(?![A-Za-z_])",
+    r"(?:[ -]{0,2}[-(（/,])?[ ]?"
+    r"(?:office|fax|mobile|cell|home|work|tel|phone|direct|办公|手机|传真|家庭|座机)(?![A-Za-z_])",
     re.I,
 )
 
@@ -270,6 +271,9 @@ class _Run:
         index = 0
         while index < len(self.groups):
             found = self._validated(index)
+            if found is None and index == 0 and (whole := self._named()):
+                yield whole
+                return
             if found is None:
                 index += 1
                 continue
@@ -278,6 +282,14 @@ class _Run:
             yield span
             free = index = upto
         yield from self._announced(free, len(self.groups))
+
+    def _named(self) -> Span | None:
+        """The whole run, if a word says what it is: a mistyped card number is not searched for phone numbers."""
+        whole = list(self._announced(0, len(self.groups)))
+        return whole[0] if whole and whole[0].entity != PHONE.entity and self._covers(whole[0]) else None
+
+    def _covers(self, span: Span) -> bool:
+        return self.view.original(self.groups[0][0], self.groups[-1][1]) == (span.start, span.end)
 
     def _window(self, first: int, upto: int) -> Window:
         groups = self.groups[first:upto]

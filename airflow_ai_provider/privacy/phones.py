@@ -52,7 +52,7 @@ _OTHER_GROUPS = frozenset({(3, 2, 4)})
 
 
 def has_own_form(window: bytes, digits: bytes) -> bool:
-    """Whether a window of a numeric run (from ``+`` or ``(`` to the last digit) is written as nothing but a phone is."""
+    """Whether a window of a numeric run (from ``+`` or ``(`` to the last digit) has a form that only phones have."""
     count = len(digits)
     if window[0] == 43 or window[:2] == b"(+":
         return _is_international(window, digits)
@@ -90,8 +90,8 @@ def is_grouped(window: bytes, digits: bytes, neighbours: bytes) -> bool:
     if not _GROUPED.fullmatch(window) or is_date(window):
         return False
     groups = _DIGIT_GROUPS.findall(window)
-    years = len(groups) == 2 and all(_YEAR.fullmatch(group) for group in groups)
-    return not years and tuple(map(len, groups)) not in _OTHER_GROUPS
+    numbered = len(groups) == 2 and _YEAR.fullmatch(groups[0])  # 2023-2024, 2024-000123
+    return not numbered and tuple(map(len, groups)) not in _OTHER_GROUPS
 
 
 def is_amount(view: View, start: int, end: int) -> bool:

@@ -21,7 +21,10 @@ _FULL = _SCHEMES + rb"://(?:\[[0-9A-Fa-f:.]{2,45}\])?" + _REST + rb"*"
 _WWW = rb"[Ww][Ww][Ww]\.[A-Za-z0-9\xe0-]{1,63}\.[A-Za-z0-9\xe0-]" + _REST + rb"*"
 _LABELS = rb"[A-Za-z0-9\xe0][A-Za-z0-9\xe0-]*(?:\.[A-Za-z0-9\xe0-]+)*\."
 # Top levels that are no English word: a domain of theirs stands without a scheme.
-_TOP = rb"com|org|net|edu|gov|mil|info|biz|app|dev|io|ai|eu|cn|hk|tw|uk|fr|nl|dk|fi|pl|pt|cz|ch|se|jp|kr|ru|br|mx|za|ca|au|nz"
+_TOP = (
+    rb"com|org|net|edu|gov|mil|info|biz|app|dev|io|ai|eu"
+    rb"|cn|hk|tw|uk|fr|nl|dk|fi|pl|pt|cz|ch|se|jp|kr|ru|br|mx|za|ca|au|nz"
+)
 _WORD_TOP = rb"[A-Za-z]{2,12}"  # any other needs a path
 _BARE = (
     rb"(?:"
