@@ -65,7 +65,7 @@ _BIRTH_BEFORE = re.compile(
 _BIRTH_WORD = re.compile(r"生|born|birth|d\.?o\.?b|geb|n[ée]e? le|naiss|nacid|nacim|nat[oa] il|nascita", re.I)
 _BIRTH_AFTER = re.compile(r"\s{0,2}(?:出生|生(?![产效成日意活])|\(?(?:born|dob|date of birth)\b)", re.I)
 _CONTEXT_BEFORE = 48
-_TIME = re.compile(rb"[ T][0-9]{1,2}:")
+_NUMBERS = re.compile(rb"[0-9]+")
 _EDGE = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\xe0")
 _JOINS = b"-/."
 
@@ -124,13 +124,13 @@ def _is_date(text: str, written: bytes, two_digit_years: bool) -> bool:
         if not re.search("年.*月.*[日号號]", text):
             return False
         written = written.replace(b"\xc0", b" ")
-    time = _TIME.search(written)
-    numbers = [int(part) for part in re.findall(rb"[0-9]+", written[: time.start()] if time else written)]
+    parts = _NUMBERS.findall(written)[:3]  # a time of day may follow
+    numbers = [int(part) for part in parts]
     if len(numbers) == 2:
         month = _month(text)
         return month is not None and plausible_date(numbers[1], month, numbers[0])
     first, second, third = numbers
-    if first > 31 or (len(re.findall(rb"[0-9]+", written)[0]) == 4):
+    if first > 31 or len(parts[0]) == 4:
         return plausible_date(first if first > 99 else _full_year(first), second, third)
     if third < 100 and not two_digit_years and b"/" not in written:
         return False  # 1.2.13 and 10-12-20 are more often something else

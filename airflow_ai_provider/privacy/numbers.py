@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import re2
+
 from airflow_ai_provider.privacy import phones, validators
 from airflow_ai_provider.privacy.normalise import LETTER, View
 from airflow_ai_provider.privacy.regex import compile_bytes
@@ -37,8 +39,17 @@ _TIGHT = re.compile(rb"[0-9 ._\xb7-]+")
 """Separators inside card and identity numbers; phone numbers have brackets and slashes as well."""
 
 _CONTEXT_BEFORE = 40
-# Up to the end of the sentence; a colon may be followed by a line of its own.
-_CONTEXT_GAP = re.compile(r"[^0-9\[\].。；;\n\r!?！？]{0,16}|[ ]?[:：]\s{1,4}")
+# From a word to its number: no further than the end of the sentence. A colon may be followed by a line of its own, and
+# the stop of an abbreviation belongs to its word.
+_GAP = re.compile(r"[^0-9\[\].。；;\n\r!?！？]{0,16}|[ ]?[:：]\s{1,4}")
+_ABBREVIATED = (b"no", b"nr", b"num", b"tel")
+
+
+def _is_gap(before: bytes, start: int) -> bool:
+    """Whether what stands between a word that ends at ``start`` and the number is neither long nor a sentence's end."""
+    if before[start : start + 1] == b"." and before[:start].lower().endswith(_ABBREVIATED):
+        start += 1
+    return _GAP.fullmatch(before[start:].decode("utf-8", "replace")) is not None
 
 
 class Window(NamedTuple):
@@ -66,7 +77,7 @@ class NumberKind:
     valid: frozenset[int]
     """How many digits a valid one has (without a check letter)."""
     words: str
-    """Regular expression, whatever the case."""
+    """Pattern for RE2, whatever the case."""
     digits: tuple[int, int]
     """Fewest and most digits that are found by context alone."""
     word_suffices: bool = False
@@ -166,13 +177,11 @@ def _is_in(data: bytes, position: int, members: frozenset[int]) -> bool:
     return 0 <= position < len(data) and data[position] in members
 
 
-# A word ends here; the stop of an abbreviation belongs to it, any other ends the sentence.
-_WORD_ENDS = r"(?![A-Za-z_])(?:(?<=no|nr)\.|(?<=tel|num)\.)?"
 CN_ID = NumberKind(
     "cn_id",
     _cn_id,
     frozenset({17, 18}),
-    rf"身份证|身份証|身分證|证件号|公民身份号码|\b(?:id card|identity (?:card|number)|resident id){_WORD_ENDS}",
+    r"身份证|身份証|身分證|证件号|公民身份号码|\b(?:id card|identity (?:card|number)|resident id)\b",
     (14, 20),
 )
 CN_ID_15 = NumberKind("cn_id", _cn_id_15, frozenset({15}), CN_ID.words, CN_ID.digits)
@@ -181,26 +190,26 @@ CARD = NumberKind(
     "card",
     _card,
     frozenset(range(12, 20)),
-    rf"卡号|卡號|银行卡|信用卡|储蓄卡|借记卡|账号|帐号|账户"
-    rf"|\b(?:(?:credit|debit|bank|payment) ?card|card ?(?:no|num|number|nr)|visa|mastercard|amex|pan){_WORD_ENDS}",
+    r"卡号|卡號|银行卡|信用卡|储蓄卡|借记卡|账号|帐号|账户"
+    r"|\b(?:(?:credit|debit|bank|payment) ?card|card ?(?:no|num|number|nr)|visa|mastercard|amex|pan)\b",
     (10, 20),
 )
 SSN = NumberKind(
     "ssn",
     _ssn,
     frozenset({9}),
-    rf"社会安全号|社安号|\b(?:ssn|social security|social insurance|itin|taxpayer id(?:entification)?)"
-    rf"(?: ?(?:no|num|number|nr))?{_WORD_ENDS}",
+    r"社会安全号|社安号|\b(?:ssn|social security|social insurance|itin|taxpayer id(?:entification)?)"
+    r"(?: ?(?:no|num|number|nr))?\b",
     (9, 9),
 )
 BANK_ACCOUNT = NumberKind(
     "bank_account",
     _bank_account,
     frozenset(),
-    rf"账号|帐号|帳號|账户|帐户|户口号码|收款账|付款账"
-    rf"|\b(?:(?:bank |savings |checking |current |giro )?acc(?:oun)?t(?: ?(?:no|num|number|nr|id))?|a/c(?: no)?"
-    rf"|(?:routing|transit|aba)(?: (?:no|num|number))?|bsb|kontonummer|konto|num[eé]ro de (?:compte|cuenta)"
-    rf"|rekeningnummer){_WORD_ENDS}",
+    r"账号|帐号|帳號|账户|帐户|户口号码|收款账|付款账"
+    r"|\b(?:(?:bank |savings |checking |current |giro )?acc(?:oun)?t(?: ?(?:no|num|number|nr|id))?|a/c(?: no)?"
+    r"|(?:routing|transit|aba)(?: (?:no|num|number))?|bsb|kontonummer|konto|num[eé]ro de (?:compte|cuenta)"
+    r"|rekeningnummer)\b",
     (7, 20),
     word_suffices=True,
 )
@@ -208,9 +217,9 @@ PHONE = NumberKind(
     "phone",
     _phone,
     frozenset(range(7, 18)),
-    rf"电话|電話|手机|手機|联系方式|联系|聯繫|致电|拨打|座机|传真|热线|熱線"
-    rf"|\b(?:tel|telephone|phone|mobile|cell|cellphone|fax|desk|whatsapp|call|dial|sms|reach|contact|hotline|telefono|tel[eé]fono|telefon|handy"
-    rf"|t[eé]l[eé]phone|portable|m[oó]vil)(?: ?(?:me|us|him|her|at|on|no|num|number|nr))*{_WORD_ENDS}",
+    r"电话|電話|手机|手機|联系方式|联系|聯繫|致电|拨打|座机|传真|热线|熱線"
+    r"|\b(?:tel|telephone|phone|mobile|cell|cellphone|fax|desk|whatsapp|call|dial|sms|reach|contact|hotline"
+    r"|tel[eé]fono|telefon|handy|t[eé]l[eé]phone|portable|m[oó]vil)(?: ?(?:me|us|him|her|at|on|no|num|number|nr))*\b",
     (7, _MAX_DIGITS),
 )
 NUMBER_KINDS = (CN_ID, CARD, CN_ID_15, SSN, BANK_ACCOUNT, PHONE)
@@ -231,8 +240,9 @@ class NumberFinder:
     def __init__(self, kinds: Sequence[NumberKind], *, by_word: bool) -> None:
         self.kinds = tuple(kinds)
         self.by_word = by_word
-        self._named = {f"k{index}": kind for index, kind in enumerate(self.kinds)}
-        self._words = re.compile("|".join(f"(?P<{name}>{kind.words})" for name, kind in self._named.items()), re.I)
+        words = "|".join(f"({kind.words})" for kind in self.kinds)
+        # On UTF-8, where a Chinese character is no part of an English word beside it.
+        self._words = re2.compile(f"(?i:{words})".encode())
 
     def __call__(self, view: View) -> Iterator[Span]:
         """Yield spans of ``view.text``."""
@@ -244,12 +254,11 @@ class NumberFinder:
 
         Failing that, a telephone if a label says so right behind.
         """
-        before = text[max(0, start - _CONTEXT_BEFORE) : start]
+        before = text[max(0, start - _CONTEXT_BEFORE) : start].encode("utf-8", "replace")
         named: NumberKind | None = None
         for match in self._words.finditer(before):
-            assert match.lastgroup is not None
-            kind = self._named[match.lastgroup]
-            if kind.digits[0] <= digits <= kind.digits[1] and _CONTEXT_GAP.fullmatch(before, match.end()):
+            kind = next(kind for kind, word in zip(self.kinds, match.groups(), strict=True) if word is not None)
+            if kind.digits[0] <= digits <= kind.digits[1] and _is_gap(before, match.end()):
                 named = kind
         if named is None and PHONE in self.kinds and _LABEL_AFTER.match(text, end, end + 16):
             return PHONE
