@@ -118,21 +118,20 @@ class Detector:
 
     def find(self, text: str) -> list[Span]:
         """Return what is found, in order and disjoint. Offsets count code points of ``text``."""
-        return resolve(self.candidates(normalise.view(text)), _RANK)
+        found = self.candidates(normalise.view(text))
+        return resolve(found, _RANK) if found else found
 
-    def candidates(self, view: View) -> Iterator[Span]:
-        """Yield findings as they come; they may overlap."""
-        found = self._found(view)
-        if self._allowed:
-            return (span for span in found if not self._allowed.covers(view.text[span.start : span.end]))
-        return found
-
-    def _found(self, view: View) -> Iterator[Span]:
+    def candidates(self, view: View) -> list[Span]:
+        """Return findings as they come; they may overlap."""
+        found: list[Span] = []
         if self._gate is not None:
             for index in self._gate.open_for(view.data):
-                yield from self._scanners[index](view)
+                found += self._scanners[index](view)
         if self._patterns is not None:
-            yield from self._patterns.find(view.text)
+            found += self._patterns.find(view.text)
+        if found and self._allowed:
+            return [span for span in found if not self._allowed.covers(view.text[span.start : span.end])]
+        return found
 
 
 def _scanners(kinds: frozenset[str], by_word: bool) -> tuple[list[Scanner], list[bytes]]:

@@ -19,14 +19,15 @@ import re2
 
 from airflow_ai_provider.privacy import phones, validators
 from airflow_ai_provider.privacy.normalise import LETTER, View
-from airflow_ai_provider.privacy.regex import compile_bytes
+from airflow_ai_provider.privacy.regex import Gate
 from airflow_ai_provider.privacy.spans import Span
 
 SIGN = rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6}"
 """Where this is not, there is no number of any kind."""
 
 _SEPARATORS = b" ./()_\xb7-"
-RUN = compile_bytes(rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6,}")
+# Separators and digits are disjoint and a failed start has looked at 25 bytes at most, so ``re`` is linear here too.
+_RUN = re.compile(rb"[0-9](?:[ ./()_\xb7-]{0,3}[0-9]){6,}")
 _GROUP = re.compile(rb"[0-9]+")
 _WINDOW = 7
 _MAX_DIGITS = 20
@@ -67,7 +68,7 @@ class Window(NamedTuple):
         return self.data[self.start : self.end]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NumberKind:
     """A type of number: how it is validated, and the words that announce it."""
 
@@ -87,8 +88,10 @@ class NumberKind:
 def _card(_: View, window: Window) -> tuple[int, int] | None:
     if not validators.card(window.digits):
         return None
+    if len(window.groups) == 1:
+        return window.start, window.end
     sizes = [end - start for start, end in window.groups]
-    regular = len(sizes) == 1 or min(sizes[:-1]) >= 3 or max(sizes) == 1
+    regular = min(sizes[:-1]) >= 3 or max(sizes) == 1
     return (window.start, window.end) if regular and _TIGHT.fullmatch(window.written()) else None
 
 
@@ -240,13 +243,17 @@ class NumberFinder:
     def __init__(self, kinds: Sequence[NumberKind], *, by_word: bool) -> None:
         self.kinds = tuple(kinds)
         self.by_word = by_word
-        words = "|".join(f"({kind.words})" for kind in self.kinds)
+        self.phones = PHONE in self.kinds
+        self.by_count = [[kind for kind in self.kinds if count in kind.valid] for count in range(_MAX_DIGITS + 1)]
+        """The kinds of which a number of so many digits can be one."""
         # On UTF-8, where a Chinese character is no part of an English word beside it.
-        self._words = re2.compile(f"(?i:{words})".encode())
+        words = [f"(?i:{kind.words})".encode() for kind in self.kinds]
+        self._words = [re2.compile(pattern) for pattern in words]
+        self._named = Gate(words, re2.Options())
 
     def __call__(self, view: View) -> Iterator[Span]:
         """Yield spans of ``view.text``."""
-        for match in RUN.finditer(view.data):
+        for match in _RUN.finditer(view.data):
             yield from _Run(view, self, *match.span()).spans()
 
     def named_at(self, text: str, start: int, end: int, digits: int) -> NumberKind | None:
@@ -255,12 +262,14 @@ class NumberFinder:
         Failing that, a telephone if a label says so right behind.
         """
         before = text[max(0, start - _CONTEXT_BEFORE) : start].encode("utf-8", "replace")
-        named: NumberKind | None = None
-        for match in self._words.finditer(before):
-            kind = next(kind for kind, word in zip(self.kinds, match.groups(), strict=True) if word is not None)
-            if kind.digits[0] <= digits <= kind.digits[1] and _is_gap(before, match.end()):
-                named = kind
-        if named is None and PHONE in self.kinds and _LABEL_AFTER.match(text, end, end + 16):
+        nearest, named = -1, None
+        for index in self._named.open_for(before):
+            kind = self.kinds[index]
+            if kind.digits[0] <= digits <= kind.digits[1]:
+                for word in self._words[index].finditer(before):
+                    if word.end() > nearest and _is_gap(before, word.end()):
+                        nearest, named = word.end(), kind
+        if named is None and self.phones and _LABEL_AFTER.match(text, end, end + 16):
             return PHONE
         return named
 
@@ -313,8 +322,8 @@ class _Run:
         for upto in self._reach(first):
             window = self._window(first, upto)
             count = len(window.digits)
-            for kind in self.finder.kinds:
-                ends = kind.accept(self.view, window) if count in kind.valid else None
+            for kind in self.finder.by_count[count]:
+                ends = kind.accept(self.view, window)
                 if ends and not (upto == len(self.groups) and self.after_is_letter and ends[1] == window.end):
                     return upto, self._span(kind, *ends, count)
         return None

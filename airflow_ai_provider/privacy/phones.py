@@ -32,8 +32,8 @@ _GROUPED = re.compile(
 _IN_MOBILE = re.compile(rb"[6-9]\d{9}")
 _RU_TRUNK = re.compile(rb"8[ -]?\(?\d{3}\)?[ -]?\d{3}[ -]?\d{2}[ -]?\d{2}")
 _TRUNK_BARE = re.compile(rb"0[1-9]\d{8,9}")
-_AMOUNT_BEFORE = re.compile(rb"(?:\$|\b(?:USD|EUR|GBP|CNY|RMB|JPY|HKD|CHF|Rs))[ .]?$")
-_AMOUNT_AFTER = re.compile(rb"[ ]?(?:%|\$|(?:USD|EUR|GBP|CNY|RMB|JPY|HKD|CHF|SEK|NOK|DKK|PLN|kr|euros?|dollars?)\b)")
+_CURRENCIES = frozenset(b"USD EUR GBP CNY RMB JPY HKD CHF SEK NOK DKK PLN AUD CAD SGD INR".split())
+_AMOUNT_AFTER = re.compile(rb"[ ]?(?:%|\$|(?:" + b"|".join(sorted(_CURRENCIES)) + rb"|kr|euros?|dollars?)\b)")
 _STREET_WORDS = (
     rb"street|st|avenue|ave|road|rd|drive|dr|lane|ln|boulevard|blvd|court|ct|place|pl|square|sq|terrace|way|crescent"
     rb"|close|highway|parkway|suite|apt|apartment|unit|rue|via|calle|rua|stra(?:ss|\xe0)e|weg|gasse|platz|gade|gatan"
@@ -96,8 +96,8 @@ def is_grouped(window: bytes, digits: bytes, neighbours: bytes) -> bool:
 
 def is_amount(view: View, start: int, end: int) -> bool:
     """Whether grouped digits are an amount of money: ``12 345 678 EUR``. Offsets count bytes of the view."""
-    before, after = view.data[max(0, start - 12) : start], view.data[end : end + 12]
-    return bool(_AMOUNT_BEFORE.search(before) or _AMOUNT_AFTER.match(after))
+    before = view.data[max(0, start - 5) : start].rstrip(b" .")
+    return before.endswith(b"$") or before[-3:] in _CURRENCIES or bool(_AMOUNT_AFTER.match(view.data, end))
 
 
 def is_address(view: View, start: int, end: int, *, surely: bool) -> bool:

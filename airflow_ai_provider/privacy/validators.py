@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import date
+from string import ascii_uppercase
 
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 
@@ -42,6 +43,8 @@ IBAN_LENGTHS = {
     }.items()
     for code in codes.split()
 }
+
+_IBAN_DIGITS = {ord(letter): str(value) for value, letter in enumerate(ascii_uppercase, start=10)}
 
 
 def luhn(digits: bytes) -> bool:
@@ -111,7 +114,7 @@ def iban(code: bytes) -> bool:
     if IBAN_LENGTHS.get(upper[:2].decode("ascii")) != len(upper):
         return False
     turned = upper[4:] + upper[:4]
-    return int("".join(str(int(chr(char), 36)) for char in turned)) % 97 == 1
+    return int(turned.decode("ascii").translate(_IBAN_DIGITS)) % 97 == 1
 
 
 def ipv4(address: bytes) -> bool:
