@@ -36,19 +36,22 @@ _MONTHS = {
     for name in names.split()
 }
 _WORD = rb"[A-Za-z\xe0]{3,10}"
-_DAY_FIRST = rb"[0-9]{1,2}(?:st|nd|rd|th|er|\.)?[ -](?:de |of )?" + _WORD + rb"[.,]{0,2}[ -](?:de |of )?[0-9]{4}"
-_MONTH_FIRST = _WORD + rb"\.? [0-9]{1,2}(?:st|nd|rd|th)?(?:,? |,)[0-9]{4}"
-_NUMERIC = (
-    rb"[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}(?:[ T][0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?)?"
-    rb"|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:[0-9]{4}|[0-9]{2})"
+_DAY_FIRST = (
+    rb"[0-9]{1,2}(?:st|nd|rd|th|er|\.)?[ -](?:de |of )?" + _WORD + rb"[.,]{0,2}[ -](?:de |of )?[0-9]{4}"
+    rb"|[0-9]{1,2}-[A-Za-z]{3}-[0-9]{2}"
 )
+_MONTH_FIRST = _WORD + rb"\.? [0-9]{1,2}(?:st|nd|rd|th)?(?:,? |,)[0-9]{4}|" + _WORD + rb"[ -][12][0-9]{3}"
+_TIME = rb"(?:[ T][0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+_NUMERIC = (
+    rb"[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}" + _TIME
+) + rb"|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:[0-9]{4}|[0-9]{2})|[0-9]{1,2}/[12][0-9]{3}"
 # Chinese: year, month and day are marked; the view holds one WIDE byte for each mark.
 _MARKED = rb"(?:[0-9]{4}|[0-9]{2}) ?\xc0 ?[0-9]{1,2} ?\xc0 ?[0-9]{1,2} ?\xc0"
 _DATE = compile_bytes(b"|".join((_DAY_FIRST, _MONTH_FIRST, _NUMERIC, _MARKED)))
 _COMPACT = compile_bytes(rb"(?:19|20)[0-9]{6}|[0-9]{2}(?:0[1-9]|1[0-2])[0-3][0-9]")
 SIGN = (
     rb"[a-z\xe0][.,]{0,2}[ -](?:de |of )?[12][0-9]{3}|[a-z\xe0]\.? [0-9]{1,2}(?:st|nd|rd|th)?[, ]{1,2}[12][0-9]{3}"
-    rb"|[0-9][-/.][0-9]{1,2}[-/.][0-9]|[0-9] ?\xc0 ?[0-9]{1,2} ?\xc0 ?[0-9]"
+    rb"|[0-9][-/.][0-9]{1,2}[-/.][0-9]|[0-9]-[A-Za-z]{3}-[0-9]|[0-9]/[12][0-9]{3}|[0-9] ?\xc0 ?[0-9]{1,2} ?\xc0 ?[0-9]"
 )
 BIRTH_SIGN = (
     rb"(?i:born|birth|d\.?o\.?b|geb|n\xe0e? le|naiss|nacid|nacim|nat[oa] il|nascita)"
@@ -66,6 +69,7 @@ _BIRTH_WORD = re.compile(r"生|born|birth|d\.?o\.?b|geb|n[ée]e? le|naiss|nacid|
 _BIRTH_AFTER = re.compile(r"\s{0,2}(?:出生|生(?![产效成日意活])|\(?(?:born|dob|date of birth)\b)", re.I)
 _CONTEXT_BEFORE = 48
 _NUMBERS = re.compile(rb"[0-9]+")
+_MARKS = re.compile("年.*月.*[日号號]")
 _EDGE = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\xe0")
 _JOINS = b"-/."
 
@@ -104,7 +108,7 @@ def _compact_dates(view: View) -> Iterator[tuple[int, int]]:
         digits = match.group()
         if _goes_on(data, start, end):
             continue
-        year = int(digits[:-4]) if len(digits) == 8 else _full_year(int(digits[:2]))
+        year = _full_year(int(digits[:-4]))
         if plausible_date(year, int(digits[-4:-2]), int(digits[-2:])):
             yield view.original(start, end)
 
@@ -121,21 +125,30 @@ def _goes_on(data: bytes, start: int, end: int) -> bool:
 
 def _is_date(text: str, written: bytes, two_digit_years: bool) -> bool:
     if 0xC0 in written:
-        if not re.search("年.*月.*[日号號]", text):
+        if not _MARKS.search(text):
             return False
         written = written.replace(b"\xc0", b" ")
     parts = _NUMBERS.findall(written)[:3]  # a time of day may follow
     numbers = [int(part) for part in parts]
-    if len(numbers) == 2:
-        month = _month(text)
-        return month is not None and plausible_date(numbers[1], month, numbers[0])
+    if len(numbers) < 3:
+        return _has_month(text, numbers)
     first, second, third = numbers
     if first > 31 or len(parts[0]) == 4:
-        return plausible_date(first if first > 99 else _full_year(first), second, third)
-    if third < 100 and not two_digit_years and b"/" not in written:
-        return False  # 1.2.13 and 10-12-20 are more often something else
-    year = third if third > 99 else _full_year(third)
+        return plausible_date(_full_year(first), second, third)
+    if third < 100 and not two_digit_years and not (b"/" in written or all(len(part) == 2 for part in parts)):
+        return False  # 1.2.13 is more often something else
+    year = _full_year(third)
     return plausible_date(year, second, first) or plausible_date(year, first, second)
+
+
+def _has_month(text: str, numbers: list[int]) -> bool:
+    """A month's name with a year, and with a day before; or 5/1990."""
+    month = _month(text)
+    if len(numbers) == 1:
+        return month is not None and plausible_date(numbers[0], month, 1)
+    if month is None:
+        return "/" in text and numbers[0] <= 12 and plausible_date(numbers[1], numbers[0], 1)
+    return plausible_date(_full_year(numbers[1]), month, numbers[0])
 
 
 def _month(text: str) -> int | None:
@@ -147,6 +160,8 @@ def _month(text: str) -> int | None:
     return None
 
 
-def _full_year(short: int) -> int:
-    """A two-digit year as a year of birth: 1930 to 2029."""
-    return 1900 + short if short >= 30 else 2000 + short
+def _full_year(year: int) -> int:
+    """Two digits as a year of birth, 1930 to 2029; anything else as it is."""
+    if year > 99:
+        return year
+    return 1900 + year if year >= 30 else 2000 + year

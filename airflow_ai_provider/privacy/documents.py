@@ -60,7 +60,7 @@ PASSPORT = Document(
         rb"(?:[A-Za-z]{1,2}[ -]?)?[0-9](?:[ -]?[0-9]){5,8}|[0-9]{2}[A-Za-z]{2}[0-9]{5}"
         rb"|[CFGHJKcfghjk][CFGHJKLMNPRTVWXYZcfghjklmnprtvwxyz0-9]{8}"
     ),
-    _behind(_PART + rb"(?:-" + _PART + rb"){0,3}"),
+    _behind(rb"(?:[A-Za-z]{1,3}-)?" + _PART + rb"(?:-" + _PART + rb"){0,3}"),
 )
 DRIVER_LICENSE = Document(
     "driver_license",

@@ -244,7 +244,8 @@ class NumberFinder:
         self.kinds = tuple(kinds)
         self.by_word = by_word
         self.phones = PHONE in self.kinds
-        self.by_count = [[kind for kind in self.kinds if count in kind.valid] for count in range(_MAX_DIGITS + 1)]
+        counts = range(_MAX_DIGITS + 1)
+        self.by_count = {count: [kind for kind in self.kinds if count in kind.valid] for count in counts}
         """The kinds of which a number of so many digits can be one."""
         # On UTF-8, where a Chinese character is no part of an English word beside it.
         words = [f"(?i:{kind.words})".encode() for kind in self.kinds]
@@ -267,7 +268,7 @@ class NumberFinder:
             kind = self.kinds[index]
             if kind.digits[0] <= digits <= kind.digits[1]:
                 for word in self._words[index].finditer(before):
-                    if word.end() > nearest and _is_gap(before, word.end()):
+                    if word.end() >= nearest and _is_gap(before, word.end()):
                         nearest, named = word.end(), kind
         if named is None and self.phones and _LABEL_AFTER.match(text, end, end + 16):
             return PHONE
@@ -322,7 +323,7 @@ class _Run:
         for upto in self._reach(first):
             window = self._window(first, upto)
             count = len(window.digits)
-            for kind in self.finder.by_count[count]:
+            for kind in self.finder.by_count.get(count, ()):
                 ends = kind.accept(self.view, window)
                 if ends and not (upto == len(self.groups) and self.after_is_letter and ends[1] == window.end):
                     return upto, self._span(kind, *ends, count)
