@@ -94,7 +94,7 @@ def test_each_kind_is_found_whole(text: str, expected: list[tuple[str, str]]) ->
         "2 people on the street saw 3 Cats cross the Road",
         "他买了3号电池，中山路小学3班",
         "生产日期和生效日期待定",
-        "1.2.13, 13/2020, 2024-13-45",
+        "1.2.13, 13/2020, 30/02/2024",
         "done.It was foo.py, e.g. this",
         "we speak of a token economy of considerableproportions",
         "the password is reset",
