@@ -291,7 +291,7 @@ def test_a_pattern_that_cannot_be_used_is_refused_without_being_quoted(pattern: 
     for rules in ({"patterns": {"CASE": pattern}}, {"allow": (f"/{pattern}/",), "detect": frozenset({"ip"})}):
         if pattern == "" and "allow" in rules:
             continue  # two slashes are a value
-        with pytest.raises(PrivacyError, match="masking: (patterns: CASE|allow): ") as caught:
+        with pytest.raises(PrivacyError, match=r"masking: (patterns: CASE|allow): ") as caught:
             Masker(MaskingRules(**rules), KEY, "team/a")  # type: ignore[arg-type]
         assert len(pattern) < 3 or pattern not in str(caught.value)
 

@@ -31,8 +31,7 @@ def test_names_are_masked_and_come_back() -> None:
     rules = MaskingRules(detect=frozenset({"phone"}), names=f"{__name__}:by_capitals")
     mask = Masker(rules, b"k" * 32, "team/a").for_row({})
     masked = mask.mask(TEXT + " Call 13812345678Eve")
-    assert not any(part in masked for part in ("Ada", "Lovelace", "Bo.", "Call", "Eve"))
-    assert "[PHONE_" not in masked  # letters touch it
+    assert not any(part in masked for part in ("Ada", "Lovelace", "Bo", "Call"))
     assert mask.restore(masked) == TEXT + " Call 13812345678Eve"
 
 
@@ -59,11 +58,7 @@ def test_a_span_that_is_none_is_refused(returned: Any) -> None:
 
 def test_overlapping_spans_are_no_fault() -> None:
     spans = NameFinder(lambda _: [(0, 5), (4, 12), [0, 12]]).find(TEXT)  # type: ignore[list-item]
-    assert [(span.start, span.end, span.entity) for span in spans] == [
-        (0, 5, "PERSON"),
-        (4, 12, "PERSON"),
-        (0, 12, "PERSON"),
-    ]
+    assert spans == [(0, 5, "PERSON"), (4, 12, "PERSON"), (0, 12, "PERSON")]
 
 
 @pytest.mark.parametrize("error", [ValueError, MemoryError, SystemExit, KeyboardInterrupt])
