@@ -136,7 +136,10 @@ class Masker:
         covered: list[Span] = []
         rest = text
         for _ in range(_MAX_ROUNDS):
-            spans = resolve([*named, *covered, *self._findings(rest, known)], _RANK)
+            findings = [*named, *self._findings(rest, known)]
+            if any(not 0 <= start < end <= len(text) for start, end, _ in findings):
+                raise PrivacyError("masking: a detector returned a span that is not within the text; it is not sent")
+            spans = resolve([*covered, *findings], _RANK)
             if spans == covered or not _may_uncover(text, spans):
                 return spans
             covered = spans
