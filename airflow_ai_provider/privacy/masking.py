@@ -14,7 +14,6 @@ The map from tokens to values lives in ``RowMask`` and is computed again from th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -36,11 +35,7 @@ TEXT = "TEXT"
 """Type of what is masked only because it reads as a token."""
 _RANK = (*map(str.upper, KINDS), TEXT)
 _MAX_ROUNDS = 32
-"""Searches of one text; two or three are the most that ordinary texts take."""
-# What may stand next to a finding without a second search: see _may_uncover.
-_MARK = r"[,;!?，；！？。、\u4e00-\u9fff]"
-_QUIET_AFTER = re.compile(rf"\Z|{_MARK}|\s[^\d]{{0,3}}\Z")
-_QUIET_BEFORE = re.compile(rf"(?:\A|{_MARK}|\A[^\d]{{0,3}}\s)\Z")
+"""Searches of one text; ordinary texts take two, the second of which finds nothing more."""
 
 _Result = TypeVar("_Result")
 
@@ -130,7 +125,7 @@ class Masker:
         """Everything to mask: what is found, and what is found once that is gone.
 
         A number that touches a name is part of a longer word, until the name is masked; so the rest is searched
-        again, with tokens' brackets in place of what was found, until nothing more is found.
+        again, with tokens' brackets in place of what was found, until nothing more is found: once for most texts.
         """
         named = self._names.find(text) if self._names else []
         covered: list[Span] = []
@@ -140,7 +135,7 @@ class Masker:
             if any(not 0 <= start < end <= len(text) for start, end, _ in findings):
                 raise PrivacyError("masking: a detector returned a span that is not within the text; it is not sent")
             spans = resolve([*covered, *findings], _RANK)
-            if spans == covered or not _may_uncover(text, spans):
+            if spans == covered:
                 return spans
             covered = spans
             rest = _blanked(text, covered)
@@ -279,19 +274,6 @@ def _places(text: str, minted: Iterable[str]) -> Iterator[Span]:
 
 def _within(span: Span, part: Span) -> bool:
     return part.start <= span.start and span.end <= part.end
-
-
-def _may_uncover(text: str, spans: Iterable[Span]) -> bool:
-    """Whether something stands so close to a span that masking the span could change what it is taken for.
-
-    A sentence mark or a Chinese character ends every pattern. So does a blank, except for numbers, which may go on
-    after it.
-    """
-    for start, end, _ in spans:
-        before, after = text[max(0, start - 4) : start], text[end : end + 4]
-        if not (_QUIET_BEFORE.search(before) and _QUIET_AFTER.match(after)):
-            return True
-    return False
 
 
 def _blanked(text: str, spans: Iterable[Span]) -> str:
