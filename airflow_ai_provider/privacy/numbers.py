@@ -86,7 +86,7 @@ class NumberKind:
 
 
 def _card(_: View, window: Window) -> tuple[int, int] | None:
-    if not validators.card(window.digits):
+    if not validators.card(window.digits) or window.data[window.start - 1 : window.start] == b"+":
         return None
     if len(window.groups) == 1:
         return window.start, window.end

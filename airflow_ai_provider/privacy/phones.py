@@ -23,7 +23,7 @@ _CN_LANDLINE = re.compile(
 _NANP = re.compile(rb"(?:\+?1[ .-]?)?(?:\(\d{3}\)[ -]{0,2}|\d{3}([ .-]))\d{3}[ .-]?\d{4}")
 _NANP_BARE = re.compile(rb"[2-9]\d\d[2-9]\d{6}")
 _INTERNATIONAL = re.compile(rb"\(?(?:\+ ?\(?|00)[1-9][0-9 ()./_\xb7-]*\d")
-_TRUNK = re.compile(rb"(?:\(0\d{1,5}\)|0\d{0,5})(?:[ ./-]{1,3}\d{2,8}){1,5}")
+_TRUNK = re.compile(rb"(?:\(0\d{1,5}\)|0\d{0,5})(?:[ ./-]{1,3}\d{1,8}){1,5}")
 _AREA = re.compile(rb"\(\d{2,5}\)[ /-]{0,2}(?:\d{1,3}/)?\d{3,8}(?:[ -]?\d{2,5}){0,2}")
 _GROUPED = re.compile(
     rb"\d{2,5}([ .-])\d{2,4}(?:\1\d{2,4}){1,4}|\d{2,4}[ .-]\d{4}|\d{5}[ .-]\d{5}|\d{2,5}[ -]\d{6,8}"
@@ -31,7 +31,7 @@ _GROUPED = re.compile(
 )
 _IN_MOBILE = re.compile(rb"[6-9]\d{9}")
 _RU_TRUNK = re.compile(rb"8[ -]?\(?\d{3}\)?[ -]?\d{3}[ -]?\d{2}[ -]?\d{2}")
-_TRUNK_BARE = re.compile(rb"0[1-9]\d{8,9}")
+_TRUNK_BARE = re.compile(rb"0[1-9]\d{7,9}")
 _CURRENCIES = frozenset(b"USD EUR GBP CNY RMB JPY HKD CHF SEK NOK DKK PLN AUD CAD SGD INR".split())
 _AMOUNT_AFTER = re.compile(rb"[ ]?(?:%|\$|(?:" + b"|".join(sorted(_CURRENCIES)) + rb"|kr|euros?|dollars?)\b)")
 _STREET_WORDS = (
@@ -66,7 +66,7 @@ def has_own_form(window: bytes, digits: bytes) -> bool:
         return True
     if (window[0] == 48 or window[:2] == b"(0") and _has_trunk(window, count):
         return True
-    return window[0] == 40 and 7 <= count <= 12 and _AREA.fullmatch(window) is not None
+    return window[0] == 40 and 7 <= count <= 13 and _AREA.fullmatch(window) is not None
 
 
 def _has_trunk(window: bytes, count: int) -> bool:
@@ -75,7 +75,7 @@ def _has_trunk(window: bytes, count: int) -> bool:
         return True
     if not _TRUNK.fullmatch(window) or is_date(window):
         return False
-    return 9 <= count <= 12 or (count == 8 and not _YEAR.fullmatch(window[-4:])) or (count <= 14 and b"/" in window)
+    return 9 <= count <= 13 or (count == 8 and not _YEAR.fullmatch(window[-4:])) or (count <= 14 and b"/" in window)
 
 
 def is_grouped(window: bytes, digits: bytes, neighbours: bytes) -> bool:
