@@ -40,7 +40,7 @@ class Document:
     def find(self, view: View, *, by_word: bool) -> Iterator[Span]:
         """Yield the number behind each word."""
         for word in self.words.finditer(view.text):
-            start = view.index(word.end())
+            start = view.byte_at(word.end())
             found, digits = self.form.match(view.data, start, start + _REACH), 4
             if found is None and by_word and self.loose:
                 found, digits = self.loose.match(view.data, start, start + _REACH), 5

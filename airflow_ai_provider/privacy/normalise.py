@@ -18,6 +18,7 @@ import codecs
 import unicodedata
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WIDE = 0xC0
 LETTER = 0xE0
@@ -106,8 +107,7 @@ _FOLDING = "airflow-ai-fold"
 codecs.register_error(_FOLDING, _fold)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A text as patterns see it."""
 
     text: str
@@ -122,7 +122,7 @@ class View:
             return start, end
         return self.positions[start], self.positions[end - 1] + 1
 
-    def index(self, offset: int) -> int:
+    def byte_at(self, offset: int) -> int:
         """The index in ``data`` of the first visible character at or after an offset of ``text``."""
         return offset if self.positions is None else bisect_left(self.positions, offset)
 

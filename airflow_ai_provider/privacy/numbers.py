@@ -286,13 +286,17 @@ class _Run:
         self.after_is_letter = _is_in(view.data, end, _LETTERS)
 
     def spans(self) -> Iterator[Span]:
-        free = 0
-        index = 0
-        while index < len(self.groups):
-            found = self._validated(index)
-            if found is None and index == 0 and (whole := self._named()):
-                yield whole
+        count = len(self.groups)
+        found = self._validated(0)
+        if found is None:
+            # A word that names the whole run decides: no phone number is looked for inside a mistyped card number.
+            announced = list(self._announced(0, count))
+            if count == 1 or (announced and announced[0].entity != PHONE.entity and self._is_whole(announced[0])):
+                yield from announced
                 return
+        free = index = 0
+        while index < count:
+            found = found or self._validated(index)
             if found is None:
                 index += 1
                 continue
@@ -300,14 +304,10 @@ class _Run:
             yield from self._announced(free, index)
             yield span
             free = index = upto
-        yield from self._announced(free, len(self.groups))
+            found = None
+        yield from self._announced(free, count)
 
-    def _named(self) -> Span | None:
-        """The whole run, if a word says what it is: a mistyped card number is not searched for phone numbers."""
-        whole = list(self._announced(0, len(self.groups)))
-        return whole[0] if whole and whole[0].entity != PHONE.entity and self._covers(whole[0]) else None
-
-    def _covers(self, span: Span) -> bool:
+    def _is_whole(self, span: Span) -> bool:
         return self.view.original(self.groups[0][0], self.groups[-1][1]) == (span.start, span.end)
 
     def _window(self, first: int, upto: int) -> Window:
@@ -339,6 +339,9 @@ class _Run:
     def _reach(self, first: int) -> Iterator[int]:
         """Ends of the windows worth trying, longest first."""
         count = len(self.groups)
+        if count == 1:
+            yield 1
+            return
         if first == 0 and _WINDOW < count <= _MAX_DIGITS:
             yield count  # every digit on its own
         ends = []
