@@ -56,7 +56,7 @@ SIGN = (
 )
 BIRTH_SIGN = (
     rb"(?i:born|birth|d\.?o\.?b|geb|n\xe0e? le|naiss|nacid|nacim|nat[oa] il|nascita)"
-    rb"|\xc0[^0-9\xc0]{0,4}[0-9]{2}|[0-9]\xc0"
+    rb"|\xc0[^0-9\xc0.;\n!?]*[0-9]|[0-9]\xc0"
 )
 
 _BIRTH_BEFORE = re.compile(

@@ -76,8 +76,8 @@ DRIVER_LICENSE = Document(
 SORT_CODE = Document(
     "bank_account", re.compile(r"\bsort[ -]?code", re.I), _behind(rb"[0-9]{2}[ -]?[0-9]{2}[ -]?[0-9]{2}"), None
 )
-PASSPORT_SIGN = rb"(?i:pass(?:e?port|aporto)|pasaporte|reisepass)|\xc0[^0-9\xc0]{0,4}[0-9]{2}"
-DRIVER_LICENSE_SIGN = rb"(?i:driv|f.hrersch|permis )|\xc0[^0-9\xc0]{0,4}[0-9]{2}"
+PASSPORT_SIGN = rb"(?i:pass(?:e?port|aporto)|pasaporte|reisepass)|\xc0[^0-9\xc0.;\n!?]*[0-9]"
+DRIVER_LICENSE_SIGN = rb"(?i:driv|f.hrersch|permis )|\xc0[^0-9\xc0.;\n!?]*[0-9]"
 SORT_CODE_SIGN = rb"(?i:sort[ -]?code)"
 
 # GA 36-2018: province, office, and five characters of which two may be letters; six with one of the first for the
