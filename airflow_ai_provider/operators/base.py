@@ -11,7 +11,6 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
 from airflow_ai_provider.errors import AIProviderError, SourceError, TransientError
-from airflow_ai_provider.privacy.logs import redact_package_logs
 from airflow_ai_provider.rows.shard import Shard, parse_shard
 
 _TERMINATED = 143
@@ -36,6 +35,8 @@ class HeartOperator(BaseOperator):
     """An operator that hands its work to the heart: subclasses implement ``run``."""
 
     def execute(self, context: Context) -> Any:
+        from airflow_ai_provider.privacy.logs import redact_package_logs  # not while DAG files are parsed
+
         redact_package_logs()
         with airflow_errors():
             return self.run(context)

@@ -54,24 +54,26 @@ class RedactingFilter(logging.Filter):
             record.exc_info = record.exc_text = None
 
 
-class _Gate(logging.Handler):
-    """Hands what the package's loggers say, present and future ones, on to whoever listened before."""
+_NAME = "airflow-ai-redaction"
+
+
+class _Silent(logging.Handler):
+    """Writes nothing; it is there for its filter."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        parent = logging.getLogger(PACKAGE).parent
-        if parent is not None:
-            parent.callHandlers(record)
+        """Nothing: the record goes on to the handlers further up, as its filter left it."""
 
 
 def redact_package_logs() -> None:
-    """From now on every record of the package's loggers is redacted before any handler sees it. Harmless twice.
+    """From now on every record of the package's loggers is redacted before any handler further up sees it.
 
-    A filter on a logger does not see records of its children, so it is put on a handler that all of them reach.
+    A filter on a logger does not see records of its children, so it is put on a handler that all of them pass. Harmless
+    twice.
     """
     logger = logging.getLogger(PACKAGE)
-    if any(isinstance(handler, _Gate) for handler in logger.handlers):
+    if any(handler.name == _NAME for handler in logger.handlers):
         return
-    gate = _Gate()
-    gate.addFilter(RedactingFilter())
-    logger.addHandler(gate)
-    logger.propagate = False
+    handler = _Silent()
+    handler.name = _NAME
+    handler.addFilter(RedactingFilter())
+    logger.addHandler(handler)

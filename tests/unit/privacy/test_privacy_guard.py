@@ -41,7 +41,7 @@ def test_redacting_leaves_the_rest() -> None:
 def package_log() -> Iterator[io.StringIO]:
     """What a handler of the root logger gets of the package's records, as Airflow's would."""
     logger, root = logging.getLogger(PACKAGE), logging.getLogger()
-    before = list(logger.handlers), logger.propagate, root.level
+    before = list(logger.handlers), root.level
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     root.addHandler(handler)
@@ -50,8 +50,8 @@ def package_log() -> Iterator[io.StringIO]:
     redact_package_logs()
     yield written
     root.removeHandler(handler)
-    root.setLevel(before[2])
-    logger.handlers, logger.propagate = before[0], before[1]
+    root.setLevel(before[1])
+    logger.handlers = before[0]
 
 
 def test_messages_arguments_and_exceptions_are_redacted_once_for_every_logger(package_log: io.StringIO) -> None:
