@@ -122,13 +122,13 @@ class _Values:
         if not self._values:
             return
         plain = text.translate(_TABLE)
-        there = self._candidates(plain)
-        if not there and _HIDDEN not in plain and not _IS_WIDE.search(plain):
+        if _HIDDEN not in plain and not self._candidates(plain):
             return
         folded = _squeeze(plain)
         for value in self._candidates(folded.text):
             rest = folded.text  # "Lee, Ann" is no other form of a name in "Ann Lee, Ann Lee"
-            for form in (value, *variants(value)) if self._varied else (value,):
+            forms = (value, *variants(value)) if self._varied else (value,)
+            for form in [form for form in forms if form in rest]:
                 places = list(_occurrences(rest, form))
                 for start, end in places:
                     yield Span(folded.original(start), folded.original(end - 1) + 1, self._values[value])
