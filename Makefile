@@ -11,6 +11,7 @@ RUN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed
 STAMP_DEV := .venv/.installed-dev
+STAMP_BENCH := .venv/.installed-bench
 
 .PHONY: help install demo test standalone bench lint clean
 
@@ -29,7 +30,7 @@ test: $(STAMP_DEV) ## start the real servers, run every test, stop them
 	@$(RUN)/python scripts/ensure_services.py
 	@$(RUN)/python -m pytest $(ARGS)
 
-bench: $(STAMP_DEV) ## run the benchmarks and print their tables
+bench: $(STAMP_BENCH) ## run the benchmarks and print their tables
 	@$(RUN)/python scripts/ensure_services.py
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(RUN)/python "$$script" || exit 1; done
 
@@ -60,3 +61,7 @@ $(STAMP): $(UV) uv.lock pyproject.toml
 $(STAMP_DEV): $(UV) uv.lock pyproject.toml
 	@$(call sync,--group dev)
 	@touch $(STAMP) $@
+
+$(STAMP_BENCH): $(STAMP_DEV)
+	@$(call sync,--group dev --group bench)
+	@touch $@

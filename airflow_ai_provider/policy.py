@@ -17,13 +17,45 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from airflow_ai_provider.errors import PolicyError
+from airflow_ai_provider.patterns import compile_pattern
 
 Tier = Literal["simple", "medium", "complex"]
 TIERS: tuple[Tier, ...] = ("simple", "medium", "complex")
-EntityName = Literal["email", "phone", "card", "cn_id", "iban", "ip", "secret"]
+EntityName = Literal[
+    "standard",
+    "all",
+    "email",
+    "phone",
+    "card",
+    "cn_id",
+    "iban",
+    "ip",
+    "secret",
+    "ssn",
+    "passport",
+    "driver_license",
+    "bank_account",
+    "cn_plate",
+    "mac",
+    "birth_date",
+    "date",
+    "url",
+    "address",
+]
+TypeName = Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{0,18}[A-Z]$")]
+"""What a token says it stands for, such as ``PERSON``."""
 NO_MASKING = "off"
 DEFAULT_RPM = 1000
 """Requests per minute of a deployment for which the policy says nothing."""
@@ -257,16 +289,43 @@ class Budget(_Section):
         return all(mine is None or mine == theirs for mine, theirs in wanted)
 
 
+def _listed(value: Any) -> Any:
+    """One name may stand without the brackets of a list."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _usable(pattern: str) -> str:
+    """Raises ``ValueError`` that says why a user's pattern cannot be used."""
+    compile_pattern(pattern)
+    return pattern
+
+
+def _usable_entry(entry: str) -> str:
+    if len(entry) > 2 and entry[0] == entry[-1] == "/":
+        _usable(entry[1:-1])
+    if not entry.strip():
+        raise ValueError("expected a value, or a pattern between slashes")
+    return entry
+
+
 class MaskingProfile(_Section):
     """What is masked: kinds of values found anywhere, and columns whose value is masked wherever it stands."""
 
-    detect: tuple[EntityName, ...] = ()
-    columns: dict[str, Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{1,19}$")]] = Field(default_factory=dict)
+    detect: Annotated[tuple[EntityName, ...], BeforeValidator(_listed)] = ()
+    columns: dict[str, TypeName] = Field(default_factory=dict)
+    confidence: Literal["validated", "context"] = "context"
+    """``context`` also takes what fails its check but stands next to a word that names it."""
+    patterns: dict[TypeName, Annotated[str, AfterValidator(_usable)]] = Field(default_factory=dict, max_length=50)
+    allow: tuple[Annotated[str, AfterValidator(_usable_entry)], ...] = Field(default=(), max_length=1000)
+    skip: tuple[str, ...] = ()
+    names: Annotated[str, Field(pattern=r"^(?:presidio|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")] | None = None
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if not self.detect and not self.columns:
+        if not (self.detect or self.columns or self.patterns or self.names):
             raise ValueError("masks nothing: name kinds under detect or columns, or set the route's masking to off")
+        if both := sorted(self.columns.keys() & set(self.skip)):
+            raise ValueError(f"column {both[0]!r} stands under columns and under skip; take it out of one")
         return self
 
 

@@ -62,6 +62,8 @@ class Preparer:
         mask = self._masker.for_row(row, record) if self._masker else None
         if mask is not None:
             messages = [{**message, "content": mask.mask(message["content"])} for message in messages]
+            for message in messages:
+                mask.check(message["content"])
         text = "\n".join(message["content"] for message in messages)
         try:
             size = len(text.encode())
@@ -87,5 +89,5 @@ def open_masker(policy: Policy, route: Route, keyring: Keyring, *, team: str, sc
 
 def profile_masker(profile: MaskingProfile, keyring: Keyring, *, team: str, scope: str) -> Masker:
     """The masker of a profile: a team's own key, so that two teams have no token in common."""
-    rules = MaskingRules(detect=frozenset(profile.detect), columns=dict(profile.columns))
+    rules = MaskingRules.of(profile)
     return Masker(rules, keyring.derive(_TOKENS_PURPOSE, team), scope)

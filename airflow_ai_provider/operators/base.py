@@ -36,6 +36,9 @@ class HeartOperator(BaseOperator):
     """An operator that hands its work to the heart: subclasses implement ``run``."""
 
     def execute(self, context: Context) -> Any:
+        from airflow_ai_provider.privacy.logs import redact_package_logs  # not while DAG files are parsed
+
+        redact_package_logs()
         with airflow_errors():
             return self.run(context)
 

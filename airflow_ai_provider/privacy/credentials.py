@@ -6,10 +6,12 @@ passwords are found only where an assignment names them.
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 
-from airflow_ai_provider.privacy.normalise import LETTER, View
+from airflow_ai_provider.privacy.normalise import LETTER, WIDE, View
 from airflow_ai_provider.privacy.regex import compile_bytes
 from airflow_ai_provider.privacy.spans import Span
 
@@ -35,7 +37,9 @@ _KEYS = compile_bytes(
             rb"LTAI[A-Za-z0-9]{12,26}|AKID[A-Za-z0-9]{13,40}",  # Alibaba Cloud, Tencent Cloud
             rb"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",  # Telegram bot
             rb"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # JWT
-            rb"AGE-SECRET-KEY-1[A-Z0-9]{58}",
+            rb"AGE-SECRET-KEY-1[A-Z0-9]{58}|lin_api_[A-Za-z0-9]{32,}|figd_[A-Za-z0-9_-]{32,}|dp\.pt\.[A-Za-z0-9]{40,}",
+            rb"AKLT[A-Za-z0-9]{20,}|bce-v3/ALTAK-[A-Za-z0-9/]{30,}|(?:AC|SK)[a-f0-9]{32}",  # Volcengine, Baidu, Twilio
+            rb"sntry[su]_[A-Za-z0-9+/=_-]{32,}|secret_[A-Za-z0-9]{40,}|vercel_[A-Za-z0-9]{20,}|ntn_[A-Za-z0-9]{40,}",
         )
     )
 )
@@ -50,17 +54,73 @@ _ASSIGNMENT = compile_bytes(
     rb"[\"']? ?[=:] ?[\"']?[!#-&(-+\--:<-Z^-~]{6,}"
 )
 _BEARER = compile_bytes(rb"(?i:bearer|basic) [A-Za-z0-9._~+/=-]{20,}")
-PATTERNS = (_KEYS, _PRIVATE_KEY, _URL, _ASSIGNMENT, _BEARER)
+# A long random token behind a word for one: the word alone, or the token alone, would say little.
+_NAMED = compile_bytes(
+    rb"(?i:token|secret|credentials?|(?:api|access|private|signing|encryption|licen[cs]e)[ _-]?key|signature)"
+    rb"(?: is| was| value)?[ :=\"'`(]{1,4}[A-Za-z0-9+/=_-]{20,}"
+)
+_RANDOM = re.compile(rb"[A-Za-z0-9+/=_-]{20,}$")
+_BITS = 3.2
+"""Shannon entropy per character from which a token counts as random: hexadecimal has at most 4, English words have
+less than 3 in runs of this length."""
+# "my password is hunter2", 密码是hunter2: told, not assigned.
+_TOLD = compile_bytes(
+    rb"(?i:password|passwd|passphrase|passcode|pin code)(?: is| was| for [a-z]{1,12} is)(?: now)?:? "
+    rb"[\"'`]?[!#-&(-+\--Z^-~]{4,64}"
+    rb"|\xc0{2,3}[\xc0 :=]{0,3}[\"'`]?[!#-&(-+\--Z^-~]{6,64}"
+)
+_TOLD_VALUE = re.compile(rb"(?<=[ :=\"'`\xc0])[!#-&(-+\--9;<>-Z^-~][!#-&(-+\--Z^-~]{3,63}$")
+_TOLD_WORDS = re.compile("密码|密碼|口令|密钥|令牌|暗号")
+SIGN = (
+    rb"sk-[A-Za-z0-9_-]{3}|A[KSBC][IC]A[A-Z0-9]|gh[pousr]_|github_pat_|xox[a-z]-|xapp-|hooks\.slack|AIza|GOCSPX-|ya29\."
+    rb"|gl[a-z]{2,5}-|hf_|gsk_|r8_|xai-|pplx-|nvapi-|tvly-|lsv2_|npm_|pypi-|rubygems_|do[opr]_v1_|dapi[a-f0-9]|hvs\."
+    rb"|glsa_|SG\.|key-[a-f0-9]|[srp]k_(?:live|test)_|whsec_|sq0|shp[acps]|ATATT3|PMAK-|LTAI|AKID|[0-9]:AA|eyJ"
+    rb"|AGE-SECRET|lin_api_|figd_|dp\.pt\.|AKLT|bce-v3|(?:AC|SK)[a-f0-9]|sntry|vercel_|ntn_|PRIVATE KEY|://[^/ ]*@"
+    rb"|(?i:passw|pwd|passphrase|passcode|pin code|secret|token|credential|signature|bearer |basic )"
+    rb"|(?i:api|access|account|private|signing|encryption|licen[cs]e)[ _-]?[Kk]|[\xc0][ :=]{0,3}[\"'`]?[!-~]{6}"
+)
 """Where none of these is, there is no secret."""
 _VALUE = re.compile(rb"[\"']? ?[=:] ?[\"']?")
 
 
-def find_secrets(view: View) -> Iterator[Span]:
-    """Yield secrets. A URL with credentials is one span, so that user, password and host go together."""
-    data = view.data
-    for start, end in _all(data):
+def find_secrets(view: View, *, by_word: bool) -> Iterator[Span]:
+    """Yield secrets. A URL with credentials is one span, so that user, password and host go together.
+
+    ``by_word`` also finds a password in a sentence that tells it.
+    """
+    for start, end in _all(view.data):
         if end > start:
             yield Span(*view.original(start, end), "secret")
+    if by_word:
+        for start, end in _told(view):
+            yield Span(*view.original(start, end), "secret")
+
+
+def _told(view: View) -> Iterator[tuple[int, int]]:
+    for match in _TOLD.finditer(view.data):
+        value = _TOLD_VALUE.search(match.group())
+        if value is None or not any(48 <= char <= 57 for char in value.group()):
+            continue
+        if match.group()[0] == WIDE:
+            first, last = view.original(*match.span())
+            if not _TOLD_WORDS.search(view.text, max(0, first - 4), last):
+                continue
+        yield match.start() + value.start(), match.start() + value.start() + len(value.group().rstrip(b".,;:!?"))
+
+
+def _named(data: bytes) -> Iterator[tuple[int, int]]:
+    for match in _NAMED.finditer(data):
+        value = _RANDOM.search(match.group())
+        if value and _is_random(value.group()):
+            yield match.start() + value.start(), match.end()
+
+
+def _is_random(token: bytes) -> bool:
+    """Letters and digits, as mixed as chance mixes them."""
+    if not (re.search(rb"[0-9]", token) and re.search(rb"[A-Za-z]", token)):
+        return False
+    shares = [count / len(token) for count in Counter(token).values()]
+    return -sum(share * math.log2(share) for share in shares) >= _BITS
 
 
 def _all(data: bytes) -> Iterator[tuple[int, int]]:
@@ -74,6 +134,7 @@ def _all(data: bytes) -> Iterator[tuple[int, int]]:
             yield match.start(), match.start() + len(match.group().rstrip(_URL_TRAILING))
     if b"=" in data or b":" in data:
         yield from _assigned(data)
+    yield from _named(data)
     if b"uthorization" in data or b"AUTHORIZATION" in data or b"earer " in data:
         for match in _BEARER.finditer(data):
             yield data.index(b" ", match.start()) + 1, match.end()

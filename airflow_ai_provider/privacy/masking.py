@@ -3,7 +3,8 @@
 Invariants:
 
 - ``restore(mask(text)) == text`` for any text, and ``restore_value(mask_value(value)) == value`` for any nesting;
-- a masked text holds nothing that the chosen detectors find, and none of the row's known values;
+- a masked text holds nothing that the chosen detectors find, and none of the row's known values, except what the
+  profile allows;
 - a value's token depends on key, scope, type and value alone (collisions within a row aside): retries repeat it;
 - only tokens minted for this row are restored, and restored text is never looked at again;
 - if anything goes wrong there is no masked text: ``PrivacyError``, without the text in it.
@@ -14,47 +15,82 @@ The map from tokens to values lives in ``RowMask`` and is computed again from th
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import nested, normalise, tokens
-from airflow_ai_provider.privacy.detect import DETECTORS, Detector, require_known
+from airflow_ai_provider.privacy.detect import KINDS, Detector, expand
+from airflow_ai_provider.privacy.guard import LeakGuard
 from airflow_ai_provider.privacy.known import KnownValues
+from airflow_ai_provider.privacy.names import PERSON, NameFinder, load_backend
 from airflow_ai_provider.privacy.restoring import TEXT, Restorer, TokenReport
 from airflow_ai_provider.privacy.spans import Span, resolve
 
-_RANK = (*map(str.upper, DETECTORS), TEXT)
+if TYPE_CHECKING:
+    from airflow_ai_provider.policy import MaskingProfile
+
+_RANK = (*map(str.upper, KINDS), TEXT)
 _MAX_ROUNDS = 32
-"""Searches of one text; two or three are the most that ordinary texts take."""
-# What may stand next to a finding without a second search: see _may_uncover.
-_MARK = r"[,;!?，；！？。、\u4e00-\u9fff]"
-_QUIET_AFTER = re.compile(rf"\Z|{_MARK}|\s[^\d]{{0,3}}\Z")
-_QUIET_BEFORE = re.compile(rf"(?:\A|{_MARK}|\A[^\d]{{0,3}}\s)\Z")
+"""Searches of one text; ordinary texts take two, the second of which finds nothing more."""
 
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class MaskingRules:
-    """What to mask. Raises ``PrivacyError`` for an unknown detector or an ill-formed type."""
+    """What to mask. Raises ``PrivacyError`` for whatever in it cannot be used."""
 
     detect: frozenset[str] = frozenset()
-    """Names of ``DETECTORS``."""
+    """Names of kinds (``detect.KINDS``) and of groups, which are replaced by their kinds."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column name → type name, such as ``customer_name`` → ``PERSON``: capital letters and underscores."""
+    confidence: Literal["validated", "context"] = "context"
+    """``context``: also what fails its check but stands next to a word that names it."""
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    """Type name → RE2 pattern of the user."""
+    allow: tuple[str, ...] = ()
+    """Values, and patterns between slashes, that are no finding."""
+    skip: tuple[str, ...] = ()
+    """Columns whose value is not personal, whatever it looks like."""
+    names: str | None = None
+    """``presidio`` or ``module:function``: finds names in free text."""
 
     def __post_init__(self) -> None:
-        require_known(self.detect)
-        for column, entity in self.columns.items():
-            if not tokens.TYPE.fullmatch(entity):
-                raise PrivacyError(
-                    f"masking: column {column!r}: type {entity!r}: expected capital letters and underscores, as PERSON"
-                )
+        object.__setattr__(self, "detect", expand(self.detect))
+        for where, types in (("column", self.columns.items()), ("pattern", ((name, name) for name in self.patterns))):
+            for name, entity in types:
+                if not tokens.TYPE.fullmatch(entity):
+                    raise PrivacyError(
+                        f"masking: {where} {name!r}: type {entity!r}: expected capital letters and underscores, "
+                        "as PERSON"
+                    )
+
+    @classmethod
+    def of(cls, profile: MaskingProfile) -> MaskingRules:
+        """The rules of a profile of ``policy.yaml``."""
+        return cls(
+            detect=frozenset(profile.detect),
+            columns=dict(profile.columns),
+            confidence=profile.confidence,
+            patterns=dict(profile.patterns),
+            allow=profile.allow,
+            skip=profile.skip,
+            names=profile.names,
+        )
+
+    @property
+    def entities(self) -> frozenset[str]:
+        """The types that tokens can have."""
+        names = {PERSON} if self.names else set()
+        return frozenset({TEXT, *map(str.upper, self.detect), *self.columns.values(), *self.patterns, *names})
+
+    def detector(self, *, by_word: bool) -> Detector:
+        """What finds the kinds and patterns, one tier or both."""
+        return Detector(self.detect, by_word=by_word, patterns=self.patterns, allow=self.allow)
 
 
 class Masker:
@@ -68,12 +104,15 @@ class Masker:
         if len(key) < 16:
             raise PrivacyError("masking: expected a key of at least 16 bytes, as Keyring.derive gives")
         self._columns = dict(rules.columns)
+        self._skip = rules.skip
         self._key = key
         self._scope = scope
-        self._detector = Detector(rules.detect)
-        self.entities = frozenset({TEXT, *map(str.upper, rules.detect), *self._columns.values()})
+        self._detector = rules.detector(by_word=rules.confidence == "context")
+        self._names = NameFinder(load_backend(rules.names)) if rules.names else None
+        self.entities = rules.entities
         """Types of the tokens that it mints."""
         self._pattern = tokens.TokenPattern(self.entities)
+        self._guard = LeakGuard(rules.detector(by_word=False))
 
     def for_row(self, row: Mapping[str, Any], record: str | None = None) -> RowMask:
         """Return the mask of one row: its known values, and the tokens minted for it.
@@ -82,7 +121,8 @@ class Masker:
         """
         scope = self._scope if record is None else json.dumps([self._scope, record])
         return _without_text(
-            lambda: RowMask(self, KnownValues(row, self._columns), scope), "read the row's known values"
+            lambda: RowMask(self, KnownValues(row, self._columns, skip=self._skip), scope),
+            "read the row's known values",
         )
 
     def __repr__(self) -> str:
@@ -92,23 +132,40 @@ class Masker:
         """Everything to mask: what is found, and what is found once that is gone.
 
         A number that touches a name is part of a longer word, until the name is masked; so the rest is searched
-        again, with tokens' brackets in place of what was found, until nothing more is found.
+        again, with tokens' brackets in place of what was found, until nothing more is found: once for most texts.
         """
+        named = self._names.find(text) if self._names else []
         covered: list[Span] = []
         rest = text
         for _ in range(_MAX_ROUNDS):
-            spans = resolve([*covered, *self._findings(rest, known)], _RANK)
-            if spans == covered or not _may_uncover(text, spans):
+            findings = [*named, *self._findings(rest, known)]
+            if any(not 0 <= start < end <= len(text) for start, end, _ in findings):
+                raise PrivacyError("masking: a detector returned a span that is not within the text; it is not sent")
+            spans = resolve([*covered, *findings], _RANK)
+            if spans == covered:
                 return spans
             covered = spans
             rest = _blanked(text, covered)
         raise PrivacyError("masking: the text keeps uncovering new values; it is not sent")
 
+    def _check(self, masked: str, known: KnownValues, minted: Iterable[str]) -> None:
+        left = [*known.find(masked), *self._guard.findings(masked)]
+        if not left:
+            return
+        skipped = [*known.find_skipped(masked), *_places(masked, minted)]
+        kinds = {span.entity.lower() for span in left if not any(_within(span, part) for part in skipped)}
+        if kinds:
+            raise PrivacyError(
+                f"a masked prompt still holds a value of kind {', '.join(sorted(kinds))}; nothing was sent"
+            )
+
     def _findings(self, text: str, known: KnownValues) -> Iterable[Span]:
         view = normalise.view(text)
         yield from known.find(text)
+        skipped = list(known.find_skipped(text))
         for span in self._detector.candidates(view):
-            yield span._replace(entity=span.entity.upper())
+            if not any(_within(span, part) for part in skipped):
+                yield span._replace(entity=span.entity.upper())
         for token in self._pattern.find(view):
             yield Span(token.start, token.end, TEXT)
 
@@ -149,6 +206,13 @@ class RowMask:
     def hide_value(self, entity: str, value: Any) -> Any:
         """Put a token in place of every leaf of a value (texts, numbers, …), however short. Raises ``PrivacyError``."""
         return _without_text(lambda: nested.hide_value(self, entity, value), "mask a value")
+
+    def check(self, masked: str) -> None:
+        """The leak guard: raise ``PrivacyError`` if a text about to leave holds a validated value or a known one.
+
+        It does not ask how the text came about, so that a fault in masking cannot hide from it.
+        """
+        _without_text(lambda: self._masker._check(masked, self._known, self.tokens), "check a masked text")
 
     def restore(self, text: str) -> str:
         """Return ``text`` with this row's tokens replaced by what they stand for, in one pass.
@@ -228,17 +292,17 @@ class RowMask:
             taken[token] = value[1]
 
 
-def _may_uncover(text: str, spans: Iterable[Span]) -> bool:
-    """Whether something stands so close to a span that masking the span could change what it is taken for.
+def _places(text: str, minted: Iterable[str]) -> Iterator[Span]:
+    """Where tokens stand."""
+    for token in minted:
+        start = text.find(token)
+        while start >= 0:
+            yield Span(start, start + len(token), TEXT)
+            start = text.find(token, start + len(token))
 
-    A sentence mark or a Chinese character ends every pattern. So does a blank, except for numbers, which may go on
-    after it.
-    """
-    for start, end, _ in spans:
-        before, after = text[max(0, start - 4) : start], text[end : end + 4]
-        if not (_QUIET_BEFORE.search(before) and _QUIET_AFTER.match(after)):
-            return True
-    return False
+
+def _within(span: Span, part: Span) -> bool:
+    return part.start <= span.start and span.end <= part.end
 
 
 def _blanked(text: str, spans: Iterable[Span]) -> str:

@@ -3,7 +3,7 @@
 RE2 runs fastest on bytes, and its offsets are byte offsets. Every character therefore becomes exactly one byte:
 
 - ASCII stays itself; full-width and mathematical letters, digits of every script, dashes and spaces become the
-  ASCII character they stand for;
+  ASCII character they stand for, and every sign of a currency ``$``;
 - Chinese, Japanese and Korean characters become ``WIDE``: no word boundary, unlike ``\\b`` would have it;
 - any other letter becomes ``LETTER``, any other symbol ``SYMBOL``, a middle dot ``DOT``;
 - invisible characters (zero-width, soft hyphen, direction marks, variation selectors) are dropped, and ``View``
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from bisect import bisect_left
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WIDE = 0xC0
 LETTER = 0xE0
@@ -71,6 +73,8 @@ def _folded_byte(char: str) -> int:
         return ord(" ")
     if category == "Pd":
         return ord("-")
+    if category == "Sc":
+        return ord("$")
     # Superscripts and circled digits are numbering, not part of the number they stand next to.
     if category != "No":
         folded = unicodedata.normalize("NFKC", char)
@@ -103,8 +107,7 @@ _FOLDING = "airflow-ai-fold"
 codecs.register_error(_FOLDING, _fold)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A text as patterns see it."""
 
     text: str
@@ -119,6 +122,10 @@ class View:
             return start, end
         return self.positions[start], self.positions[end - 1] + 1
 
+    def byte_at(self, offset: int) -> int:
+        """The index in ``data`` of the first visible character at or after an offset of ``text``."""
+        return offset if self.positions is None else bisect_left(self.positions, offset)
+
 
 def view(text: str) -> View:
     """Return ``text`` as patterns see it."""
@@ -129,3 +136,40 @@ def view(text: str) -> View:
         return View(text, data, None)
     positions = [index for index, byte in enumerate(data) if byte != INVISIBLE]
     return View(text, data.replace(bytes([INVISIBLE]), b""), positions)
+
+
+class _PlainTable(dict[int, int | None]):
+    """``str.translate`` table: full-width forms and the like as ASCII, the invisible gone, all else as it is."""
+
+    def __missing__(self, code: int) -> int | None:
+        byte = _byte(code)
+        value = self[code] = None if byte == INVISIBLE else byte if byte < 0x80 else code
+        return value
+
+
+_PLAIN = _PlainTable()
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A text for patterns that know Unicode."""
+
+    text: str
+    positions: list[int] | None
+    """Offset in the text as written of each character; ``None`` when they are the same."""
+
+    def original(self, start: int, end: int) -> tuple[int, int]:
+        """The offsets in the text as written of ``text[start:end]``, which must not be empty."""
+        if self.positions is None:
+            return start, end
+        return self.positions[start], self.positions[end - 1] + 1
+
+
+def plain(text: str) -> Plain:
+    """Return ``text`` with ASCII for whatever stands for it, without what is invisible, otherwise as it is."""
+    if text.isascii():
+        return Plain(text, None)
+    folded = text.translate(_PLAIN)
+    if len(folded) == len(text):
+        return Plain(folded, None)
+    return Plain(folded, [index for index, char in enumerate(text) if _PLAIN[ord(char)] is not None])

@@ -32,8 +32,10 @@ _IBAN_WORDS = re.compile(r"\biban(?![A-Za-z_])[^0-9\[\].;。；\n]{0,16}$", re.I
 
 _IPV4 = compile_bytes(rb"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}")
 _IPV6 = compile_bytes(rb"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]*")
-PATTERNS = (_IBAN_HEAD, _IPV4, _IPV6)
-"""Where none of these is, there is neither IBAN nor IP address; e-mail addresses have their ``@``."""
+EMAIL_SIGN = rb"@"
+IBAN_SIGN = _IBAN_HEAD.pattern
+IP_SIGN = rb"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|:[0-9A-Fa-f]{0,4}:"
+"""Where its sign is not, there is none of a kind."""
 _ZONE = re.compile(rb"%[A-Za-z0-9]{1,15}")
 
 
@@ -71,7 +73,7 @@ def _email(data: bytes, start: int, end: int) -> tuple[int, int] | None:
     return max(at - len(local), at - _MAX_EMAIL), at + 1 + len(b".".join(labels))
 
 
-def find_ibans(view: View) -> Iterator[Span]:
+def find_ibans(view: View, *, by_word: bool) -> Iterator[Span]:
     """Yield IBANs, compact or in groups; one that fails its checksum is found behind the word IBAN."""
     data = view.data
     for match in _IBAN_HEAD.finditer(data):
@@ -88,7 +90,7 @@ def find_ibans(view: View) -> Iterator[Span]:
         if end and not (end < len(data) and data[end] in _ALNUM):
             compact = data[start:end].replace(b" ", b"").replace(b"-", b"")
             first, last = view.original(start, end)
-            if validators.iban(compact) or _IBAN_WORDS.search(view.text[max(0, first - 32) : first]):
+            if validators.iban(compact) or (by_word and _IBAN_WORDS.search(view.text[max(0, first - 32) : first])):
                 yield Span(first, last, "iban")
 
 

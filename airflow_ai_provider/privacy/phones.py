@@ -22,10 +22,26 @@ _CN_LANDLINE = re.compile(
 )
 _NANP = re.compile(rb"(?:\+?1[ .-]?)?(?:\(\d{3}\)[ -]{0,2}|\d{3}([ .-]))\d{3}[ .-]?\d{4}")
 _NANP_BARE = re.compile(rb"[2-9]\d\d[2-9]\d{6}")
-_INTERNATIONAL = re.compile(rb"\(?(?:\+ ?|00)[1-9][0-9 ()./_\xb7-]*\d")
-_TRUNK = re.compile(rb"(?:\(0\d{1,5}\)|0\d{1,5})(?:[ ./-]{1,3}\d{2,8}){1,5}")
-_AREA = re.compile(rb"\(\d{2,5}\)[ -]{0,2}\d{3,5}(?:[ -]?\d{2,5}){0,2}")
-_GROUPED = re.compile(rb"\d{2,5}([ .-])\d{2,4}(?:\1\d{2,4}){1,4}|\d{2,4}[ .-]\d{4}|\d{5}[ .-]\d{5}|\d{2,5}[ -]\d{6,8}")
+_INTERNATIONAL = re.compile(rb"\(?(?:\+ ?\(?|00)[1-9][0-9 ()./_\xb7-]*\d")
+_TRUNK = re.compile(rb"(?:\(0\d{1,5}\)|0\d{0,5})(?:[ ./-]{1,3}\d{1,8}){1,5}")
+_AREA = re.compile(rb"\(\d{2,5}\)[ /-]{0,2}(?:\d{1,3}/)?\d{3,8}(?:[ -]?\d{2,5}){0,2}")
+_GROUPED = re.compile(
+    rb"\d{2,5}([ .-])\d{2,4}(?:\1\d{2,4}){1,4}|\d{2,4}[ .-]\d{4}|\d{5}[ .-]\d{5}|\d{2,5}[ -]\d{6,8}"
+    rb"|\d{2,3}[ /]\d{3,5}[ -]\d{3,4}"  # area, then a pair
+)
+_IN_MOBILE = re.compile(rb"[6-9]\d{9}")
+_RU_TRUNK = re.compile(rb"8[ -]?\(?\d{3}\)?[ -]?\d{3}[ -]?\d{2}[ -]?\d{2}")
+_TRUNK_BARE = re.compile(rb"0[1-9]\d{7,9}")
+_CURRENCIES = frozenset(b"USD EUR GBP CNY RMB JPY HKD CHF SEK NOK DKK PLN AUD CAD SGD INR".split())
+_AMOUNT_AFTER = re.compile(rb"[ ]?(?:%|\$|(?:" + b"|".join(sorted(_CURRENCIES)) + rb"|kr|euros?|dollars?)\b)")
+_STREET_WORDS = (
+    rb"street|st|avenue|ave|road|rd|drive|dr|lane|ln|boulevard|blvd|court|ct|place|pl|square|sq|terrace|way|crescent"
+    rb"|close|highway|parkway|suite|apt|apartment|unit|rue|via|calle|rua|stra(?:ss|\xe0)e|weg|gasse|platz|gade|gatan"
+)
+# A capitalised word, or within four words one that names a street.
+_NAMED_STREET_AFTER = re.compile(rb" (?:[A-Za-z\xe0'.-]+,? ){1,4}?(?:" + _STREET_WORDS + rb")\b", re.I)
+_NAME_AFTER = re.compile(rb" (?:[A-Z\xe0][a-z\xe0]|[A-Z][.])")
+_UNIT_BEFORE = re.compile(rb"(?i:\b(?:suite|ste|apt|apartment|unit|flat|room|house|box)\.? ?)$")
 _DIGIT_GROUPS = re.compile(rb"\d+")
 _ISO_DATE = re.compile(rb"(?:19|20)\d\d([ ./-]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?:\D+\d\d?){0,3}")
 _WRITTEN_DATE = re.compile(rb"(?:0[1-9]|[12]\d|3[01])([ ./-]?)(?:0[1-9]|[12]\d|3[01])\1(?:19|20)\d\d")
@@ -35,24 +51,67 @@ _YEAR = re.compile(rb"(?:19|20)\d\d")
 _OTHER_GROUPS = frozenset({(3, 2, 4)})
 
 
-def is_phone(window: bytes, digits: bytes, neighbours: bytes) -> bool:
-    """Whether a window of a numeric run (from ``+`` or ``(`` to the last digit) has the shape of a phone number.
-
-    ``neighbours`` holds the separators by which further groups of digits join on. A bare grouping counts only if they
-    are not its own: otherwise it is part of something longer, such as a card number with a typing error.
-    """
+def has_own_form(window: bytes, digits: bytes) -> bool:
+    """Whether a window of a numeric run (from ``+`` or ``(`` to the last digit) has a form that only phones have."""
     count = len(digits)
-    if window[0] == 43 or window[:2] in (b"(+", b"00"):
+    if window[0] == 43 or window[:2] == b"(+":
         return _is_international(window, digits)
-    if count == 10 and _is_nanp(window):
+    if window[:2] == b"00" and _is_international(window, digits):
+        return True
+    if count == 10 and (_is_nanp(window) or _IN_MOBILE.fullmatch(window)):
         return True
     if count >= 11 and window[0] in b"18(" and (_CN_MOBILE.fullmatch(window) or _NANP.fullmatch(window)):
         return True
-    if window[0] == 48 or window[:2] == b"(0":
-        return bool(_CN_LANDLINE.fullmatch(window) or (9 <= count <= 12 and _TRUNK.fullmatch(window)))
-    if window[0] == 40:
-        return 7 <= count <= 12 and _AREA.fullmatch(window) is not None
-    return count <= 12 and _is_grouped(window, neighbours)
+    if window[0] == 56 and _RU_TRUNK.fullmatch(window):
+        return True
+    if (window[0] == 48 or window[:2] == b"(0") and _has_trunk(window, count):
+        return True
+    return window[0] == 40 and 7 <= count <= 13 and _AREA.fullmatch(window) is not None
+
+
+def _has_trunk(window: bytes, count: int) -> bool:
+    """Whether a number with a leading zero is written as one that is dialled so."""
+    if _CN_LANDLINE.fullmatch(window) or _TRUNK_BARE.fullmatch(window):
+        return True
+    if not _TRUNK.fullmatch(window) or is_date(window):
+        return False
+    return 9 <= count <= 13 or (count == 8 and not _YEAR.fullmatch(window[-4:])) or (count <= 14 and b"/" in window)
+
+
+def is_grouped(window: bytes, digits: bytes, neighbours: bytes) -> bool:
+    """Whether a window is grouped as national numbers are: ``612 345 678``, ``12-34-56-78``, ``555-0123``.
+
+    ``neighbours`` holds the separators by which further groups of digits join on. A grouping counts only if they are
+    not its own: otherwise it is part of something longer, such as a card number with a typing error.
+    """
+    separator = window.lstrip(b"0123456789")[:1]
+    if len(digits) > 12 or not separator or separator in neighbours:
+        return False
+    if not _GROUPED.fullmatch(window) or is_date(window):
+        return False
+    groups = _DIGIT_GROUPS.findall(window)
+    numbered = len(groups) == 2 and _YEAR.fullmatch(groups[0])  # 2023-2024, 2024-000123
+    return not numbered and tuple(map(len, groups)) not in _OTHER_GROUPS
+
+
+def is_amount(view: View, start: int, end: int) -> bool:
+    """Whether grouped digits are an amount of money: ``12 345 678 EUR``. Offsets count bytes of the view."""
+    before = view.data[max(0, start - 5) : start].rstrip(b" .")
+    return before.endswith(b"$") or before[-3:] in _CURRENCIES or bool(_AMOUNT_AFTER.match(view.data, end))
+
+
+def is_address(view: View, start: int, end: int, *, surely: bool) -> bool:
+    """Whether two groups of digits are a postcode and a house number: ``704 1436 Redbud Drive``.
+
+    Such stand side by side with a blank between, before a street's name; ``surely`` asks for a word such as "Drive" in
+    it. Offsets count bytes of the view.
+    """
+    if view.data.count(b" ", start, end) != 1 or not view.data[start:end].replace(b" ", b"").isdigit():
+        return False
+    before, after = view.data[max(0, start - 12) : start], view.data[end : end + 60]
+    if _NAMED_STREET_AFTER.match(after):
+        return True
+    return not surely and bool(_NAME_AFTER.match(after) or _UNIT_BEFORE.search(before))
 
 
 def is_date(window: bytes) -> bool:
@@ -85,13 +144,3 @@ def _is_international(window: bytes, digits: bytes) -> bool:
     if number[:2] == b"86":
         return 10 <= len(number) <= 13
     return 7 <= len(number) <= 15
-
-
-def _is_grouped(window: bytes, neighbours: bytes) -> bool:
-    """National numbers in groups of the same separator: ``612 345 678``, ``12-34-56-78``, ``555-0123``."""
-    separator = window.lstrip(b"0123456789")[:1]
-    if not separator or separator in neighbours or not _GROUPED.fullmatch(window) or is_date(window):
-        return False
-    groups = _DIGIT_GROUPS.findall(window)
-    years = len(groups) == 2 and all(_YEAR.fullmatch(group) for group in groups)
-    return not years and tuple(map(len, groups)) not in _OTHER_GROUPS

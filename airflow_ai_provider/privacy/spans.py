@@ -7,6 +7,7 @@ uncovered because another detector won.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -25,7 +26,7 @@ def resolve(spans: Iterable[Span], rank: Sequence[str]) -> list[Span]:
     that comes first in ``rank`` (types that are not in ``rank`` come before all).
     """
     ordered = sorted(spans)
-    if len(ordered) < 2:
+    if len(ordered) < 2 or all(left.end <= right.start for left, right in pairwise(ordered)):
         return ordered
     groups: list[list[Span]] = []
     reach = -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import date
+from string import ascii_uppercase
 
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 
@@ -43,6 +44,8 @@ IBAN_LENGTHS = {
     for code in codes.split()
 }
 
+_IBAN_DIGITS = {ord(letter): str(value) for value, letter in enumerate(ascii_uppercase, start=10)}
+
 
 def luhn(digits: bytes) -> bool:
     """Whether ASCII digits end with the right Luhn check digit (ISO/IEC 7812-1)."""
@@ -63,8 +66,20 @@ def _card_issuer(digits: bytes) -> bool:
         return digits.startswith((b"34", b"37", b"2131", b"1"))
     if length == 14:  # Diners Club
         return digits.startswith((b"30", b"36", b"38", b"39"))
-    # Visa of 13 digits; Maestro of 12 and 13
-    return digits.startswith((b"50", b"56", b"57", b"58", b"6")) or (length == 13 and digits.startswith(b"4"))
+    # Visa of 13 digits; Maestro of 12 and 13, 0604 among them
+    return digits.startswith((b"50", b"56", b"57", b"58", b"6", b"0604")) or (length == 13 and digits.startswith(b"4"))
+
+
+def ssn(digits: bytes) -> bool:
+    """Whether 9 digits can be a US social security number, or a taxpayer number of the same form (9xx).
+
+    SSA: no area 000 or 666, no group 00, no serial 0000. IRS Publication 1915: a taxpayer number's fourth and fifth
+    digits are 50-65, 70-88, 90-92 or 94-99.
+    """
+    area, group = digits[:3], int(digits[3:5])
+    if area in (b"000", b"666") or group == 0 or digits[5:] == b"0000":
+        return False
+    return area[:1] != b"9" or 50 <= group <= 65 or 70 <= group <= 88 or (group >= 90 and group != 93)
 
 
 def cn_id(digits: bytes, check: bytes) -> bool:
@@ -99,7 +114,7 @@ def iban(code: bytes) -> bool:
     if IBAN_LENGTHS.get(upper[:2].decode("ascii")) != len(upper):
         return False
     turned = upper[4:] + upper[:4]
-    return int("".join(str(int(chr(char), 36)) for char in turned)) % 97 == 1
+    return int(turned.decode("ascii").translate(_IBAN_DIGITS)) % 97 == 1
 
 
 def ipv4(address: bytes) -> bool:

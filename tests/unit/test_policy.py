@@ -149,6 +149,35 @@ def test_the_policy_of_the_demo_loads() -> None:
         (changed("mini}", "mini, params: {speed: fast}}"), ["p.yaml:3: deployments.small.params: speed cannot be set"]),
         (SMALL + "masking:\n  none: {}\n", ["p.yaml:11: masking.none: masks nothing"]),
         (SMALL + "masking:\n  m: {columns: {name: person}}\n", ["p.yaml:11: masking.m.columns.name: "]),
+        (
+            SMALL + "masking:\n  m:\n    detect: [email,\n      mail]\n",
+            ["p.yaml:13: masking.m.detect.1: expected 'standard'"],
+        ),
+        (
+            SMALL + "masking:\n  m:\n    patterns:\n      A_B: 'x'\n      CASE: '(?=x)y'\n",
+            ["p.yaml:14: masking.m.patterns.CASE: not a pattern of RE2: invalid perl operator (RE2 has no lookaround"],
+        ),
+        (
+            SMALL + "masking:\n  m: {patterns: {A_B: 'x*', CASE: '((a{99}){99}){9}', case: x}}\n",
+            [
+                "p.yaml:11: masking.m.patterns.A_B: the pattern matches the empty text",
+                "p.yaml:11: masking.m.patterns.CASE: not a pattern of RE2: ",
+                "p.yaml:11: masking.m.patterns.case.[key]: expected",
+            ],
+        ),
+        (
+            SMALL + "masking:\n  m:\n    detect: all\n    allow:\n    - fine\n    - /(/\n",
+            ["p.yaml:15: masking.m.allow.1: not a pattern of RE2: missing )"],
+        ),
+        (
+            SMALL + "masking:\n  m: {columns: {a: NAME}, skip: [b, a]}\n",
+            ["p.yaml:11: masking.m: column 'a' stands under columns and under skip"],
+        ),
+        (SMALL + "masking:\n  m: {names: spacy}\n", ["p.yaml:11: masking.m.names: "]),
+        (
+            SMALL + "masking:\n  m: {detect: ip, confidence: high}\n",
+            ["p.yaml:11: masking.m.confidence: expected 'vali"],
+        ),
     ],
 )
 def test_a_wrong_place_is_named_with_its_line(text: str, expected: list[str]) -> None:
@@ -378,3 +407,21 @@ privacy: {decrypt: [{dag: d, team: t, columns: [iban]}, {dag: d, team: t, column
             policy.require_grant("decrypt", dag=dag, team=team, columns=columns)
     with pytest.raises(PolicyError, match="no permission to restore"):
         policy.require_grant("restore", dag=dag, team=team, columns=columns)
+
+
+def test_a_masking_profile_holds_what_is_written() -> None:
+    text = """
+    masking:
+      m:
+        detect: standard
+        confidence: validated
+        patterns: {EMPLOYEE: 'E-\\d{6}'}
+        allow: [400-820-8888, '/.*@bank\\.example/']
+        skip: [order_no]
+        names: house.names:find
+    """
+    profile = parse_policy(SMALL + textwrap.dedent(text)).masking["m"]
+    assert profile.detect == ("standard",)
+    assert (profile.confidence, profile.skip, profile.names) == ("validated", ("order_no",), "house.names:find")
+    assert profile.patterns == {"EMPLOYEE": r"E-\d{6}"}
+    assert profile.allow == ("400-820-8888", r"/.*@bank\.example/")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_ai_provider.errors import PrivacyError
-from airflow_ai_provider.privacy.detect import DETECTORS, Detector
+from airflow_ai_provider.privacy.detect import Detector
 from airflow_ai_provider.privacy.spans import Span, resolve
 
-ALL = Detector(DETECTORS)
+ALL = Detector(["standard"])
 
 
 def found(text: str, detector: Detector = ALL) -> list[tuple[str, str]]:
@@ -166,8 +166,8 @@ def test_only_chosen_types_are_found() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(PrivacyError, match=r"'passport'.*email.*phone"):
-        Detector(["email", "passport"])
+    with pytest.raises(PrivacyError, match=r"'diagnosis'.*standard.*email.*phone"):
+        Detector(["email", "diagnosis"])
 
 
 def test_a_private_key_without_its_end_is_found_to_the_end() -> None:
@@ -230,7 +230,12 @@ CRAFTED = [
     ),
     *("(1)", "GB29 ", "sk-", "eyJ", "a://b:c", "x:y@", "password=", "-----BEGIN PRIVATE KEY-----", "phone 1234567 "),
     *("1\u200b", "１", "call ", "[", "EMAIL_7K2QM "),
+    *("12 ", "12-34-56 ", "1/1/90 ", "123-45-6789 ", "12 May 1990 ", "born 1/1/90 ", "生日19900101", "1990年1月1日"),
+    *("建国路1号", "在1号", "12 A Street ", "12 A ", "via A ", "Aweg 1 ", "box 1 ", "京A12345", "京A", "passport E1 "),
+    *("护照E1234567", "sort code 12", "a.com/", "www.a.", "http://(", "http://a)", "00:1A:", "0011.2233."),
+    *("密码是a1b2c3", "token a1B2c3D4", "account 12 ", "卡号1234567 ", "1234567-fax "),
 ]
+EVERYTHING = Detector(["all"])
 
 
 @pytest.mark.parametrize("piece", CRAFTED)
@@ -242,7 +247,7 @@ def test_work_grows_with_the_text_and_not_with_its_square(piece: str) -> None:
         best = float("inf")
         for _ in range(3):
             start = time.process_time()
-            ALL.find(text)
+            EVERYTHING.find(text)
             best = min(best, time.process_time() - start)
         return best
 

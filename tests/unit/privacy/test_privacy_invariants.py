@@ -5,13 +5,15 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_ai_provider.privacy.detect import DETECTORS, Detector
+from airflow_ai_provider.privacy.detect import KINDS, Detector
 from airflow_ai_provider.privacy.known import KnownValues
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules
 
-RULES = MaskingRules(frozenset(DETECTORS), {"name": "PERSON", "note": "ID"})
+RULES = MaskingRules(
+    frozenset(KINDS), {"name": "PERSON", "note": "ID"}, patterns={"EMPLOYEE": r"E-\d{6}"}, allow=("555-0123",)
+)
 MASKER = Masker(RULES, b"k" * 32, "team/a")
-DETECTOR = Detector(DETECTORS)
+DETECTOR = Detector(KINDS, patterns=RULES.patterns, allow=RULES.allow)
 
 _PIECES = [
     *("13812345678", "+86", "138 1234 5678", "(212) 555-0123", "555-0123", "4111 1111 1111 1111"),
@@ -20,13 +22,18 @@ _PIECES = [
     *("PHONE_7K2QM", "PERSON", "EMAIL", "7K2QM", "TEXT_", "sk-abcdefghij0123456789", "password="),
     *("-----BEGIN PRIVATE KEY-----", "&#91;", "&#93;", "\\", "\\[", "[", "]", "_", "-", " ", "  ", "\n", "."),
     *(":", "::", "/", "@", "+", "(", ")", "x", "X", "转", "１", "2", "12", "1234", "\u200b", "（", "，", "é"),
-    *("。", "$", "=", "%eth0", "0", "\u0301"),
+    *("。", "$", "=", "%eth0", "0", "\u0301", "123-45-6789", "护照E12345678", "passport ", "E1234567"),
+    *("京A12345", "京", "建国路88号", "路", "号", "1990年5月12日", "出生", "born ", "1990-05-12", "12 May 1990"),
+    *("http://a.b/c", "www.a.io", "00:1A:2B:3C:4D:5E", "密码", "是", "hunter22", "token ", "E-123456", "Lee"),
+    *("Lee, Ann", "account ", "账号", "(mobile)", "-Fax", "driver's license ", "卡号", "12 Main Street"),
 ]
 PIECES = st.sampled_from(_PIECES)
 TEXTS = st.one_of(st.lists(PIECES, max_size=14).map("".join), st.text(max_size=60))
 ROWS = st.fixed_dictionaries(
     {
-        "name": st.one_of(st.just("Ann"), st.just("张伟"), st.lists(PIECES, max_size=3).map("".join), st.none()),
+        "name": st.one_of(
+            st.just("Ann"), st.just("Ann Lee"), st.just("张伟"), st.lists(PIECES, max_size=3).map("".join), st.none()
+        ),
         "note": st.one_of(st.integers(), st.just("foo"), st.text(max_size=4)),
     }
 )
@@ -55,6 +62,7 @@ def test_a_masked_text_holds_nothing_personal(row: dict[str, object], text: str)
             start = masked.find(token, start + 1)
     for span in [*DETECTOR.find(masked), *KnownValues(row, RULES.columns).find(masked)]:
         assert inside.issuperset(range(span.start, span.end)), span
+    mask.check(masked)
 
 
 @settings(max_examples=150, deadline=None)

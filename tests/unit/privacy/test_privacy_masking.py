@@ -7,11 +7,11 @@ import pytest
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import masking, tokens
-from airflow_ai_provider.privacy.detect import DETECTORS
+from airflow_ai_provider.privacy.detect import KINDS
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 
 KEY = b"k" * 32
-RULES = MaskingRules(frozenset(DETECTORS), {"name": "PERSON", "city": "PLACE"})
+RULES = MaskingRules(frozenset(KINDS), {"name": "PERSON", "city": "PLACE"})
 ROW = {"id": 7, "name": "Ann Lee", "city": None}
 
 
@@ -205,7 +205,7 @@ def test_what_is_not_text_is_refused() -> None:
 @pytest.mark.parametrize(
     ("detect", "columns", "message"),
     [
-        ({"email", "passport"}, {}, "'passport'.*phone"),
+        ({"email", "diagnosis"}, {}, "'diagnosis'.*phone"),
         (set(), {"name": "person"}, "'name'.*PERSON"),
         (set(), {"name": "PERSON_"}, "'name'"),
         (set(), {"name": ""}, "'name'"),
@@ -234,3 +234,93 @@ def test_lone_surrogates_pass_through() -> None:
     text = "\ud800nn \udfff ann@example.com"
     assert mask.restore(mask.mask(text)) == text
     assert len(mask.tokens) == 2
+
+
+# What a profile can choose
+
+
+def masked_by(text: str, row: dict[str, Any] | None = None, **rules: Any) -> str:
+    """A text masked by some rules, with the codes of tokens left out."""
+    masked = Masker(MaskingRules(**rules), KEY, "team/a").for_row(row or {}).mask(text)
+    return re.sub(r"_[2-9A-Z]{5,}\]", "]", masked)
+
+
+def test_confidence_decides_whether_a_telling_word_is_enough() -> None:
+    text = "card no 4111111111111112, card no 4111111111111111"
+    kinds = frozenset({"card"})
+    assert masked_by(text, detect=kinds) == "card no [CARD], card no [CARD]"
+    assert masked_by(text, detect=kinds, confidence="validated") == "card no 4111111111111112, card no [CARD]"
+
+
+@pytest.mark.parametrize(
+    ("entry", "left"),
+    [
+        ("400-820-8888", "400 820 8888"),
+        ("400-820-8888", "４００－８２０－８８８８"),
+        ("4008208888", "400-820-8888"),
+        ("Help@Bank.example", "help@bank.example"),
+        ("/.*@bank\\.example/", "anyone@bank.example"),
+    ],
+)
+def test_what_is_allowed_stays_readable(entry: str, left: str) -> None:
+    text = f"call {left} or 212-555-0123, ann@example.com"
+    masked = masked_by(text, detect=frozenset({"phone", "email"}), allow=(entry,))
+    assert masked == f"call {left} or [PHONE], [EMAIL]"
+
+
+def test_an_allowed_value_is_hidden_where_it_is_part_of_more() -> None:
+    assert masked_by("x@bank.example.com", detect=frozenset({"email"}), allow=("x@bank.example",)) == "[EMAIL]"
+    text = "https://u:pw@bank.example"
+    assert masked_by(text, detect=frozenset({"secret", "email"}), allow=("pw@bank.example",)) == "[SECRET]"
+
+
+def test_a_columns_value_can_be_left_alone_in_its_row_only() -> None:
+    """An order number of eleven digits that looks like a mobile phone."""
+    rules: dict[str, Any] = {"detect": frozenset({"phone"}), "skip": ("order_no",)}
+    text = "order 13812345678, call 13987654321"
+    assert masked_by(text, {"order_no": "13812345678"}, **rules) == "order 13812345678, call [PHONE]"
+    assert masked_by(text, {"order_no": "13987654321"}, **rules) == "order [PHONE], call 13987654321"
+    assert masked_by(text, {}, **rules) == "order [PHONE], call [PHONE]"
+
+
+def test_a_users_pattern_is_a_type_of_its_own() -> None:
+    rules: dict[str, Any] = {
+        "detect": frozenset({"phone"}),
+        "patterns": {"EMPLOYEE": r"\bE-\d{6}\b", "CASE": r"案件\d+号"},
+    }
+    masker = Masker(MaskingRules(**rules), KEY, "team/a").for_row({})
+    text = "Ｅ－１２３４５６, E-12\u200b3456 and 案件42号, XE-1234567"
+    masked = masker.mask(text)
+    assert re.sub(r"_[2-9A-Z]{5,}\]", "]", masked) == "[EMPLOYEE], [EMPLOYEE] and [CASE], XE-1234567"
+    assert masker.restore(masked.lower()) == text.replace("XE", "xe")
+
+
+@pytest.mark.parametrize("pattern", ["(", "(?=x)a", "x*", "", "a" * 501, "((a{100}){100}){10}"])
+def test_a_pattern_that_cannot_be_used_is_refused_without_being_quoted(pattern: str) -> None:
+    for rules in ({"patterns": {"CASE": pattern}}, {"allow": (f"/{pattern}/",), "detect": frozenset({"ip"})}):
+        if pattern == "" and "allow" in rules:
+            continue  # two slashes are a value
+        with pytest.raises(PrivacyError, match=r"masking: (patterns: CASE|allow): ") as caught:
+            Masker(MaskingRules(**rules), KEY, "team/a")  # type: ignore[arg-type]
+        assert len(pattern) < 3 or pattern not in str(caught.value)
+
+
+# The leak guard
+
+
+def test_the_guard_finds_what_masking_left() -> None:
+    mask = row_mask()
+    for leak, kind in (("ann@example.com", "email"), ("4111 1111 1111 1111", "card"), ("ANN LEE", "person")):
+        with pytest.raises(PrivacyError, match=f"still holds a value of kind {kind}") as caught:
+            mask.check(f"x {leak} y")
+        assert leak not in str(caught.value)
+
+
+def test_the_guard_passes_what_was_masked_allowed_or_left_alone() -> None:
+    rules = MaskingRules(
+        frozenset({"standard"}), {"name": "PERSON"}, allow=("400-820-8888",), skip=("order",), confidence="validated"
+    )
+    mask = Masker(rules, KEY, "team/a").for_row({"name": "PERSON", "order": "13812345678"})
+    masked = mask.mask("PERSON 13812345678, 400 820 8888, a@b.example, phone 12345678")
+    mask.check(masked)
+    assert "12345678, 400 820 8888, [EMAIL_" in masked
