@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_privacy_invariants import MASKER, ROWS, TEXTS
 
 from airflow_ai_provider.errors import PrivacyError
-from airflow_ai_provider.privacy.detect import DETECTORS
+from airflow_ai_provider.privacy.detect import KINDS
 from airflow_ai_provider.privacy.json_text import literals
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 from airflow_ai_provider.privacy.nested import RawJson
@@ -23,7 +23,7 @@ PERSONAL = ("ann@example.com", "13812345678", "Ann Lee", "李雷")
 
 
 def row_mask() -> RowMask:
-    rules = MaskingRules(frozenset(DETECTORS), {"name": "PERSON", "cn": "PERSON"})
+    rules = MaskingRules(frozenset(KINDS), {"name": "PERSON", "cn": "PERSON"})
     return Masker(rules, b"k" * 32, "team/a").for_row({"name": "Ann Lee", "cn": "李雷"})
 
 

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from airflow_ai_provider.privacy.detect import DETECTORS
+from airflow_ai_provider.privacy.detect import KINDS
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 from airflow_ai_provider.privacy.restoring import Restorer, TokenReport
 from airflow_ai_provider.testing.mangling import MANGLINGS
 
-RULES = MaskingRules(frozenset(DETECTORS), {"name": "PERSON"})
+RULES = MaskingRules(frozenset(KINDS), {"name": "PERSON"})
 MASKER = Masker(RULES, b"k" * 32, "team/a")
 
 
