@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
+from services_s3 import S3Store, s3_store
 
 if "airflow" not in sys.modules:
     # Airflow reads its home when it is first imported; a test must never write to the user's own.
@@ -67,6 +68,13 @@ def empty_redis_url(redis_service: RedisServer) -> str:
     redis_service.start()
     redis_service.flush()
     return redis_service.url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Store]:
+    """An S3 for the whole run: Ceph where it is installed, moto elsewhere. Make a bucket of your own in it."""
+    with s3_store() as store:
+        yield store
 
 
 @pytest.fixture

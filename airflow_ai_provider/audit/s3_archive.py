@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,10 @@ from typing import Any, BinaryIO, Final
 
 from airflow_ai_provider.audit.archive import Archive, Overlay
 from airflow_ai_provider.audit.events import utc_now
+from airflow_ai_provider.audit.patience import TRIES, pause
 from airflow_ai_provider.errors import AuditError, StoreUnavailable
 
 LOCKS: Final = ("COMPLIANCE", "GOVERNANCE")
-TRIES: Final = 7
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _RULE: Final = "airflow-ai-audit"
 _BUSY: Final = frozenset(
     {"SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "BadDigest", "ConditionalRequestConflict"}
@@ -378,12 +376,6 @@ def s3_client(options: Mapping[str, Any]) -> Any:
         config=config,
         **options.get("client_kwargs", {}),
     )
-
-
-def pause(attempt: int) -> float:
-    """Seconds before the next try: doubling, with full jitter, so that clients do not come back together."""
-    longest: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
-    return random.uniform(longest / 2, longest)  # noqa: S311
 
 
 def _code(error: Exception) -> str:

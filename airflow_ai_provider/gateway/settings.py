@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.audit.search import SearchAddress
+
+
+RETENTION_DAYS = 2555
+"""Seven years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,13 @@ class Settings:
     cache_url: str | None = field(default=None, repr=False)
     """``redis://…`` or ``rediss://…``; ``None`` is SQLite in ``home``."""
     archive_uri: str | None = None
-    """Folder of the audit archive; ``None`` is ``home/audit/archive``."""
+    """Folder of the audit archive, or ``s3://bucket/prefix``; ``None`` is ``home/audit/archive``."""
+    archive_lock: str | None = None
+    """Object Lock of an archive in S3: ``compliance``, ``governance`` or ``none``. In S3 it has to be said."""
+    archive_retention_days: int = RETENTION_DAYS
+    """How long that lock holds."""
+    search: SearchAddress | None = None
+    """Elasticsearch or OpenSearch with the audit index; ``None`` is SQLite in ``home/audit``."""
     vectors_uri: str | None = field(default=None, repr=False)
     """Milvus server ``http(s)://…``; ``None`` is Milvus Lite in ``home/vectors``."""
     vectors_token: str | None = field(default=None, repr=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from airflow_ai_provider.errors import PermanentError, TransientError
-from airflow_ai_provider.gateway.settings import Endpoint, Settings
+from airflow_ai_provider.gateway.settings import RETENTION_DAYS, Endpoint, Settings
 from airflow_ai_provider.hooks import connections
 
 SECTION = "ai"
@@ -38,6 +38,9 @@ def settings_from_airflow(*, policy: str | None = None) -> Settings:
         ledger_url=_from("ledger_conn_id", connections.ledger_url),
         cache_url=_from("cache_conn_id", connections.cache_url),
         archive_uri=archive_uri,
+        archive_lock=option("archive_lock").lower() or None,
+        archive_retention_days=_days("archive_retention_days", RETENTION_DAYS),
+        search=_from("search_conn_id", connections.search_address),
         vectors_uri=vectors_uri,
         vectors_token=vectors_token,
         keyring=_from("keyring_conn_id", connections.keyring),
@@ -108,6 +111,13 @@ def _from(option_name: str, read: Callable[[Any], _T]) -> _T | None:
     value = read(_connection(conn_id, f"[{SECTION}] {option_name}"))
     _mask_second_spellings(value)
     return value
+
+
+def _days(option_name: str, default: int) -> int:
+    text = option(option_name)
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise PermanentError(f"[{SECTION}] {option_name}: expected a number of days, at least 1")
+    return int(text) if text else default
 
 
 def _archive() -> tuple[str | None, Mapping[str, Any]]:
