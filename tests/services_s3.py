@@ -108,7 +108,12 @@ class _Daemon(Server):
         self._arguments = arguments
 
     def command(self) -> list[str]:
-        return [shutil.which(self.name, path=_PATH) or self.name, "-c", str(self.folder / "ceph.conf"), *self._arguments]
+        return [
+            shutil.which(self.name, path=_PATH) or self.name,
+            "-c",
+            str(self.folder / "ceph.conf"),
+            *self._arguments,
+        ]
 
     def answers(self) -> bool:
         match self.name:

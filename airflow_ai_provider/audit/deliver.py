@@ -37,7 +37,7 @@ from airflow_ai_provider.audit.search import Event, SearchIndex
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.errors import AuditError, StoreUnavailable
 
-CHUNK: Final = 1000
+CHUNK: Final = 5000
 """Events between two steps of the cursor."""
 ARCHIVE_SINK: Final = "archive"
 LONGEST_WAIT: Final = timedelta(hours=1)

@@ -15,7 +15,7 @@ tried anew, for those items only; what is refused for good is returned.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,6 +35,8 @@ PRIORITY: Final = 500
 BULK: Final = 1000
 """Events in one request, at most; about half a megabyte."""
 _SMALLEST: Final = 50
+_MANY: Final = 4
+"""More than one in so many refused: the requests are too large for the server's queue."""
 _PAGE: Final = 5000
 _REASON: Final = 300
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
@@ -115,73 +117,82 @@ class ElasticIndex(SearchIndex):
     # -- writing
 
     def add(self, events: Sequence[Event], *, replay: bool = False) -> list[Rejected]:
+        waiting = {event["event.id"]: event for event in events}
+        doubtful = set(waiting) if replay else set()
         rejected: list[Rejected] = []
-        waiting = list(events)
+        attempt = 0
         while waiting:
-            size = self._bulk
-            rejected += self._add(waiting[:size], replay)
-            waiting = waiting[size:]
+            before = len(waiting)
+            problem = self._pass(waiting, doubtful, rejected)
+            if problem is None:
+                continue
+            attempt = 1 if len(waiting) < before else attempt + 1
+            if attempt >= TRIES:
+                raise StoreUnavailable(f"audit index {self.name}: does not take events ({problem})")
+            self._sleep(max(problem.retry_after, pause(attempt)))
         return rejected
 
-    def _add(self, events: list[Event], replay: bool) -> list[Rejected]:
-        rejected: list[Rejected] = []
-        for attempt in range(1, TRIES + 1):
+    def _pass(self, waiting: dict[str, Event], doubtful: set[str], rejected: list[Rejected]) -> _Busy | None:
+        """Send everything that waits, request by request, until one fails; what arrives is taken out."""
+        refused = 0
+        ids = list(waiting)
+        while ids:
+            batch, ids = ids[: self._bulk], ids[self._bulk :]
             try:
-                if replay:
-                    events = self._absent(events)
-                again = self._send(events, rejected)
+                self._drop_present(waiting, doubtful.intersection(batch))
+                doubtful.difference_update(batch)
+                again = self._send([waiting[each] for each in batch if each in waiting], rejected)
             except _TooLarge:
-                return rejected + self._add_halves(events, replay)
+                self._split(waiting, batch, rejected)
+                return None
             except _Busy as busy:
-                reason, replay, retry_after = str(busy), replay or busy.lost, busy.retry_after
-            else:
-                if not again:
-                    self._bulk = min(BULK, self._bulk * 2)
-                    return rejected
-                events, reason, retry_after = again, f"{len(again)} events refused for now", 0.0
-            self._bulk = max(_SMALLEST, self._bulk // 2)
-            if attempt < TRIES:
-                self._sleep(max(retry_after, pause(attempt)))
-        raise StoreUnavailable(f"audit index {self.name}: does not take events ({reason})")
+                if busy.lost:
+                    doubtful.update(batch)
+                self._bulk = max(_SMALLEST, self._bulk // 2)
+                return busy
+            for each in set(batch) - again:
+                waiting.pop(each, None)
+            refused += len(again)
+            grown = self._bulk // 2 if len(again) * _MANY > len(batch) else self._bulk * 2
+            self._bulk = min(BULK, max(_SMALLEST, grown))
+        return _Busy(f"{refused} events refused for now", lost=False) if refused else None
 
-    def _add_halves(self, events: list[Event], replay: bool) -> list[Rejected]:
-        if len(events) == 1:
-            return [Rejected(events[0]["event.id"], "413: larger than the server accepts")]
-        middle = len(events) // 2
-        return self._add(events[:middle], replay) + self._add(events[middle:], replay)
+    def _split(self, waiting: dict[str, Event], batch: list[str], rejected: list[Rejected]) -> None:
+        """A request was too large: send smaller ones, and give up what is too large by itself."""
+        if len(batch) == 1:
+            rejected.append(Rejected(batch[0], "413: larger than the server accepts"))
+            del waiting[batch[0]]
+        self._bulk = max(1, len(batch) // 2)
 
-    def _send(self, events: list[Event], rejected: list[Rejected]) -> list[Event]:
-        """One bulk request; the events to try again."""
+    def _send(self, events: list[Event], rejected: list[Rejected]) -> set[str]:
+        """One bulk request; the ids to try again."""
         if not events:
-            return []
+            return set()
         lines = (orjson.dumps({"create": {"_id": event["event.id"]}}) + b"\n" + orjson.dumps(event) for event in events)
-        answer = self._once("POST", f"/{self._stream}/_bulk", b"\n".join(lines) + b"\n", _NDJSON)
-        if answer.status != 200:
-            raise self._refused("_bulk", answer)
-        again = []
-        for event, item in zip(events, answer.body["items"], strict=True):
+        body = self._good("POST", f"/{self._stream}/_bulk", b"\n".join(lines) + b"\n", _NDJSON)
+        again = set()
+        for event, item in zip(events, body["items"], strict=True):
             result = item["create"]
             status = int(result["status"])
             if status in (200, 201, 409):
                 continue
             if status == 429 or status >= 500:
-                again.append(event)
+                again.add(event["event.id"])
             elif status in _NOT_THE_EVENTS_FAULT:
                 raise self._refused("_bulk", _Answer(status, result))
             else:
                 rejected.append(Rejected(event["event.id"], f"{status} {_reason(result)}"))
         return again
 
-    def _absent(self, events: list[Event]) -> list[Event]:
-        """Those that are in no index of the stream."""
-        if not events:
-            return []
-        self._once_good("POST", f"/{self._stream}/_refresh", None)
-        ids = [event["event.id"] for event in events]
-        question = {"size": len(ids), "_source": False, "query": {"terms": {"event.id": ids}}}
-        found = self._once_good("POST", f"/{self._stream}/_search", question)
-        there = {hit["_id"] for hit in found["hits"]["hits"]}
-        return [event for event in events if event["event.id"] not in there]
+    def _drop_present(self, waiting: dict[str, Event], ids: Set[str]) -> None:
+        """Take out what an index of the stream has already."""
+        if not ids:
+            return
+        self._good("POST", f"/{self._stream}/_refresh", None)
+        question = {"size": len(ids), "_source": False, "query": {"terms": {"event.id": sorted(ids)}}}
+        found = self._good("POST", f"/{self._stream}/_search", orjson.dumps(question))
+        for hit in found["hits"]["hits"]:
+            waiting.pop(hit["_id"], None)
 
     # -- reading
 
@@ -239,27 +250,27 @@ class ElasticIndex(SearchIndex):
         """A request that may be repeated."""
         for attempt in range(1, TRIES + 1):
             try:
-                return self._once(method, target, body)
+                return self._once(method, target, None if body is None else orjson.dumps(body))
             except _Busy as busy:
                 reason, retry_after = str(busy), busy.retry_after
             if attempt < TRIES:
                 self._sleep(max(retry_after, pause(attempt)))
         raise StoreUnavailable(f"audit index {self.name}: does not answer ({reason})")
 
-    def _once_good(self, method: str, target: str, body: Any) -> Any:
-        answer = self._once(method, target, body)
+    def _good(self, method: str, target: str, body: bytes | None, content_type: str = _JSON) -> Any:
+        """One request that must succeed. Raises ``_Busy`` and ``_TooLarge`` too."""
+        answer = self._once(method, target, body, content_type)
         if answer.status != 200:
             raise self._refused(target, answer)
         return answer.body
 
-    def _once(self, method: str, target: str, body: Any, content_type: str = _JSON) -> _Answer:
+    def _once(self, method: str, target: str, body: bytes | None, content_type: str = _JSON) -> _Answer:
         """One request. Raises ``_Busy`` and ``_TooLarge``."""
         from elastic_transport import SerializationError, TransportError
 
         headers = {"accept": _JSON, **self._authorization}
         if body is not None:
             headers["content-type"] = content_type
-            body = body if isinstance(body, bytes) else orjson.dumps(body)
         try:
             meta, answer = self._transport.perform_request(method, target, body=body, headers=headers)
         except SerializationError:

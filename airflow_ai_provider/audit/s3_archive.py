@@ -93,6 +93,7 @@ class S3Archive(Archive):
         prefix: str = "",
         lock: Lock | None = None,
         *,
+        page: int = 1000,
         clock: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -100,6 +101,7 @@ class S3Archive(Archive):
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._client = client
         self._lock = lock
+        self._page = page
         self._clock = clock
         self._sleep = sleep
         self._first: dict[str, str] = {}
@@ -108,14 +110,21 @@ class S3Archive(Archive):
     # -- the archive
 
     def put(self, name: str, data: bytes) -> bool:
-        if self._look_up(name) is not None:
-            return False
-        tries, version = self._send(name, data)
-        first = self._look_up(name)
-        if first is None:
-            raise StoreUnavailable(f"{self._place(name)}: was accepted and is not there; nothing was sealed")
-        # A try whose reply was lost may have been the one that counted.
-        return first == version or (tries > 1 and self.get(name) == data)
+        for attempt in range(1, TRIES + 1):
+            if self._look_up(name) is not None:
+                # A try whose reply was lost may have been the one that counted.
+                return attempt > 1 and self.get(name) == data
+            try:
+                version = self._send(name, data)
+            except StoreUnavailable:
+                if attempt == TRIES:
+                    raise
+                self._sleep(pause(attempt))
+            except _Taken:
+                continue
+            else:
+                return self._look_up(name) == version
+        raise StoreUnavailable(f"{self._place(name)}: is said to be taken and is not there; nothing was sealed")
 
     def open(self, name: str) -> BinaryIO:
         for fresh in (False, True):
@@ -219,8 +228,8 @@ class S3Archive(Archive):
 
     # -- requests
 
-    def _send(self, name: str, data: bytes) -> tuple[int, str | None]:
-        """How many tries it took, and the version that the last one made, if it said so."""
+    def _send(self, name: str, data: bytes) -> str:
+        """One put; the version that it made."""
         arguments: dict[str, Any] = {
             "Key": self.prefix + name,
             "Body": data,
@@ -230,11 +239,8 @@ class S3Archive(Archive):
         if self._lock is not None:
             until = self._clock() + timedelta(days=self._lock.days)
             arguments |= {"ObjectLockMode": self._lock.mode, "ObjectLockRetainUntilDate": until}
-        try:
-            answer = self.ask(name, "put_object", **arguments)
-        except _Taken as taken:
-            return int(taken.args[0]), None
-        return answer["tries"], answer.get("VersionId", "null")
+        version: str = self.ask(name, "put_object", tries=1, **arguments).get("VersionId", "null")
+        return version
 
     def _look_up(self, name: str) -> str | None:
         """The first version of a name, from the bucket; ``None`` when there is none."""
@@ -256,7 +262,7 @@ class S3Archive(Archive):
         """Versions and delete markers by key, the versions of a key newest first."""
         place: dict[str, Any] = {}
         while True:
-            page = self.ask(prefix, "list_object_versions", Prefix=prefix, **place)
+            page = self.ask(prefix, "list_object_versions", Prefix=prefix, MaxKeys=self._page, **place)
             found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
             yield from sorted(found, key=lambda each: each["Key"])  # stable: versions stay in the store's order
             if not page.get("IsTruncated"):
@@ -265,27 +271,28 @@ class S3Archive(Archive):
             if marker := page.get("NextVersionIdMarker"):
                 place["VersionIdMarker"] = marker
 
-    def ask(self, name: str, operation: str, **arguments: Any) -> dict[str, Any]:
-        """One request, tried ``TRIES`` times; the answer with ``tries`` added."""
+    def ask(self, name: str, operation: str, *, tries: int = TRIES, **arguments: Any) -> dict[str, Any]:
+        """One request and its answer."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
-        for attempt in range(1, TRIES + 1):
+        for attempt in range(1, tries + 1):
             try:
                 answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
-            except (ClientError, BotoCoreError) as error:
+            except (ClientError, BotoCoreError, ResponseParserError) as error:
                 if not _may_heal(error):
-                    raise self._refused(name, error, attempt) from None
-                if attempt == TRIES:
+                    raise self._refused(name, error) from None
+                if attempt == tries:
                     raise StoreUnavailable(f"{self._place(name)}: the store does not answer ({_code(error)})") from None
                 self._sleep(pause(attempt))
             else:
-                return {**answer, "tries": attempt}
+                return answer
         raise AssertionError  # the loop returns or raises
 
-    def _refused(self, name: str, error: Exception, attempt: int) -> Exception:
+    def _refused(self, name: str, error: Exception) -> Exception:
         code = _code(error)
         if code in ("PreconditionFailed", "412"):
-            return _Taken(attempt)
+            return _Taken()
         if code == "NoSuchBucket":
             return AuditError(f"audit archive s3://{self.bucket}: no such bucket; make it, or mend archive_uri")
         if code in ("404", "NoSuchKey", "NoSuchVersion") or code.endswith("NotFoundError") or "NoSuch" in code:
@@ -337,7 +344,7 @@ class _Reading(io.RawIOBase):
         return data
 
     def _fetch(self) -> None:
-        span = {"Range": f"bytes={self._position}-"} if self._position else {}
+        span: dict[str, Any] = {"Range": f"bytes={self._position}-"} if self._position else {}
         key = self._archive.prefix + self._name
         answer = self._archive.ask(self._name, "get_object", Key=key, VersionId=self._version, **span)
         self._body = answer["Body"]
@@ -384,11 +391,13 @@ def _code(error: Exception) -> str:
 
 
 def _may_heal(error: Exception) -> bool:
+    from botocore.exceptions import ConnectionError as NotConnected
     from botocore.exceptions import HTTPClientError
+    from botocore.parsers import ResponseParserError
 
     response = getattr(error, "response", None)
     if not response:
-        return isinstance(error, HTTPClientError)
+        return isinstance(error, (NotConnected, HTTPClientError, ResponseParserError))
     status = int(response["ResponseMetadata"]["HTTPStatusCode"])
     return status >= 500 or status == 429 or response["Error"].get("Code") in _BUSY
 
