@@ -46,6 +46,8 @@ class FaultProxy(WebThread):
             await self._session.close()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("Expect") == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await request.read()
         fault = self._deal()
         self.dealt[fault] += 1
@@ -67,8 +69,7 @@ class FaultProxy(WebThread):
 
     async def _forward(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         assert self._session is not None
-        kept = {"content-encoding"} if body else set()
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP - kept}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         # The path as it was sent and the Host it was sent to: both are in an S3 signature.
         target = URL(f"{self._upstream}{request.raw_path}", encoded=True)
         async with self._session.request(

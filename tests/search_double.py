@@ -19,7 +19,7 @@ import random
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -38,8 +38,19 @@ class BackingIndex:
 
     name: str
     documents: dict[str, Document] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
     refreshed: int = 0
     """Documents that searches see: those added before the last refresh."""
+
+    def add(self, key: str, document: Document) -> None:
+        self.positions[key] = len(self.documents)
+        self.documents[key] = document
+
+    def visible(self, keys: Iterable[str] | None = None) -> Iterator[tuple[str, Document]]:
+        """What searches see, all of it or these keys."""
+        for key in self.documents if keys is None else keys:
+            if self.positions.get(key, self.refreshed) < self.refreshed:
+                yield key, self.documents[key]
 
 
 class Refusal(Exception):
@@ -60,6 +71,7 @@ class SearchDouble(WebThread):
         largest: int = 100 * 2**20,
         login: tuple[str, str] | None = None,
         without_lifecycle: bool = False,
+        poison: Collection[str] = (),
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -72,6 +84,8 @@ class SearchDouble(WebThread):
         self.outcomes: Counter[str] = Counter()
         self.sizes: list[int] = []
         """Documents in each bulk request."""
+        self.poison = poison
+        """Ids of documents that never fit."""
         self._login = login
         self._has_lifecycle = not without_lifecycle
         self._random = random.Random(seed)
@@ -234,21 +248,24 @@ class SearchDouble(WebThread):
             return 409, {"type": "version_conflict_engine_exception", "reason": reason}
         mapping = self._mapping(stream)
         assert mapping is not None
+        if key in self.poison:
+            return 400, {"type": "document_parsing_exception", "reason": "failed to parse"}
         if problem := misfit(document, mapping):
             return 400, problem
-        index.documents[key] = document
+        index.add(key, document)
         return 201, None
 
     # -- reading
 
-    def _visible(self, stream: str) -> list[tuple[str, Document]]:
-        return [each for index in self._indices(stream) for each in list(index.documents.items())[: index.refreshed]]
+    def _visible(self, stream: str, keys: Iterable[str] | None = None) -> list[tuple[str, Document]]:
+        return [each for index in self._indices(stream) for each in index.visible(keys)]
 
     def _search(self, stream: str, body: Document, ignore_unavailable: bool) -> Document:
         if ignore_unavailable and stream not in self.streams:
             return {"hits": {"hits": []}}
-        fits = matcher(body.get("query", {"match_all": {}}))
-        found = [(key, document) for key, document in self._visible(stream) if fits(document)]
+        query = body.get("query", {"match_all": {}})
+        fits, keys = matcher(query), query.get("terms", {}).get("event.id")
+        found = [(key, document) for key, document in self._visible(stream, keys) if fits(document)]
         order = [next(iter(each.items())) for each in body.get("sort", ())]
         hits = [
             {"_id": key, "_source": document, "sort": [document[name] for name, _ in order]} for key, document in found

@@ -103,7 +103,6 @@ class DeliveryReport:
 
     sinks: dict[str, SinkReport] = field(default_factory=dict)
     """``archive`` and ``index``."""
-    spool: SpoolState | None = None
     busy: bool = False
     """Another delivery is at work; nothing was done."""
 
@@ -170,6 +169,8 @@ def deliver_to_index(
         delivery = _IndexDelivery(index, cursor, now, chunk, report)
         delivery.of_spool(spool)
         delivery.of_archive(archive)
+        if report.events:
+            index.refresh()
     except (StoreUnavailable, AuditError) as error:
         report.error = str(error)
     return report

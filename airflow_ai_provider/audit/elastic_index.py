@@ -169,9 +169,11 @@ class ElasticIndex(SearchIndex):
         if not events:
             return set()
         lines = (orjson.dumps({"create": {"_id": event["event.id"]}}) + b"\n" + orjson.dumps(event) for event in events)
-        body = self._good("POST", f"/{self._stream}/_bulk", b"\n".join(lines) + b"\n", _NDJSON)
+        answer = self._once("POST", f"/{self._stream}/_bulk", b"\n".join(lines) + b"\n", _NDJSON)
+        if answer.status != 200:
+            raise self._refused("_bulk", answer)
         again = set()
-        for event, item in zip(events, body["items"], strict=True):
+        for event, item in zip(events, answer.body["items"], strict=True):
             result = item["create"]
             status = int(result["status"])
             if status in (200, 201, 409):
@@ -188,13 +190,16 @@ class ElasticIndex(SearchIndex):
         """Take out what an index of the stream has already."""
         if not ids:
             return
-        self._good("POST", f"/{self._stream}/_refresh", None)
+        self.refresh()
         question = {"size": len(ids), "_source": False, "query": {"terms": {"event.id": sorted(ids)}}}
-        found = self._good("POST", f"/{self._stream}/_search", orjson.dumps(question))
+        found = self._do("POST", f"/{self._stream}/_search", question)
         for hit in found["hits"]["hits"]:
             waiting.pop(hit["_id"], None)
 
     # -- reading
+
+    def refresh(self) -> None:
+        self._do("POST", f"/{self._stream}/_refresh")
 
     def search(self, query: Query) -> list[Event]:
         found: list[Event] = []
@@ -227,7 +232,7 @@ class ElasticIndex(SearchIndex):
         return hits
 
     def count(self) -> int:
-        self._do("POST", f"/{self._stream}/_refresh")
+        self.refresh()
         return int(self._do("GET", f"/{self._stream}/_count")["count"])
 
     def clear(self) -> None:
@@ -256,13 +261,6 @@ class ElasticIndex(SearchIndex):
             if attempt < TRIES:
                 self._sleep(max(retry_after, pause(attempt)))
         raise StoreUnavailable(f"audit index {self.name}: does not answer ({reason})")
-
-    def _good(self, method: str, target: str, body: bytes | None, content_type: str = _JSON) -> Any:
-        """One request that must succeed. Raises ``_Busy`` and ``_TooLarge`` too."""
-        answer = self._once(method, target, body, content_type)
-        if answer.status != 200:
-            raise self._refused(target, answer)
-        return answer.body
 
     def _once(self, method: str, target: str, body: bytes | None, content_type: str = _JSON) -> _Answer:
         """One request. Raises ``_Busy`` and ``_TooLarge``."""

@@ -6,7 +6,7 @@ import random
 from typing import Final
 
 TRIES: Final = 8
-_FIRST_S: Final = 0.1
+_FIRST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
 
 

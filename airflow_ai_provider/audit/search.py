@@ -110,6 +110,10 @@ class SearchIndex(ABC):
         """
 
     @abstractmethod
+    def refresh(self) -> None:
+        """Let searches find what was added."""
+
+    @abstractmethod
     def search(self, query: Query) -> list[Event]:
         """The newest events that fit, newest first, each once."""
 

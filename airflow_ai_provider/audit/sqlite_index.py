@@ -72,6 +72,9 @@ class SqliteIndex(SearchIndex):
             self._db.executemany(_INSERT, rows)
         return rejected
 
+    def refresh(self) -> None:
+        """Nothing: what was added is found at once."""
+
     def search(self, query: Query) -> list[Event]:
         statement, values = select(query)
         with self._translated():

@@ -60,7 +60,7 @@ def deliver_audit(settings: Settings) -> DeliveryReport:
     Raises ``AuditError`` where this host's own files cannot be used.
     """
     from airflow_ai_provider.audit.cursor import Cursor
-    from airflow_ai_provider.audit.deliver import DeliveryReport, deliver_to_archive, deliver_to_index, spool_state
+    from airflow_ai_provider.audit.deliver import DeliveryReport, deliver_to_archive, deliver_to_index
 
     spool, report = _spool(settings), DeliveryReport()
     with Cursor(_cursor(settings)) as cursor, cursor.holding() as held:
@@ -68,8 +68,14 @@ def deliver_audit(settings: Settings) -> DeliveryReport:
         if held:
             report.deliver("archive", lambda: deliver_to_archive(spool, _archive(settings, checked=True), cursor))
             report.deliver("index", lambda: _index(settings, spool, cursor, deliver_to_index))
-    report.spool = spool_state(spool)
     return report
+
+
+def spool_alarm(settings: Settings, now: datetime) -> str:
+    """What to do something about on this host, empty if nothing: a disk that fills up, segments that wait too long."""
+    from airflow_ai_provider.audit.deliver import spool_state
+
+    return spool_state(_spool(settings)).alarm(now)
 
 
 def rebuild_audit_index(settings: Settings) -> SinkReport:
