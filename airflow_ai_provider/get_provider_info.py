@@ -59,9 +59,9 @@ def _options() -> dict[str, Any]:
             default="",
         ),
         "archive_retention_days": _option(
-            "Days for which what is written to an archive in S3 stays locked.\n",
+            "Days for which what is written to an archive in S3 stays locked. Empty means 2555, seven years.\n",
             example="3650",
-            default="2555",
+            default="",
         ),
         "search_conn_id": _option(
             "Connection (elasticsearch) of the server that holds the index of the audit trail: Elasticsearch or "

@@ -31,7 +31,7 @@ from airflow_ai_provider.audit.archive import (
 from airflow_ai_provider.audit.chain import segment_name
 from airflow_ai_provider.audit.cursor import Cursor, DeadLetter, dead_letter
 from airflow_ai_provider.audit.manifest import SegmentEntry, read_manifest
-from airflow_ai_provider.audit.reader import check_segment
+from airflow_ai_provider.audit.reader import ContainerDamaged, HashedChunks, check_segment, file_chunks, gunzip
 from airflow_ai_provider.audit.records import Record, archive_records, spool_records
 from airflow_ai_provider.audit.search import Event, SearchIndex
 from airflow_ai_provider.audit.spool import Spool
@@ -150,14 +150,23 @@ def _archive(spool: Spool, archive: Archive, cursor: Cursor, name: str, report: 
     if check.fault is not None or check.head is None or check.head.name != name:
         report.problems.append(Problem(name, "its chain is broken; run airflow ai audit verify"))
         return
-    target, packed = segment_object(check.head), compress(data)
-    archive.put(target, packed)
-    if archive.sha256(target) != sha256(packed).hexdigest():
+    target = segment_object(check.head)
+    archive.put(target, compress(data))
+    if _content_hash(archive, target) != sha256(data).hexdigest():
         report.problems.append(Problem(name, f"{target} in the archive holds other bytes; run airflow ai audit verify"))
         return
     cursor.arrived(ARCHIVE_SINK, name, check.count, finished=True)
     report.segments += 1
     report.events += check.count
+
+
+def _content_hash(archive: Archive, name: str) -> str:
+    """Of what an archived segment holds, read back; empty when it cannot be read to its end."""
+    with archive.open(name) as stream:
+        try:
+            return HashedChunks(gunzip(file_chunks(stream))).drain()
+        except ContainerDamaged:
+            return ""
 
 
 def deliver_to_index(

@@ -29,7 +29,7 @@ _ALWAYS: Final[Mapping[str, str]] = {
 
 def field_types() -> dict[str, str]:
     """Elasticsearch type by field, in ECS names."""
-    return {**_ALWAYS, **{name: _TYPES.get(check, "keyword") for name, check in events._FIELDS.values()}}
+    return {**_ALWAYS, **{name: _TYPES.get(check, "keyword") for name, check, *_ in events._FIELDS.values()}}
 
 
 def mapping() -> dict[str, Any]:

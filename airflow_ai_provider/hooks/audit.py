@@ -3,33 +3,25 @@
 [ai] home/audit/spool      segments waiting for the sealer, written by this host's tasks
 [ai] home/audit/keys       the sealer's key and, for whoever verifies, its public half
 [ai] archive_uri           sealed segments and signed manifests; home/audit/archive by default
-[ai] search_conn_id        the index over the trail; home/audit/search.db by default
-[ai] home/audit/delivery.db  how far the deliveries to archive and index have got
+
+Where the trail is delivered to is in ``audit_sinks``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ai_provider.errors import AuditError, StoreUnavailable
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.hooks.audit_sinks import open_archive, report_overlays
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.audit.archive import Archive
-    from airflow_ai_provider.audit.cursor import Cursor, DeadLetter
-    from airflow_ai_provider.audit.deliver import DeliveryReport, SinkReport
     from airflow_ai_provider.audit.findings import VerifyReport
-    from airflow_ai_provider.audit.s3_archive import S3Archive
     from airflow_ai_provider.audit.seal import SealReport
-    from airflow_ai_provider.audit.search import SearchIndex
     from airflow_ai_provider.audit.spool import Spool
-
-    _Fill = Callable[[Spool, Archive, SearchIndex, Cursor, datetime], SinkReport]
 
 
 def seal_audit(settings: Settings) -> SealReport:
@@ -51,71 +43,7 @@ def seal_audit(settings: Settings) -> SealReport:
         if recovered := recover_open(spool, now):
             with Trail(spool, store) as trail:
                 trail.emit_many([("segment.recovered", "unknown", recovery.fields()) for recovery in recovered])
-        return seal_trail(spool, _archive(settings, checked=True), store, key, now)
-
-
-def deliver_audit(settings: Settings) -> DeliveryReport:
-    """Bring what is sealed to the archive and into the index. A sink that is down is in the report, not raised.
-
-    Raises ``AuditError`` where this host's own files cannot be used.
-    """
-    from airflow_ai_provider.audit.cursor import Cursor
-    from airflow_ai_provider.audit.deliver import DeliveryReport, deliver_to_archive, deliver_to_index
-
-    spool, report = _spool(settings), DeliveryReport()
-    with Cursor(_cursor(settings)) as cursor, cursor.holding() as held:
-        report.busy = not held
-        if held:
-            report.deliver("archive", lambda: deliver_to_archive(spool, _archive(settings, checked=True), cursor))
-            report.deliver("index", lambda: _index(settings, spool, cursor, deliver_to_index))
-    return report
-
-
-def spool_alarm(settings: Settings, now: datetime) -> str:
-    """What to do something about on this host, empty if nothing: a disk that fills up, segments that wait too long."""
-    from airflow_ai_provider.audit.deliver import spool_state
-
-    return spool_state(_spool(settings)).alarm(now)
-
-
-def rebuild_audit_index(settings: Settings) -> SinkReport:
-    """Empty the index and fill it from the archive. Raises ``AuditError`` and ``StoreUnavailable``."""
-    from airflow_ai_provider.audit.cursor import Cursor
-    from airflow_ai_provider.audit.deliver import rebuild_index
-
-    with Cursor(_cursor(settings)) as cursor, cursor.holding() as held:
-        if not held:
-            raise AuditError("a delivery of the audit trail is running; try again when it is done")
-        return _index(settings, _spool(settings), cursor, rebuild_index)
-
-
-def dead_letters(settings: Settings) -> list[DeadLetter]:
-    """Records that the index refused for good. Raises ``AuditError`` and ``StoreUnavailable``."""
-    from airflow_ai_provider.audit.cursor import Cursor
-    from airflow_ai_provider.audit.deliver import index_sink
-
-    with Cursor(_cursor(settings)) as cursor, open_index(settings) as index:
-        return cursor.dead_letters(index_sink(index))
-
-
-def open_index(settings: Settings) -> SearchIndex:
-    """The index over the trail, to ask it questions; close it, or use it in a ``with`` statement.
-
-    Raises ``AuditError`` and ``StoreUnavailable``.
-    """
-    if settings.search is not None:
-        from airflow_ai_provider.audit.elastic_index import ElasticIndex
-
-        return ElasticIndex(settings.search)
-    from airflow_ai_provider.audit.sqlite_index import SqliteIndex
-
-    return SqliteIndex(settings.home / "audit" / "search.db")
-
-
-def _index(settings: Settings, spool: Spool, cursor: Cursor, fill: _Fill) -> SinkReport:
-    with open_index(settings) as index:
-        index.prepare()
-        return fill(spool, _archive(settings), index, cursor, datetime.now(UTC))
+        return seal_trail(spool, open_archive(settings, checked=True), store, key, now)
 
 
 def record(settings: Settings, action: str, caller: Caller, **fields: Any) -> None:
@@ -145,22 +73,10 @@ def verify_audit(settings: Settings) -> VerifyReport:
     folder = _keys(settings)
     keys = load_verify_keys(folder) if folder.is_dir() else {}
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        archive = _archive(settings)
+        archive = open_archive(settings)
         report = verify(archive, _spool(settings), LedgerAuditStore(ledger), keys)
-    _report_overlays(archive, report)
-    return report
-
-
-def _report_overlays(archive: Archive, report: VerifyReport) -> None:
-    """An attempt to change the archive is a finding even where the store's versions made it harmless."""
-    if report.error:
-        return
-    try:
-        for overlay in archive.overlays(""):
-            what = f"{overlay.versions} later versions, {overlay.markers} delete markers; the first version was read"
-            report.find("object_overlaid", overlay.name, what, "tried to overwrite or delete")
-    except StoreUnavailable as error:
-        report.error = str(error)
+        report_overlays(archive, report)
+        return report
 
 
 def _spool(settings: Settings) -> Spool:
@@ -169,38 +85,5 @@ def _spool(settings: Settings) -> Spool:
     return Spool(settings.home / "audit" / "spool")
 
 
-def _cursor(settings: Settings) -> Path:
-    return settings.home / "audit" / "delivery.db"
-
-
 def _keys(settings: Settings) -> Path:
     return settings.home / "audit" / "keys"
-
-
-def _archive(settings: Settings, *, checked: bool = False) -> Archive:
-    """The archive; ``checked`` makes sure, before something is written, that a bucket can keep its lock."""
-    from airflow_ai_provider.audit.archive import FolderArchive
-
-    uri = (settings.archive_uri or str(settings.home / "audit" / "archive")).removeprefix("file://")
-    if uri.startswith("s3://"):
-        archive = open_bucket(settings)
-        if checked:
-            archive.check()
-        return archive
-    if "://" in uri:
-        raise AuditError(f"audit archive {uri}: expected a folder or s3://CONN_ID@bucket/prefix")
-    return FolderArchive(Path(uri).expanduser())
-
-
-def open_bucket(settings: Settings) -> S3Archive:
-    """The archive where it is in S3. ``AuditError`` where it is not, or its lock is not said."""
-    from airflow_ai_provider.audit.s3_archive import LOCKS, Lock, S3Archive, s3_client
-
-    uri, mode = settings.archive_uri or "", (settings.archive_lock or "").upper()
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://") or not bucket:
-        raise AuditError(f"audit archive {uri or 'of this installation'}: expected s3://CONN_ID@bucket/prefix")
-    if mode not in (*LOCKS, "NONE"):
-        raise AuditError("audit archive in S3: set archive_lock in section ai to compliance, governance or none")
-    lock = Lock(mode, settings.archive_retention_days) if mode in LOCKS else None
-    return S3Archive(s3_client(settings.storage_options), bucket, prefix, lock)

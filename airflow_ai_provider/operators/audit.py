@@ -29,7 +29,8 @@ class AuditSealOperator(HeartOperator):
     ui_color = "#efeaf6"
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.audit import seal_audit, spool_alarm
+        from airflow_ai_provider.hooks.audit import seal_audit
+        from airflow_ai_provider.hooks.audit_sinks import spool_alarm
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
         settings = settings_from_airflow()
@@ -55,7 +56,7 @@ class AuditSealOperator(HeartOperator):
 
     def _deliver(self, settings: Settings) -> dict[str, int]:
         """Deliver to archive and index, and tell what is left; no trouble of a sink keeps the trail from its seal."""
-        from airflow_ai_provider.hooks.audit import deliver_audit
+        from airflow_ai_provider.hooks.audit_sinks import deliver_audit
 
         try:
             sinks = deliver_audit(settings).sinks

@@ -198,7 +198,7 @@ def test_the_mapping_is_strict_and_knows_every_field_of_the_schema(double: Searc
     assert template["index_patterns"] == ["logs-airflow_ai.audit-*"]
     assert template["template"]["mappings"]["dynamic"] == "strict"
     assert template["template"]["settings"]["index.lifecycle.name"] in double.lifecycles
-    assert {name for name, _ in schema._FIELDS.values()} <= set(field_types())
+    assert {name for name, *_ in schema._FIELDS.values()} <= set(field_types())
 
 
 def test_preparing_again_changes_nothing_that_belongs_to_the_cluster(double: SearchDouble, connect: Any) -> None:

@@ -19,7 +19,8 @@ from airflow_ai_provider.audit.s3_archive import s3_client
 from airflow_ai_provider.cli.audit_search import moment
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.hooks.audit import open_index, record, seal_audit
+from airflow_ai_provider.hooks.audit import record, seal_audit
+from airflow_ai_provider.hooks.audit_sinks import open_index
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 
 NOW = datetime(2025, 3, 10, 12, tzinfo=UTC)

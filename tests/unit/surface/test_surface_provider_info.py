@@ -24,6 +24,9 @@ OPTIONS = {
     "ledger_conn_id",
     "cache_conn_id",
     "archive_uri",
+    "archive_lock",
+    "archive_retention_days",
+    "search_conn_id",
     "vectors_conn_id",
     "keyring_conn_id",
 }
