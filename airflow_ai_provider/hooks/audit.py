@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit_sinks import open_archive, report_overlays
+from airflow_ai_provider.hooks.audit_sinks import open_archive
 
 if TYPE_CHECKING:
     from airflow_ai_provider.audit.findings import VerifyReport
@@ -68,6 +68,7 @@ def verify_audit(settings: Settings) -> VerifyReport:
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.keys import load_verify_keys
     from airflow_ai_provider.audit.verify import verify
+    from airflow_ai_provider.audit.verify_overlays import check_overlays
     from airflow_ai_provider.ledger import open_ledger
 
     folder = _keys(settings)
@@ -75,7 +76,8 @@ def verify_audit(settings: Settings) -> VerifyReport:
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         archive = open_archive(settings)
         report = verify(archive, _spool(settings), LedgerAuditStore(ledger), keys)
-        report_overlays(archive, report)
+        if not report.error:
+            check_overlays(archive, report)
         return report
 
 

@@ -12,14 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_ai_provider.errors import AuditError, StoreUnavailable
+from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.gateway.settings import Settings
 
 if TYPE_CHECKING:
     from airflow_ai_provider.audit.archive import Archive
     from airflow_ai_provider.audit.cursor import Cursor, DeadLetter
     from airflow_ai_provider.audit.deliver import DeliveryReport, SinkReport
-    from airflow_ai_provider.audit.findings import VerifyReport
     from airflow_ai_provider.audit.s3_archive import S3Archive
     from airflow_ai_provider.audit.search import SearchIndex
     from airflow_ai_provider.audit.spool import Spool
@@ -54,18 +53,6 @@ def open_bucket(settings: Settings) -> S3Archive:
         raise AuditError("audit archive in S3: set archive_lock in section ai to compliance, governance or none")
     lock = Lock(mode, settings.archive_retention_days) if mode in LOCKS else None
     return S3Archive(s3_client(settings.storage_options), bucket, prefix, lock)
-
-
-def report_overlays(archive: Archive, report: VerifyReport) -> None:
-    """An attempt to change the archive is a finding even where the store's versions made it harmless."""
-    if report.error:
-        return
-    try:
-        for overlay in archive.overlays(""):
-            what = f"{overlay.versions} later versions, {overlay.markers} delete markers; the first version was read"
-            report.find("object_overlaid", overlay.name, what, "tried to overwrite or delete")
-    except StoreUnavailable as error:
-        report.error = str(error)
 
 
 def deliver_audit(settings: Settings) -> DeliveryReport:

@@ -22,6 +22,7 @@ from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.hooks.audit import record, seal_audit
 from airflow_ai_provider.hooks.audit_sinks import open_index
 from airflow_ai_provider.hooks.settings import settings_from_airflow
+from airflow_ai_provider.operators.audit import AuditSealOperator
 
 NOW = datetime(2025, 3, 10, 12, tzinfo=UTC)
 
@@ -77,6 +78,23 @@ def test_a_user_of_python_asks_the_same_index() -> None:
     with open_index(settings_from_airflow()) as index:
         assert len(index.actions_of("ada", days=30, now=datetime.now(UTC))) == 3
         assert len(index.events_of_run("d", "r")) == 3
+
+
+def test_the_seal_operator_delivers_and_a_sink_that_is_down_does_not_fail_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context: Any = {}
+    happened("ada", times=3)
+    sealed = AuditSealOperator(task_id="seal").execute(context)
+    assert (sealed["events"], sealed["indexed"], sealed["dead_letters"]) == (3, 3, 0)
+    monkeypatch.setattr("airflow_ai_provider.audit.elastic_index.TRIES", 1)
+    monkeypatch.setenv("AIRFLOW_CONN_AI_SEARCH", '{"conn_type": "elasticsearch", "host": "127.0.0.1", "port": 9}')
+    monkeypatch.setenv("AIRFLOW__AI__SEARCH_CONN_ID", "ai_search")
+    happened("ada")
+    sealed = AuditSealOperator(task_id="seal").execute(context)
+    assert (sealed["events"], sealed["indexed"]) == (1, 0)
+    monkeypatch.delenv("AIRFLOW__AI__SEARCH_CONN_ID")
+    assert AuditSealOperator(task_id="seal").execute(context)["indexed"] == 1
 
 
 def test_an_index_that_was_deleted_is_rebuilt(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
