@@ -11,7 +11,7 @@ from aiohttp import web
 from web_thread import WebThread
 from yarl import URL
 
-_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "content-encoding"})
+_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ class FaultProxy(WebThread):
 
     async def _forward(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         assert self._session is not None
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
+        decoded = _HOP | {"content-encoding"}  # by the server that this is; the answer is passed on as it came
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in decoded}
         # The path as it was sent and the Host it was sent to: both are in an S3 signature.
         target = URL(f"{self._upstream}{request.raw_path}", encoded=True)
         async with self._session.request(

@@ -107,6 +107,49 @@ def test_a_trail_seals_and_verifies_there(archive: Archive, tmp_path: Path) -> N
     assert (report.status, report.findings, report.manifests, report.events) == (0, [], 2, 20)
 
 
+def test_a_reading_that_breaks_off_goes_on_where_it_stopped(client: Any, plain_bucket: str) -> None:
+    content = secrets.token_bytes(1_000_000)
+    broken = BrokenClient(client)
+    archive = S3Archive(broken, plain_bucket, sleep=lambda seconds: None)
+    archive.put("a", content)
+    assert archive.get("a") == content
+    assert broken.ranges == [None, "bytes=262144-", "bytes=524288-", "bytes=786432-"]
+    with archive.open("a") as stream:
+        assert stream.read(10) == content[:10]
+
+
+class BrokenClient:
+    """A client of a real store whose connections end after 256 KiB of an object."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.ranges: list[str | None] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def get_object(self, **arguments: Any) -> Any:
+        self.ranges.append(arguments.get("Range"))
+        answer = self._client.get_object(**arguments)
+        return {**answer, "Body": BrokenBody(answer["Body"])}
+
+
+class BrokenBody:
+    def __init__(self, body: Any) -> None:
+        self._body = body
+        self._left = 2**18
+
+    def read(self, size: int) -> bytes:
+        if self._left == 0:
+            raise ConnectionResetError
+        data: bytes = self._body.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        self._body.close()
+
+
 # Object Lock
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_proxy import FaultProxy, Faults
 from search_double import SearchDouble
+from services_search import OpenSearchServer
 
 from airflow_ai_provider.audit import events as schema
 from airflow_ai_provider.audit.elastic_index import ElasticIndex
@@ -238,6 +240,20 @@ def test_a_replay_after_a_rollover_makes_no_copy(double: SearchDouble, connect: 
     index.add([event(5), event(0)])  # nobody said that they may be there: copies, and a search passes over them
     assert index.count() == 7
     assert ids(index.search(Query())) == [5, 4, 3, 2, 1, 0]
+
+
+def test_a_real_server_behind_a_bad_network_has_each_event_once(opensearch: OpenSearchServer) -> None:
+    """503, broken connections, lost replies, and a rollover in the middle of it."""
+    events = [event(number) for number in range(3000)]
+    with FaultProxy(opensearch.url, Faults(), seed=3) as proxy, ElasticIndex(SearchAddress(proxy.url)) as index:
+        index.clear()
+        assert index.add(events[:2000]) == []
+        asked = urllib.request.Request(f"{opensearch.url}/{STREAM}/_rollover", method="POST")
+        assert urllib.request.urlopen(asked).status == 200
+        assert index.add(events[1000:], replay=True) == []
+        assert index.count() == 3000
+        assert ids(index.search(Query(limit=3000))) == list(range(2999, -1, -1))
+        assert proxy.dealt["lost"] > 0
 
 
 @pytest.mark.parametrize(("rejected", "sizes"), [(0.05, [1000, 1000, 1000]), (0.5, [1000, 500, 250])])

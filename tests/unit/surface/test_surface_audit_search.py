@@ -123,6 +123,9 @@ def test_elasticsearch_and_s3_are_reached_by_configuration_alone(
     assert "set archive_lock in section ai to compliance, governance or none" in capsys.readouterr().err
     monkeypatch.setenv("AIRFLOW__AI__ARCHIVE_LOCK", "compliance")
     monkeypatch.setenv("AIRFLOW__AI__ARCHIVE_RETENTION_DAYS", "1")
+    assert airflow("archive", "--set-up", "-o", "json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["default_retention"] == "COMPLIANCE 1 days"
     with SearchDouble(login=("ada", "word")) as double:
         search = {"conn_type": "elasticsearch", "host": "127.0.0.1", "port": double.port}
         monkeypatch.setenv("AIRFLOW_CONN_AI_SEARCH", json.dumps({**search, "login": "ada", "password": "word"}))
@@ -133,10 +136,6 @@ def test_elasticsearch_and_s3_are_reached_by_configuration_alone(
         assert airflow("search", "--user", "ada", "-o", "json") == 0
         assert len(json.loads(capsys.readouterr().out)) == 1
     assert airflow("verify") == 0
-    capsys.readouterr()
-    assert airflow("archive", "--set-up", "-o", "json") == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert row["default_retention"] == "COMPLIANCE 1 days"
     assert airflow("archive", "--expire-days", "2") == 2
     assert "--expire-days is part of --set-up" in capsys.readouterr().err
 
