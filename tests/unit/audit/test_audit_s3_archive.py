@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
     return S3Archive(request.getfixturevalue("client"), request.getfixturevalue("plain_bucket"), "trail")
 
 
+@dataclass
+class HouseWith(House):
+    """A trail whose archive is elsewhere."""
+
+    elsewhere: Archive = field(kw_only=True)
+
+    @property
+    def archive(self) -> Archive:  # type: ignore[override]
+        return self.elsewhere
+
+
 def needs_real(s3: S3Store) -> None:
     if not s3.real:
         pytest.skip("Ceph's gateway is not installed, and moto does not enforce Object Lock")
@@ -96,14 +108,11 @@ def test_of_racing_puts_one_wins_whole(archive: Archive) -> None:
 
 
 def test_a_trail_seals_and_verifies_there(archive: Archive, tmp_path: Path) -> None:
-    from airflow_ai_provider.audit.seal import seal_trail
-    from airflow_ai_provider.audit.verify import verify
-
-    house = House(tmp_path / "house")
+    house = HouseWith(tmp_path / "house", elsewhere=archive)
     house.write(20)
     for _ in range(2):
-        seal_trail(house.spool, archive, house.store, house.key, house.clock())
-    report = verify(archive, house.spool, house.store, house.key.public_keys())
+        house.seal()
+    report = house.verify()
     assert (report.status, report.findings, report.manifests, report.events) == (0, [], 2, 20)
 
 
@@ -185,20 +194,18 @@ def test_a_locked_version_cannot_be_deleted_nor_its_lock_shortened(s3: S3Store, 
 def test_overwriting_and_deleting_a_sealed_segment_is_harmless_and_seen(
     client: Any, locked: S3Archive, tmp_path: Path
 ) -> None:
-    from airflow_ai_provider.audit.seal import seal_trail
-    from airflow_ai_provider.audit.verify import verify
-
-    house = House(tmp_path / "house")
+    house = HouseWith(tmp_path / "house", elsewhere=locked)
     house.write(5)
     house.write(5)
-    seal_trail(house.spool, locked, house.store, house.key, house.clock())
+    house.seal()
     first, second = locked.list("segments/")
     client.put_object(Bucket=locked.bucket, Key=locked.prefix + first, Body=b"another story")
     client.delete_object(Bucket=locked.bucket, Key=locked.prefix + second)
     client.delete_object(Bucket=locked.bucket, Key=f"{locked.prefix}manifests/000000000001.json")
 
     fresh = S3Archive(client, locked.bucket, "trail/one", LOCK)  # nothing remembered from before
-    report = verify(fresh, house.spool, house.store, house.key.public_keys())
+    house.elsewhere = fresh
+    report = house.verify()
     assert (report.status, report.findings, report.events) == (0, [], 10)
     assert not fresh.put(second, b"a put over the delete marker")
     assert [(each.name, each.versions, each.markers) for each in fresh.overlays("")] == [
