@@ -47,8 +47,26 @@ def _options() -> dict[str, Any]:
             default="",
         ),
         "archive_uri": _option(
-            "Folder of the sealed audit trail, such as a mounted share. Empty means audit/archive in ``[ai] home``.\n",
-            example="/mnt/audit/airflow-ai",
+            "Folder of the sealed audit trail, such as a mounted share, or ``s3://CONN_ID@bucket/prefix`` with a "
+            "connection of type aws. Empty means audit/archive in ``[ai] home``.\n",
+            example="s3://ai_archive@audit-trail/airflow-ai",
+            default="",
+        ),
+        "archive_lock": _option(
+            "Object Lock of an archive in S3: ``compliance`` (nobody can delete), ``governance`` (who holds "
+            "s3:BypassGovernanceRetention can) or ``none``. It has no default: an archive in S3 must say it.\n",
+            example="compliance",
+            default="",
+        ),
+        "archive_retention_days": _option(
+            "Days for which what is written to an archive in S3 stays locked. Empty means 2555, seven years.\n",
+            example="3650",
+            default="",
+        ),
+        "search_conn_id": _option(
+            "Connection (elasticsearch) of the server that holds the index of the audit trail: Elasticsearch or "
+            "OpenSearch. Empty means SQLite in ``[ai] home``.\n",
+            example="ai_search",
             default="",
         ),
         "audit_signing_key": _option(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make sure that the servers the tests need (PostgreSQL, Redis) are installed on this machine.
+"""Make sure that the servers the tests need (PostgreSQL, Redis) are installed on this machine, and Ceph if it can be.
 
 Exit status 0: they are there. 1: they are not, and the message names the packages and the command to run.
 Standard library only: it runs before anything is installed. On Debian and Ubuntu, as root or where ``sudo`` asks
@@ -20,8 +20,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from services import find_postgres, find_redis  # the look-up the tests themselves use
+from services_s3 import CEPH_PACKAGES, find_ceph
 
 FINDERS: dict[str, Callable[[], Path | None]] = {"postgresql": find_postgres, "redis-server": find_redis}
+OPTIONAL = {"ceph": (CEPH_PACKAGES, find_ceph)}
+"""Without Ceph, the archive in S3 is tested against moto, and what moto does not enforce is not tested."""
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks this file whether a package may start its service; 101 is "no"
 APT = ["apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]
 
@@ -41,6 +44,10 @@ def main() -> int:
         return 1
     for package, find in FINDERS.items():
         print(f"{package}: {find()}")
+    for name, (packages, find) in OPTIONAL.items():
+        if find() is None and not arguments.check:
+            why_not = install(list(packages))
+        print(f"{name}: {find() or f'not installed {why_not}'.strip()}")
     return 0
 
 

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import settings
 from rows_place import Place
 from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
+from services_s3 import S3Store, s3_store
+from services_search import OpenSearchServer, search_server
 
 if "airflow" not in sys.modules:
     # Airflow reads its home when it is first imported; a test must never write to the user's own.
@@ -70,6 +72,23 @@ def empty_redis_url(redis_service: RedisServer) -> str:
     redis_service.start()
     redis_service.flush()
     return redis_service.url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Store]:
+    """An S3 for the whole run: Ceph where it is installed, moto elsewhere. Make a bucket of your own in it."""
+    with s3_store() as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def opensearch() -> Iterator[OpenSearchServer]:
+    """A real OpenSearch for the whole run; skips where there is no JDK, no Maven, or nothing to fetch it from."""
+    try:
+        with search_server() as server:
+            yield server
+    except MissingService as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture

@@ -180,6 +180,21 @@ _ARG_KEY = _arg("--key", required=True, metavar="COLUMN", help="Column that name
 _ARG_COLUMNS = _arg("--columns", required=True, metavar="NAMES", help="Encrypted columns, comma-separated")
 _ARG_BATCH_ROWS = _arg("--batch-rows", type=int, default=1000, metavar="N", help="Rows per part (default: 1000)")
 
+_ARGS_SEARCH = (
+    _arg("--user", metavar="NAME", help="Who"),
+    _arg("--action", metavar="ACTION", help="What, such as llm.call"),
+    _arg("--outcome", choices=("success", "failure", "unknown"), help="What came of it"),
+    _arg("--dag", metavar="DAG_ID", help="In which DAG"),
+    _arg("--run", metavar="RUN_ID", help="In which DAG run"),
+    _arg("--task", metavar="TASK_ID", help="In which task"),
+    _arg("--request", metavar="REQUEST_ID", help="Attempts and reuse of one request"),
+    _arg("--since", metavar="TIME", help="30d, 12h, 15m, a day or a time, UTC (default: the first event)"),
+    _arg("--until", metavar="TIME", help="The same; a day counts to its end (default: now)"),
+    _arg("--limit", type=int, default=100, metavar="N", help="Newest events to show (default: 100)"),
+)
+_ARG_SET_UP = _arg("--set-up", action="store_true", help="Give the bucket its default lock and a lifecycle rule")
+_ARG_EXPIRE = _arg("--expire-days", type=int, metavar="N", help="With --set-up: remove objects after so many days")
+
 _CLI = "airflow_ai_provider.cli"
 
 
@@ -315,6 +330,47 @@ _AUDIT = (
         description="scripts/verify_proof.py checks it. Exit status: 0 good, 2 could not run.",
         func=lazy_load_command(f"{_CLI}.audit.prove"),
         args=(_ARG_EVENT, _ARG_ARCHIVE, _ARG_FILE, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="search",
+        help="Find events: who did what, when, in which run",
+        description="Reads the index over the trail. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.audit_search.search"),
+        args=(*_ARGS_SEARCH, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="deliver",
+        help="Bring what is sealed on this host to the archive and into the index",
+        description="Exit status: 0 good, 1 something is left or refused, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.audit_search.deliver"),
+        args=(ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="dead-letters",
+        help="List the events that the index refused for good",
+        description="Exit status: 0 there are none, 1 there are some, 2 could not run.",
+        func=lazy_load_command(f"{_CLI}.audit_search.dead_letters"),
+        args=(ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="archive",
+        help="Show, or set up, what the archive's bucket promises",
+        description="Exit status: 0 it keeps the lock that is configured, 2 it does not.",
+        func=lazy_load_command(f"{_CLI}.audit_search.archive"),
+        args=(_ARG_SET_UP, _ARG_EXPIRE, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    GroupCommand(
+        name="index",
+        help="The index over the trail",
+        subcommands=(
+            ActionCommand(
+                name="rebuild",
+                help="Empty the index and fill it from the archive",
+                description="Exit status: 0 good, 1 something was refused, 2 could not run.",
+                func=lazy_load_command(f"{_CLI}.audit_search.index_rebuild"),
+                args=(ARG_OUTPUT, ARG_VERBOSE),
+            ),
+        ),
     ),
 )
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.audit.spool import SPOOL_BYTES, Spool
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.audit.search import SearchAddress
+
+RETENTION_DAYS = 2555
+"""Seven years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,13 @@ class Settings:
     cache_url: str | None = field(default=None, repr=False)
     """``redis://…`` or ``rediss://…``; ``None`` is SQLite in ``home``."""
     archive_uri: str | None = None
-    """Folder of the audit archive; ``None`` is ``home/audit/archive``."""
+    """Folder of the audit archive, or ``s3://bucket/prefix``; ``None`` is ``home/audit/archive``."""
+    archive_lock: str | None = None
+    """Object Lock of an archive in S3: ``compliance``, ``governance`` or ``none``. In S3 it has to be said."""
+    archive_retention_days: int = RETENTION_DAYS
+    """How long that lock holds."""
+    search: SearchAddress | None = None
+    """Elasticsearch or OpenSearch with the audit index; ``None`` is SQLite in ``home/audit``."""
     audit_spool_bytes: int = SPOOL_BYTES
     """What the audit spool may hold before calls stop."""
     audit_signing_key: str | None = None

@@ -3,6 +3,8 @@
 [ai] home/audit/spool      segments waiting for the sealer, written by this host's tasks
 [ai] home/audit/keys       the sealer's key and, for whoever verifies, its public half
 [ai] archive_uri           sealed segments and signed manifests; home/audit/archive by default
+
+Where the trail is delivered to is in ``audit_sinks``.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from airflow_ai_provider.errors import AuditError, KeyringError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.hooks.audit_sinks import open_archive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_ai_provider.audit.archive import Archive
     from airflow_ai_provider.audit.findings import VerifyReport
     from airflow_ai_provider.audit.keys import Signer
     from airflow_ai_provider.audit.reader import Visitor
@@ -49,7 +51,7 @@ def seal_audit(settings: Settings) -> SealReport:
         if recovered := recover_open(spool, now):
             with Trail(spool, store) as trail:
                 trail.emit_many([("segment.recovered", "unknown", recovery.fields()) for recovery in recovered])
-        return seal_trail(spool, _archive(settings), store, signer, now)
+        return seal_trail(spool, open_archive(settings, checked=True), store, signer, now)
 
 
 def record(settings: Settings, action: str, caller: Caller | None, *, outcome: str = "ok", **fields: Any) -> None:
@@ -97,17 +99,19 @@ def verify_audit(
     from airflow_ai_provider.audit.reader import both
     from airflow_ai_provider.audit.reconcile import Reconciliation
     from airflow_ai_provider.audit.verify import verify
+    from airflow_ai_provider.audit.verify_overlays import check_overlays
     from airflow_ai_provider.ledger import open_ledger
 
     folder = keys or _keys(settings)
     trusted = load_verify_keys(folder) if folder.exists() else {}
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        store, archive, spool = LedgerAuditStore(ledger), _archive(settings), settings.audit_spool()
+        store, archive, spool = LedgerAuditStore(ledger), open_archive(settings), settings.audit_spool()
         with Reconciliation(ledger, since=since, until=until, hash_keys=_hash_keys(settings)) as reconciliation:
             see = both(reconciliation.visit, visit) if visit else reconciliation.visit
             report = verify(archive, spool, store, trusted, since=since, until=until, pins=pins, visit=see)
             if not report.error:
                 reconciliation.report(report)
+                check_overlays(archive, report)
         return report
 
 
@@ -137,7 +141,7 @@ def prove_event(settings: Settings, event_id: str) -> dict[str, Any]:
     """The proof that an event is in the sealed trail. Raises ``AuditError`` and ``StoreUnavailable``."""
     from airflow_ai_provider.audit.prove import prove
 
-    return prove(_archive(settings), event_id)
+    return prove(open_archive(settings), event_id)
 
 
 def pins_from(path: Path) -> Mapping[int, str]:
@@ -214,12 +218,3 @@ def _hash_keys(settings: Settings) -> dict[str, bytes]:
 
 def _keys(settings: Settings) -> Path:
     return settings.home / "audit" / "keys"
-
-
-def _archive(settings: Settings) -> Archive:
-    from airflow_ai_provider.audit.archive import FolderArchive
-
-    uri = (settings.archive_uri or str(settings.home / "audit" / "archive")).removeprefix("file://")
-    if "://" in uri:
-        raise AuditError(f"audit archive {uri}: expected a folder; {uri.partition('://')[0]}:// cannot be used yet")
-    return FolderArchive(Path(uri).expanduser())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
+from airflow_ai_provider.audit.search import SearchAddress
 from airflow_ai_provider.errors import KeyringError, PermanentError
 from airflow_ai_provider.gateway.settings import Endpoint
 
@@ -127,6 +128,30 @@ def vectors_address(conn: ConnectionLike) -> tuple[str, str | None]:
     if not conn.password:
         return uri, None
     return uri, f"{conn.login}:{conn.password}" if conn.login else conn.password
+
+
+def search_address(conn: ConnectionLike) -> SearchAddress:
+    """Elasticsearch or OpenSearch: host, port (9200), schema (http or https), login and password or extra's api_key.
+
+    Extra may hold ``ca_certs``, ``verify_certs`` and ``data_stream``. Raises ``PermanentError``.
+    """
+    if not conn.host:
+        raise _wrong(conn, "host is empty; expected the Elasticsearch server's name or http(s):// URL")
+    extra = _extra(conn)
+    scheme, _, server = conn.host.rpartition("://")
+    scheme = scheme or (conn.schema if conn.schema in ("http", "https") else "")
+    scheme = scheme or ("https" if conn.conn_type == "https" or _truth(extra.get("use_ssl")) else "http")
+    server = server.rstrip("/") if "://" in conn.host else _bracketed(server)
+    port = conn.port or (None if "://" in conn.host else 9200)
+    given = {"stream": _text(extra.get("data_stream")), "ca_certs": _text(extra.get("ca_certs"))}
+    return SearchAddress(
+        url=f"{scheme}://{server}{f':{port}' if port else ''}",
+        user=conn.login or None,
+        password=conn.password or None,
+        api_key=_text(extra.get("api_key")),
+        verify_certs=_truth(extra.get("verify_certs", True)),
+        **{name: value for name, value in given.items() if value},
+    )
 
 
 def keyring(conn: ConnectionLike) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from airflow_ai_provider.audit.spool import SPOOL_BYTES
 from airflow_ai_provider.errors import PermanentError, TransientError
-from airflow_ai_provider.gateway.settings import Endpoint, Settings
+from airflow_ai_provider.gateway.settings import RETENTION_DAYS, Endpoint, Settings
 from airflow_ai_provider.hooks import connections
 
 SECTION = "ai"
@@ -41,6 +41,9 @@ def settings_from_airflow(*, policy: str | None = None) -> Settings:
         archive_uri=archive_uri,
         audit_spool_bytes=_spool_bytes(),
         audit_signing_key=option("audit_signing_key") or None,
+        archive_lock=option("archive_lock").lower() or None,
+        archive_retention_days=_days("archive_retention_days", RETENTION_DAYS),
+        search=_from("search_conn_id", connections.search_address),
         vectors_uri=vectors_uri,
         vectors_token=vectors_token,
         keyring=_from("keyring_conn_id", connections.keyring),
@@ -127,6 +130,13 @@ def _from(option_name: str, read: Callable[[Any], _T]) -> _T | None:
     value = read(_connection(conn_id, f"[{SECTION}] {option_name}"))
     _mask_second_spellings(value)
     return value
+
+
+def _days(option_name: str, default: int) -> int:
+    text = option(option_name)
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise PermanentError(f"[{SECTION}] {option_name}: expected a number of days, at least 1")
+    return int(text) if text else default
 
 
 def _archive() -> tuple[str | None, Mapping[str, Any]]:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from airflow_ai_provider.errors import AIProviderError
 from airflow_ai_provider.operators.base import HeartOperator, at_least_one
 
 if TYPE_CHECKING:
+    from airflow_ai_provider.audit.deliver import SinkReport
     from airflow_ai_provider.audit.findings import Finding
     from airflow_ai_provider.audit.spool import Spool
+    from airflow_ai_provider.gateway.settings import Settings
 
 _SHOWN = 20
 _ALARM_PERCENT = 80
@@ -22,7 +25,7 @@ _ALARM_PERCENT = 80
 
 
 class AuditSealOperator(HeartOperator):
-    """Move finished segments of the trail to the archive, and sign and pin a manifest of them.
+    """Move finished segments of the trail to the archive, sign and pin a manifest of them, and index their events.
 
     A manifest is written even when nothing happened, so that silence is a statement too. Run it often: until a segment
     is sealed, whoever may write the spool can change it.
@@ -40,10 +43,16 @@ class AuditSealOperator(HeartOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.hooks.audit import seal_audit, write_pin
+        from airflow_ai_provider.hooks.audit_sinks import spool_alarm
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
         settings = settings_from_airflow()
-        report = seal_audit(settings)
+        delivered = self._deliver(settings)
+        try:
+            report = seal_audit(settings)
+        finally:
+            if alarm := spool_alarm(settings, datetime.now(UTC)):
+                self.log.error("%s", alarm)
         if report.sequence is None:
             self.log.info("another sealer is at work; nothing to do")
         else:
@@ -59,7 +68,7 @@ class AuditSealOperator(HeartOperator):
         for refusal in report.refused:
             self.log.error("left in the spool: %s", refusal.reason)
         spool = settings.audit_spool()
-        return {**report.fields(), "refused": len(report.refused), "spool_bytes": self._spool_bytes(spool)}
+        return {**report.fields(), "refused": len(report.refused), "spool_bytes": self._spool_bytes(spool), **delivered}
 
     def _spool_bytes(self, spool: Spool) -> int:
         """What still waits: as a metric for an alert, and as an alarm in the log long before calls stop."""
@@ -72,6 +81,28 @@ class AuditSealOperator(HeartOperator):
         if percent >= _ALARM_PERCENT:
             self.log.error("AUDIT SPOOL %d%% FULL (%s): no call is made once it is full", percent, spool.folder)
         return used
+
+    def _deliver(self, settings: Settings) -> dict[str, int]:
+        """Deliver to archive and index, and tell what is left; no trouble of a sink keeps the trail from its seal."""
+        from airflow_ai_provider.hooks.audit_sinks import deliver_audit
+
+        try:
+            sinks = deliver_audit(settings).sinks
+        except AIProviderError as error:
+            self.log.error("delivery: %s", error)
+            sinks = {}
+        for name, sink in sinks.items():
+            self._tell(name, sink)
+        index = sinks.get("index")
+        return {"indexed": index.events if index else 0, "dead_letters": index.dead if index else 0}
+
+    def _tell(self, name: str, sink: SinkReport) -> None:
+        for problem in sink.problems:
+            self.log.error("%s: %s: %s", name, problem.place, problem.reason)
+        if sink.dead:
+            self.log.error("%s: %d events refused for good; run airflow ai audit dead-letters", name, sink.dead)
+        if sink.error:
+            self.log.error("%s: %s; the rest waits for the next run", name, sink.error)
 
 
 class AuditVerifyOperator(HeartOperator):

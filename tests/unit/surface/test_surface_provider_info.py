@@ -27,6 +27,9 @@ OPTIONS = {
     "audit_signing_key",
     "audit_spool_limit_mb",
     "audit_outcomes",
+    "archive_lock",
+    "archive_retention_days",
+    "search_conn_id",
     "vectors_conn_id",
     "keyring_conn_id",
 }

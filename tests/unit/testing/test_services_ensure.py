@@ -33,6 +33,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
         return tmp_path / "installed" if (tmp_path / "installed").exists() else None
 
     module.FINDERS = {"postgresql": installed, "redis-server": installed}  # type: ignore[attr-defined]
+    module.OPTIONAL = {}  # type: ignore[attr-defined]
     module.POLICY = tmp_path / "policy-rc.d"  # type: ignore[attr-defined]
     monkeypatch.setattr(module, "root_prefix", list)
     monkeypatch.setattr("sys.argv", ["ensure_services.py"])
@@ -80,3 +81,23 @@ def test_a_check_installs_nothing(script: types.ModuleType, monkeypatch: pytest.
     monkeypatch.setattr("sys.argv", ["ensure_services.py", "--check"])
     assert script.main() == 1
     assert not (tmp_path / "calls").exists()
+
+
+def test_what_is_optional_is_installed_where_it_can_be(script: types.ModuleType, tmp_path: Path) -> None:
+    def found() -> Path | None:
+        return tmp_path if "radosgw" in (tmp_path / "calls").read_text() else None
+
+    script.OPTIONAL = {"ceph": (("radosgw", "ceph-mon"), found)}  # type: ignore[attr-defined]
+    assert script.main() == 0
+    assert script.main() == 0
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if "radosgw" in call] == [calls[-1]]
+    assert calls[-1].endswith("install --no-install-recommends radosgw ceph-mon")
+
+
+def test_what_is_optional_and_cannot_be_had_is_told_and_no_failure(
+    script: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.OPTIONAL = {"ceph": (("radosgw",), lambda: None)}  # type: ignore[attr-defined]
+    assert script.main() == 0
+    assert "ceph: not installed" in capsys.readouterr().out

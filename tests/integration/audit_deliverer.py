@@ -1,0 +1,44 @@
+"""A process that delivers and seals until everything has arrived: ``python audit_deliverer.py SETTINGS.json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from airflow_ai_provider.audit.search import SearchAddress
+from airflow_ai_provider.audit.spool import Spool
+from airflow_ai_provider.errors import TransientError
+from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.hooks.audit import seal_audit
+from airflow_ai_provider.hooks.audit_sinks import deliver_audit
+
+
+def settings_of(place: dict[str, Any]) -> Settings:
+    return Settings(
+        home=Path(place["home"]),
+        policy_path=Path(place["home"]) / "policy.yaml",
+        archive_uri=place["archive_uri"],
+        archive_lock=place["archive_lock"],
+        archive_retention_days=1,
+        storage_options=place["storage_options"],
+        search=SearchAddress(place["search_url"]),
+    )
+
+
+def main() -> None:
+    settings = settings_of(json.loads(Path(sys.argv[1]).read_text()))
+    while True:
+        report = deliver_audit(settings)
+        try:
+            sealed = seal_audit(settings)
+        except TransientError:
+            continue
+        done = not any(each.error for each in report.sinks.values())
+        if done and not Spool(settings.home / "audit" / "spool").names("sealed") and sealed.segments == 0:
+            return
+
+
+if __name__ == "__main__":
+    main()
