@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from airflow_ai_provider.errors import PrivacyError
@@ -9,6 +10,8 @@ from airflow_ai_provider.patterns import bounded_options, compile_pattern
 from airflow_ai_provider.privacy.normalise import plain
 from airflow_ai_provider.privacy.regex import Gate
 from airflow_ai_provider.privacy.spans import Span
+
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 class UserPatterns:
@@ -27,7 +30,8 @@ class UserPatterns:
     def find(self, text: str) -> Iterator[Span]:
         """Yield matches; those of different patterns may overlap."""
         visible = plain(text)
-        for index in self._gate.open_for(visible.text):
-            for match in self._compiled[index].finditer(visible.text):
+        searched = _LONE.sub("\ufffd", visible.text)  # RE2 takes no half of a surrogate pair
+        for index in self._gate.open_for(searched):
+            for match in self._compiled[index].finditer(searched):
                 if match.end() > match.start():
                     yield Span(*visible.original(*match.span()), self._entities[index])

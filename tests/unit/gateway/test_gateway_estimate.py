@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from airflow_ai_provider.gateway.estimate import (
     tokens_of,
 )
 from airflow_ai_provider.gateway.lanes import Offer, offers
+from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.history import CallHistory
 from airflow_ai_provider.ledger.room import Room
 from airflow_ai_provider.policy import Policy, Route, Tier, parse_policy
@@ -43,6 +45,7 @@ budgets: [{period: total, limit_usd: 1}]
 """
 ASK = Ask(size=400, schema=0, tokens=100, messages=1)
 MAX_TOKENS = 50
+SETTINGS = Settings(home=Path(), policy_path=Path("policy.yaml"))
 
 
 def past(deployment: str = "small", **changes: Any) -> CallHistory:
@@ -67,7 +70,7 @@ def past(deployment: str = "small", **changes: Any) -> CallHistory:
 def forecast(history: list[CallHistory] | None = None, policy: str = POLICY) -> tuple[Forecast, dict[Tier, Any], Route]:
     parsed: Policy = parse_policy(policy)
     route = parsed.routes["r"]
-    tiers = offers(parsed, route, max_tokens=MAX_TOKENS, output_schema=None, prompt_version="1")
+    tiers = offers(parsed, route, SETTINGS, max_tokens=MAX_TOKENS, output_schema=None, prompt_version="1")
     return Forecast(route, tiers, history or [], MAX_TOKENS), tiers, route
 
 
