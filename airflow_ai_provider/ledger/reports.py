@@ -233,6 +233,8 @@ def _budget(row: Any, now: datetime | None) -> dict[str, Any]:
         "limit_usd": usd_from_nano(row["limit_nano"]),
         "spent": usd_from_nano(row["spent_nano"]),
         "held": usd_from_nano(row["held_nano"]),
+        "left_usd": usd_from_nano(row["limit_nano"] - row["spent_nano"] - row["held_nano"]),
+        "source": row["limit_source"],
     }
     if now:
         end = forecast(row["spent_nano"], _aware(row["starts_at"]), _aware(row["ends_at"]), now)

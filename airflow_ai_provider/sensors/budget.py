@@ -25,12 +25,12 @@ class BudgetSensor(BaseSensorOperator):
     :param team: who pays (templated).
     :param route: route of the policy (templated).
     :param room_usd: room to wait for, in USD; a number or text (templated).
-    :param dag_id: DAG of the calls to come, this one by default (templated).
+    :param calls_dag_id: DAG of the calls to come, this one by default (templated).
     :param policy: path of a policy file, instead of ``[ai] policy_path`` (templated).
     :param deferrable: wait in the triggerer, without a worker slot.
     """
 
-    template_fields: Sequence[str] = ("team", "route", "room_usd", "dag_id_of_calls", "policy")
+    template_fields: Sequence[str] = ("team", "route", "room_usd", "calls_dag_id", "policy")
     ui_color = "#f4f1e8"
 
     def __init__(
@@ -39,7 +39,7 @@ class BudgetSensor(BaseSensorOperator):
         team: str,
         route: str,
         room_usd: str | float | Decimal,
-        dag_id: str | None = None,
+        calls_dag_id: str | None = None,
         policy: str | None = None,
         deferrable: bool = True,
         **kwargs: Any,
@@ -49,7 +49,7 @@ class BudgetSensor(BaseSensorOperator):
         self.team = team
         self.route = route
         self.room_usd = str(room_usd)
-        self.dag_id_of_calls = dag_id
+        self.calls_dag_id = calls_dag_id
         self.policy = policy
         self.deferrable = deferrable
 
@@ -80,7 +80,7 @@ class BudgetSensor(BaseSensorOperator):
         ti = context["ti"]
         return BudgetTrigger(
             team=self.team,
-            dag_id=self.dag_id_of_calls or str(ti.dag_id),
+            dag_id=self.calls_dag_id or str(ti.dag_id),
             run_id=str(ti.run_id),
             route=self.route,
             wanted_nano=wanted,

@@ -20,7 +20,9 @@ budgets: [{team: support, period: day, limit_usd: 5}]
 """
 RUN = """
 import json, logging, os, sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from sqlalchemy import func, select
 home = Path(sys.argv[1])
 from airflow.utils.db import initdb
 initdb()
@@ -29,9 +31,22 @@ from airflow_ai_provider.audit.reader import check_segment
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.hooks.settings import settings_from_airflow
+from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, open_attempts
+from airflow_ai_provider.ledger.holds import TaskRef, take_hold
+from airflow_ai_provider.ledger.periods import BudgetPeriod
+from airflow_ai_provider.ledger.schema import llm_holds, llm_open_attempts, llm_requests
 
 job = MapJob(str(home / "rows.csv"), str(home / "out"), "{{ text }}", "id", "support", "support")
 run_map(job, Caller("d", "r", "t"), settings_from_airflow(), log=logging.getLogger("job"))
+# A process that died two hours ago with a call open, of a task that Airflow does not know.
+then = datetime.now(UTC) - timedelta(hours=2)
+dead = TaskRef("support", "gone", "r", "t", -1, 1)
+budget = BudgetPeriod("team=support/day@then", "team=support/day", "day", "then", 10**9)
+request = Request("req", dead, "row", "support", "simple", "offline", "offline/extractive", "offline", "policy-1")
+with open_ledger(None, settings_from_airflow().home) as ledger, ledger.write() as conn:
+    take_hold(conn, hold_id="h", owner="dead", task=dead, periods=[budget], amounts=[500], now=then)
+    open_attempts(conn, [OpenAttempt("att", "h", 300, then, request)])
 bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
 assert not bag.import_errors, bag.import_errors
 states = {}
@@ -39,6 +54,12 @@ states = {}
 def run(name, dag):
     states[name] = str(bag.dags[dag].test().state)
 
+run("sweep", "ai_holds_sweep")
+run("upkeep", "ai_ledger_upkeep")
+with open_ledger(None, settings_from_airflow().home) as ledger, ledger.read() as conn:
+    counts = [select(func.count()).select_from(table) for table in (llm_holds, llm_open_attempts)]
+    left = [conn.execute(count).scalar_one() for count in counts]
+    captured = conn.execute(select(llm_requests.c.cost_nano).where(llm_requests.c.status == "unknown")).scalars().all()
 run("seal", "ai_audit_seal")
 run("verify", "ai_audit_verify")
 run("seal again", "ai_audit_seal")
@@ -52,7 +73,7 @@ run("verify what was put back", "ai_audit_verify")
 events = []
 for path in (home / "ai/audit/spool").rglob("*.sealed"):
     check_segment([path.read_bytes()], sealed=True, visit=lambda document, body: events.append(document))
-(home / "seen.json").write_text(json.dumps({"states": states, "events": events}))
+(home / "seen.json").write_text(json.dumps({"states": states, "events": events, "left": left, "captured": captured}))
 """
 
 
@@ -78,12 +99,18 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_it_seals_and_verifies_and_fails_on_what_was_touched(seen: dict[str, Any]) -> None:
     states = {name: state.rpartition(".")[2].lower() for name, state in seen["states"].items()}
     assert states == {
+        "sweep": "success",
+        "upkeep": "success",
         "seal": "success",
         "verify": "success",
         "seal again": "success",
         "verify what was touched": "failed",
         "verify what was put back": "success",
     }
+
+
+def test_what_a_dead_task_held_is_captured_and_released(seen: dict[str, Any]) -> None:
+    assert (seen["left"], seen["captured"]) == ([0, 0], [300])
 
 
 def test_the_log_says_what_was_found_and_what_was_probably_done(seen: dict[str, Any]) -> None:
