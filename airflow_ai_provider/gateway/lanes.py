@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from airflow_ai_provider.errors import PolicyError
 from airflow_ai_provider.gateway.identity import ReuseKey
 from airflow_ai_provider.gateway.pace import Pacer
 from airflow_ai_provider.gateway.providers import open_provider
@@ -66,14 +67,17 @@ def offers(
 ) -> dict[Tier, tuple[Offer, ...]]:
     """What every tier of a route has on offer, in order of preference; a deployment in two tiers is one offer.
 
-    Raises ``PolicyError`` where a deployment has no price, ``LookupError`` where it has no such connection.
+    Raises ``PolicyError`` where a deployment has no price, or a connection that there is not.
     """
     key = partial(ReuseKey, max_tokens=max_tokens, output_schema=output_schema, prompt_version=prompt_version)
     made = {}
     for name in dict.fromkeys(name for tier in route.tiers.values() for name in tier):
         deployment = policy.deployments[name]
-        facts = model_facts(name, as_called(deployment, settings), policy.digest)
-        made[name] = Offer(name, deployment, facts, key(deployment))
+        try:
+            called = as_called(deployment, settings)
+        except LookupError as error:
+            raise PolicyError(f"deployments.{name}: {error}") from None
+        made[name] = Offer(name, deployment, model_facts(name, called, policy.digest), key(deployment))
     return {tier: tuple(made[name] for name in names) for tier, names in route.tiers.items()}
 
 
