@@ -14,6 +14,7 @@ from sqlalchemy import ARRAY, Column, ColumnElement, Connection, String, Table, 
 
 from airflow_ai_provider.ledger.database import insert_ignore
 
+_PIECE = 200
 _NULL, _END = "\x02", "\n"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", _NULL: f"\\{_NULL}"})
 _SPECIAL = re.compile(r"[\\\n\r]")
@@ -26,7 +27,8 @@ def insert_rows(conn: Connection, table: Table, columns: tuple[str, ...], rows: 
     if conn.dialect.name == "postgresql":
         statement = f"COPY {table.name} ({', '.join(columns)}) FROM STDIN WITH (NULL E'\\x02')"
         with conn.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[attr-defined]
-            copy.write("".join(map(copy_line, rows)))
+            for start in range(0, len(rows), _PIECE):  # the server reads a piece while the next is made
+                copy.write("".join(map(copy_line, rows[start : start + _PIECE])))
     else:
         conn.execute(insert_ignore(conn, table), [dict(zip(columns, row, strict=True)) for row in rows])
 

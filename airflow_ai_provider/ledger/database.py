@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
@@ -233,21 +234,34 @@ def _sqlite_engine(url: str, database: str | None) -> Engine:
     return engine
 
 
-def insert_ignore(conn: Connection, table: Any) -> Any:
+def insert_ignore(conn: Connection, table: Table) -> Any:
     """``INSERT … ON CONFLICT DO NOTHING`` in the connection's dialect."""
-    return _dialect_insert(conn)(table).on_conflict_do_nothing()
+    return _ignoring(conn.dialect.name, table)
 
 
-def upsert_adding(conn: Connection, table: Any, columns: list[str]) -> Any:
+def upsert_adding(conn: Connection, table: Table, columns: Sequence[str]) -> Any:
     """An insert that adds ``columns`` to the row that is already there."""
-    statement = _dialect_insert(conn)(table)
+    return _adding(conn.dialect.name, table, tuple(columns))
+
+
+# Made once for each table: to build such a statement takes longer than to run it.
+
+
+@lru_cache(maxsize=32)
+def _ignoring(dialect: str, table: Table) -> Any:
+    return _dialect_insert(dialect)(table).on_conflict_do_nothing()
+
+
+@lru_cache(maxsize=32)
+def _adding(dialect: str, table: Table, columns: tuple[str, ...]) -> Any:
+    statement = _dialect_insert(dialect)(table)
     keys = [column.name for column in table.primary_key]
     added = {name: table.c[name] + statement.excluded[name] for name in columns}
     return statement.on_conflict_do_update(index_elements=keys, set_=added)
 
 
-def _dialect_insert(conn: Connection) -> Any:
-    if conn.dialect.name == "sqlite":
+def _dialect_insert(dialect: str) -> Any:
+    if dialect == "sqlite":
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
         return sqlite_insert

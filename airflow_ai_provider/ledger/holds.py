@@ -11,9 +11,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import insert_ignore
@@ -187,17 +202,22 @@ def renew_holds(conn: Connection, owner: str, now: datetime) -> None:
 def usable_holds(conn: Connection, hold_ids: Sequence[str]) -> set[str]:
     """Those of ``hold_ids`` that are there and of no task instance for which a newer try holds room.
 
-    They are locked against being closed until the transaction ends.
+    They are locked against being closed until the transaction ends, and not against being charged meanwhile.
     """
+    return set(conn.execute(_usable(), {"ids": list(hold_ids)}).scalars())
+
+
+@lru_cache(maxsize=1)
+def _usable() -> Select[Any]:
+    """Made once: to build it takes longer than to run it."""
     mine, other = llm_holds.alias("mine"), llm_holds.alias("other")
     same = [mine.c[name] == other.c[name] for name in _TASK_INSTANCE]
     taken_over = exists().where(*same, _is_newer(other.c, mine.c.try_number, mine.c.owner)).correlate(mine)
-    found = conn.execute(
+    return (
         select(mine.c.hold_id)
-        .where(mine.c.hold_id.in_(list(hold_ids)), ~taken_over)
-        .with_for_update(read=True, of=mine)
+        .where(mine.c.hold_id.in_(bindparam("ids", expanding=True)), ~taken_over)
+        .with_for_update(read=True, key_share=True, of=mine)
     )
-    return set(found.scalars())
 
 
 def refuse_taken_over(conn: Connection, owner: str, task: TaskRef) -> None:
@@ -269,24 +289,28 @@ def _grow(
 def _move(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> None:
     """Add to ``held`` and ``spent`` of budgets, in the order of their ids, and note the thresholds that are crossed."""
     for budget_id in sorted(held.keys() | spent.keys()):
-        moved = conn.execute(
-            update(llm_budgets)
-            .where(llm_budgets.c.budget_id == budget_id)
-            .values(
-                held_nano=llm_budgets.c.held_nano + held.get(budget_id, 0),
-                spent_nano=llm_budgets.c.spent_nano + spent.get(budget_id, 0),
-                updated_at=now,
-            )
-            .returning(
-                llm_budgets.c.budget_id,
-                llm_budgets.c.limit_nano,
-                llm_budgets.c.spent_nano,
-                llm_budgets.c.thresholds,
-                llm_budgets.c.noticed_percent,
-            )
-        ).one_or_none()
-        if moved is not None and spent.get(budget_id):
+        charged = spent.get(budget_id, 0)
+        values = {"b": budget_id, "hold": held.get(budget_id, 0), "charge": charged, "now": now}
+        moved = conn.execute(_moving(), values).one_or_none()
+        if moved is not None and charged:
             note_thresholds(conn, moved, now)
+
+
+@lru_cache(maxsize=1)
+def _moving() -> ReturningUpdate[Any]:
+    budgets = llm_budgets.c
+    return (
+        update(llm_budgets)
+        .where(budgets.budget_id == bindparam("b"))
+        .values(
+            held_nano=budgets.held_nano + bindparam("hold"),
+            spent_nano=budgets.spent_nano + bindparam("charge"),
+            updated_at=bindparam("now"),
+        )
+        .returning(
+            budgets.budget_id, budgets.limit_nano, budgets.spent_nano, budgets.thresholds, budgets.noticed_percent
+        )
+    )
 
 
 def _live_holds(conn: Connection, budget_ids: Sequence[str], now: datetime) -> bool:

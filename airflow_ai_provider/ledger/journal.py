@@ -54,11 +54,13 @@ class Journal:
         self._owner = owner
         self._patience = patience_seconds
         self._batcher: Batcher[_Entry, Any] = Batcher(self._send)
+        # A call that is to leave need not wait behind what others settle; SQLite lets one writer in at a time anyway.
+        self._opens = self._batcher if ledger.sqlite else Batcher(self._send)
         self._renewal = asyncio.create_task(self._keep_alive())
 
     async def open(self, attempt: OpenAttempt) -> None:
         """Durable on return. Raises ``LedgerUnavailable`` or ``LedgerError``: then the call must not be made."""
-        await self._batcher.ask(_Open(attempt))
+        await self._opens.ask(_Open(attempt))
 
     async def settle(self, settled: Sequence[Settled]) -> None:
         """Durable on return."""
@@ -71,6 +73,7 @@ class Journal:
 
     async def close(self) -> None:
         """Write what is waiting and stop."""
+        await self._opens.idle()
         await self._batcher.idle()
         self._renewal.cancel()
         with suppress(asyncio.CancelledError):
