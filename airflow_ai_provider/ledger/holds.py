@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -106,18 +106,7 @@ def take_hold(
     refuse_taken_over(conn, owner, task)
     changes = ensure_budgets(conn, periods, now)
     ids = sorted(period.budget_id for period in periods)
-    rows = conn.execute(
-        select(
-            llm_budgets.c.budget_id,
-            llm_budgets.c.name,
-            llm_budgets.c.limit_nano,
-            llm_budgets.c.spent_nano,
-            llm_budgets.c.held_nano,
-        )
-        .where(llm_budgets.c.budget_id.in_(ids))
-        .order_by(llm_budgets.c.budget_id)
-        .with_for_update()
-    ).all()
+    rows = _lock(conn, ids)
     room = min(row.limit_nano - row.spent_nano - row.held_nano for row in rows)
     granted, total = _fit(amounts, room)
     if granted:
@@ -132,6 +121,16 @@ def take_hold(
         short_of=tightest.name,
         limit_changes=tuple(changes),
     )
+
+
+def held_now(conn: Connection, hold_id: str, *, ended_in: Iterable[str] = ()) -> int | None:
+    """What a hold amounts to; ``None`` where there is none.
+
+    Waits until what is under way in the budgets of ``ended_in`` has ended: a commit whose reply was lost may be.
+    """
+    if ids := sorted(ended_in):
+        _lock(conn, ids)
+    return conn.execute(select(llm_holds.c.amount_nano).where(llm_holds.c.hold_id == hold_id)).scalar()
 
 
 def release(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> dict[str, str]:
@@ -216,6 +215,13 @@ def _is_newer(columns: Any, try_number: Any, owner: Any) -> ColumnElement[bool]:
 def same_task(task: TaskRef) -> ColumnElement[bool]:
     """Holds of the same task instance, whichever try."""
     return and_(*(llm_holds.c[name] == getattr(task, name) for name in _TASK_INSTANCE))
+
+
+def _lock(conn: Connection, ids: Sequence[str]) -> Sequence[Any]:
+    """Budgets as they are, until the transaction ends; ``ids`` are sorted."""
+    columns = (llm_budgets.c[name] for name in ("budget_id", "name", "limit_nano", "spent_nano", "held_nano"))
+    query = select(*columns).where(llm_budgets.c.budget_id.in_(ids)).order_by(llm_budgets.c.budget_id)
+    return conn.execute(query.with_for_update()).all()
 
 
 def _period_columns(period: BudgetPeriod) -> dict[str, Any]:
