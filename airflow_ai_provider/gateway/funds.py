@@ -58,7 +58,7 @@ class BatchFunds:
         """What the policy says now of a limit and did not say before this batch."""
         self._line = line
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
-        self._taken = False
+        self._taken = self._held = False
         self._broken: BaseException | None = None
 
     async def room(self, amount: int) -> str | None:
@@ -123,13 +123,14 @@ class BatchFunds:
         periods = list(self._periods.values())
         now = datetime.now(UTC)
         names: dict[str, Any] = {"hold_id": self.hold_id, "owner": self._owner, "task": self._task}
-        return take_hold(conn, **names, periods=periods, amounts=amounts, now=now)
+        return take_hold(conn, **names, periods=periods, amounts=amounts, now=now, extends=self._held)
 
     async def _take(self, amounts: list[int]) -> list[str | bool]:
         """For each amount: ``True`` it is held, ``False`` ask again, or the budget that will not have room."""
         self._taken = True
         async with self._line:
             grant = await self._journal.run(self._once(lambda conn: self._hold(conn, amounts)))
+            self._held |= grant.granted > 0
             self.limit_changes += grant.limit_changes
             answers = self._answers(grant, amounts)
             if not any(answers) and self._broken is None:

@@ -96,10 +96,12 @@ def take_hold(
     periods: Sequence[BudgetPeriod],
     amounts: Sequence[int],
     now: datetime,
+    extends: bool = False,
 ) -> Grant:
     """Hold as many of ``amounts`` as fit every budget, in their order; the hold is made or grows by their sum.
 
-    Raises ``LedgerError`` where no budget applies, and where a newer try of the task instance holds room.
+    Raises ``LedgerError`` where no budget applies, where a newer try of the task instance holds room, and where the
+    hold ``extends`` one that is gone: made anew it would let shares be sent that were released.
     """
     if not periods:
         raise LedgerError(f"no budget applies to team {task.team_id!r} any more: no limit, no call; set one again")
@@ -111,7 +113,10 @@ def take_hold(
     granted, total = _fit(amounts, room)
     if granted:
         _move(conn, dict.fromkeys(ids, total), {}, now)
-        _grow(conn, hold_id, owner, task, ids, total, now)
+        if not _grow(conn, hold_id, total, now):
+            if extends:
+                raise LedgerError("this try was fenced off: its room was released as that of a task that is over")
+            _make(conn, hold_id, owner, task, ids, total, now)
     tightest = min(rows, key=lambda row: row.limit_nano - row.spent_nano - row.held_nano)
     return Grant(
         granted,
@@ -239,16 +244,19 @@ def _fit(amounts: Sequence[int], room: int) -> tuple[int, int]:
     return len(amounts), total
 
 
-def _grow(
-    conn: Connection, hold_id: str, owner: str, task: TaskRef, ids: Sequence[str], total: int, now: datetime
-) -> None:
+def _grow(conn: Connection, hold_id: str, total: int, now: datetime) -> bool:
+    """Whether the hold was there."""
     grown = conn.execute(
         update(llm_holds)
         .where(llm_holds.c.hold_id == hold_id)
         .values(amount_nano=llm_holds.c.amount_nano + total, renewed_at=now)
     )
-    if grown.rowcount:
-        return
+    return bool(grown.rowcount)
+
+
+def _make(
+    conn: Connection, hold_id: str, owner: str, task: TaskRef, ids: Sequence[str], total: int, now: datetime
+) -> None:
     listed = json.dumps(list(ids))
     budget_set = hashlib.sha256(listed.encode()).hexdigest()[:16]
     conn.execute(insert_ignore(conn, llm_budget_sets), {"budget_set": budget_set, "budget_ids": listed})
