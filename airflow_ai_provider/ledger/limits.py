@@ -20,6 +20,8 @@ from airflow_ai_provider.ledger.schema import llm_budget_limits, llm_budgets
 from airflow_ai_provider.policy import Budget
 
 POLICY, CLI = "policy", "cli"
+_LONGEST_BY, _LONGEST_REASON = 200, 500
+"""Characters of their columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,14 @@ def budgets_in_force(conn: Connection, of_policy: Sequence[Budget]) -> list[tupl
 def planned_change(conn: Connection, budget: Budget, *, clear: bool, by: str, reason: str) -> LimitChange:
     """What ``set_limit`` would do.
 
-    Raises ``LedgerError`` without a name or a reason, and where there is nothing to clear.
+    Raises ``LedgerError`` without a name or a reason, where one is too long, and where there is nothing to clear.
     """
     if not by.strip() or not reason.strip():
         raise LedgerError("a limit is set by somebody, for a reason: give both")
+    if len(by) > _LONGEST_BY or len(reason) > _LONGEST_REASON:
+        raise LedgerError(
+            f"the history keeps a name of at most {_LONGEST_BY} characters, a reason of {_LONGEST_REASON}"
+        )
     before = next((row["limit_nano"] for row in _set_limits(conn) if row["name"] == budget.name), None)
     if clear and before is None:
         raise LedgerError(f"budget {budget.name}: no limit was set by hand; the policy's holds")

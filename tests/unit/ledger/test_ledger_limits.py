@@ -12,7 +12,7 @@ from sqlalchemy import select
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.holds import Grant, take_hold
-from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force, limit_history, set_limit
+from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force, limit_history, planned_change, set_limit
 from airflow_ai_provider.ledger.periods import budget_period
 from airflow_ai_provider.ledger.schema import llm_budgets
 from airflow_ai_provider.policy import Budget
@@ -138,3 +138,11 @@ def test_the_bounds_of_a_period_follow_its_time_zone() -> None:
 
 def replace_zone(budget: Budget, zone: str) -> Budget:
     return Budget(**{**budget.model_dump(), "timezone": zone})
+
+
+@pytest.mark.parametrize(("by", "reason"), [("a" * 201, "short"), ("ada", "r" * 501)])
+def test_what_the_history_cannot_keep_is_refused_before_anything_is_said_of_it(
+    ledger: Ledger, by: str, reason: str
+) -> None:
+    with ledger.read() as conn, pytest.raises(LedgerError, match="at most"):
+        planned_change(conn, usd(7), clear=False, by=by, reason=reason)
