@@ -41,6 +41,7 @@ class BatchFunds:
         owner: str,
         task: TaskRef,
         budgets: Sequence[Budget],
+        read_at: datetime | None = None,
         caller: Caller,
         route: str,
         line: asyncio.Lock,
@@ -50,6 +51,7 @@ class BatchFunds:
         self._owner = owner
         self._task = task
         self._policy = budgets
+        self._read_at = read_at
         self._began = datetime.now(UTC)
         self._scope = {"team": task.team_id, "dag": caller.dag_id, "route": route}
         self._run = {"dag_id": caller.dag_id, "run_id": caller.run_id}
@@ -111,7 +113,8 @@ class BatchFunds:
 
     def _periods_now(self, conn: Connection) -> dict[str, BudgetPeriod]:
         """The periods of the first hold, with the limits of this moment."""
-        budgets = [pair for pair in budgets_in_force(conn, self._policy) if pair[0].applies(**self._scope)]
+        in_force = budgets_in_force(conn, self._policy, self._read_at)
+        budgets = [pair for pair in in_force if pair[0].applies(**self._scope)]
         now = [budget_period(budget, now=self._began, source=source, **self._run) for budget, source in budgets]
         known = {period.budget_id: period for period in now}
         if not self._periods:
