@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.ledger.batching import Batcher
-from airflow_ai_provider.ledger.holds import Grant, TaskRef, close_holds, release, take_hold
+from airflow_ai_provider.ledger.holds import Grant, TaskRef, close_holds, held_now, release, take_hold
 from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force
 from airflow_ai_provider.ledger.notices import Notice, claim_notices
 from airflow_ai_provider.ledger.periods import BudgetPeriod, budget_period
 from airflow_ai_provider.policy import Budget
 
+T = TypeVar("T")
 _LOOK_AGAIN_SECONDS = 0.2
 """How often a process looks whether calls in flight have released room."""
 
@@ -39,6 +41,7 @@ class BatchFunds:
         owner: str,
         task: TaskRef,
         budgets: Sequence[Budget],
+        read_at: datetime | None = None,
         caller: Caller,
         route: str,
         line: asyncio.Lock,
@@ -48,6 +51,7 @@ class BatchFunds:
         self._owner = owner
         self._task = task
         self._policy = budgets
+        self._read_at = read_at
         self._began = datetime.now(UTC)
         self._scope = {"team": task.team_id, "dag": caller.dag_id, "route": route}
         self._run = {"dag_id": caller.dag_id, "run_id": caller.run_id}
@@ -56,7 +60,7 @@ class BatchFunds:
         """What the policy says now of a limit and did not say before this batch."""
         self._line = line
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
-        self._taken = False
+        self._taken = self._held = False
         self._broken: BaseException | None = None
 
     async def room(self, amount: int) -> str | None:
@@ -75,7 +79,7 @@ class BatchFunds:
 
     async def give_back(self, amount: int) -> None:
         """Release a share that no attempt will use: other rows may be waiting for the room."""
-        await self._journal.run(lambda conn: release(conn, {self.hold_id: amount}, {}, datetime.now(UTC)))
+        await self._journal.run(self._once(lambda conn: release(conn, {self.hold_id: amount}, {}, datetime.now(UTC))))
 
     def stop_waiting(self, error: BaseException) -> None:
         """A row of the batch failed with its share held; nobody waits for room that only the end of the batch frees."""
@@ -83,32 +87,53 @@ class BatchFunds:
 
     async def close(self) -> list[Notice]:
         """Release what the batch did not use. Returns thresholds that were crossed and that nobody has told yet."""
-        return await self._journal.run(self._finish) if self._taken else []
+        if not self._taken:
+            return []
+        now, runs = datetime.now(UTC), count()
 
-    def _finish(self, conn: Connection) -> list[Notice]:
-        now = datetime.now(UTC)
-        close_holds(conn, [self.hold_id], now)
-        return claim_notices(conn, now)
+        def finish(conn: Connection) -> list[Notice]:
+            close_holds(conn, [self.hold_id], now)
+            return claim_notices(conn, now, replay=next(runs) > 0)
 
-    def _periods_now(self, conn: Connection) -> list[BudgetPeriod]:
+        return await self._journal.run(finish)
+
+    def _once(self, move: Callable[[Connection], T]) -> Callable[[Connection], T]:
+        """``move``, which changes what the hold amounts to, for a journal that runs it again when the reply to its
+        commit was lost: where the hold amounts to what the first run left, that one was committed."""
+        first: list[tuple[int | None, T]] = []
+
+        def run(conn: Connection) -> T:
+            if first and held_now(conn, self.hold_id, ended_in=self._periods) == first[0][0]:
+                return first[0][1]
+            result = move(conn)
+            first[:] = [(held_now(conn, self.hold_id), result)]
+            return result
+
+        return run
+
+    def _periods_now(self, conn: Connection) -> dict[str, BudgetPeriod]:
         """The periods of the first hold, with the limits of this moment."""
-        budgets = [pair for pair in budgets_in_force(conn, self._policy) if pair[0].applies(**self._scope)]
+        in_force = budgets_in_force(conn, self._policy, self._read_at)
+        budgets = [pair for pair in in_force if pair[0].applies(**self._scope)]
         now = [budget_period(budget, now=self._began, source=source, **self._run) for budget, source in budgets]
         known = {period.budget_id: period for period in now}
-        return list((self._periods | {i: known[i] for i in self._periods.keys() & known.keys()} or known).values())
+        if not self._periods:
+            return known
+        return {budget_id: known.get(budget_id, period) for budget_id, period in self._periods.items()}
 
-    def _hold(self, conn: Connection, amounts: Sequence[int]) -> tuple[Grant, list[BudgetPeriod]]:
-        periods = self._periods_now(conn)
+    def _hold(self, conn: Connection, amounts: Sequence[int]) -> Grant:
+        self._periods = self._periods_now(conn)
+        periods = list(self._periods.values())
         now = datetime.now(UTC)
         names: dict[str, Any] = {"hold_id": self.hold_id, "owner": self._owner, "task": self._task}
-        return take_hold(conn, **names, periods=periods, amounts=amounts, now=now), periods
+        return take_hold(conn, **names, periods=periods, amounts=amounts, now=now, extends=self._held)
 
     async def _take(self, amounts: list[int]) -> list[str | bool]:
         """For each amount: ``True`` it is held, ``False`` ask again, or the budget that will not have room."""
         self._taken = True
         async with self._line:
-            grant, periods = await self._journal.run(lambda conn: self._hold(conn, amounts))
-            self._periods = {period.budget_id: period for period in periods}
+            grant = await self._journal.run(self._once(lambda conn: self._hold(conn, amounts)))
+            self._held |= grant.granted > 0
             self.limit_changes += grant.limit_changes
             answers = self._answers(grant, amounts)
             if not any(answers) and self._broken is None:

@@ -54,6 +54,8 @@ class Plan:
     output_schema: Mapping[str, object] | None
     owner: str
     """Names this process in the ledger."""
+    read_at: datetime
+    """When the policy, and with it ``budgets``, was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Gateway:
             owner=self._plan.owner,
             task=self._plan.task,
             budgets=self._plan.budgets,
+            read_at=self._plan.read_at,
             caller=self._plan.caller,
             route=self._plan.route_name,
             line=self._line,

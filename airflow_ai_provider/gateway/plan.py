@@ -42,7 +42,7 @@ from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.room import Room, Scope, rooms
 from airflow_ai_provider.policy import Tier, load_policy
 from airflow_ai_provider.privacy.keyring import Keyring
-from airflow_ai_provider.rows.inspect import key_values
+from airflow_ai_provider.rows.keys import key_values, keys_digest
 from airflow_ai_provider.rows.sink import PartSink
 
 Watch = Callable[[int, int], None]
@@ -192,10 +192,12 @@ class _Look:
         for index, batch in enumerate(self._plan.source.batches(job.batch_rows)):
             if job.shard.owns(index):
                 self._counts["rows"] += batch.num_rows
-                if sink is not None and sink.finished(index) is not None:
+                keys = key_values(batch, job.key, first_row)
+                part = sink.finished(index) if sink is not None else None
+                if part is not None and part.summary.get("keys") == keys_digest(keys):
                     self._counts["finished"] += batch.num_rows
                 else:
-                    await self._batch(batch, key_values(batch, job.key, first_row))
+                    await self._batch(batch, keys)
             first_row += batch.num_rows
             if watch is not None:
                 watch(first_row, self._plan.inspection.rows)
@@ -237,7 +239,11 @@ class _Look:
     def _asked_again(self, prepared: Prepared, found: Stored) -> Tier | None:
         """The tier that would be asked as well, since a stored answer does not pass the checks."""
         upper = self._forecast.higher(prepared.tier)
-        return upper if upper and self._plan.checks.problem(found.text, prepared.text) else None
+        try:
+            rejected = self._plan.checks.problem(found.text, prepared.text, prepared.report)
+        except PrivacyError:
+            rejected = "restore"
+        return upper if upper and rejected else None
 
     async def _look_up(self, requests: Sequence[_Request]) -> list[Stored | None]:
         store = self._store

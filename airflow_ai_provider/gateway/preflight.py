@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from types import CodeType
 from typing import Any
@@ -39,6 +40,8 @@ class JobPlan:
     max_tokens: int
     fingerprint: str
     """Names the job and the rows it is over; the same for all shards and tries, new for each run."""
+    read_at: datetime
+    """When the policy was read."""
 
 
 def plan_job(
@@ -55,6 +58,7 @@ def plan_job(
     that the rows get where the source lacks them. Raises ``PolicyError``, ``PromptError`` or ``SourceError`` that names
     the place and the remedy.
     """
+    read_at = datetime.now(UTC)
     policy = load_policy(settings.policy_path)
     route = policy.route(job.route)
     scope = {"team": job.team, "dag": caller.dag_id, "route": job.route}
@@ -82,6 +86,7 @@ def plan_job(
         inspection=inspection,
         max_tokens=job.max_tokens or route.max_tokens,
         fingerprint=_fingerprint(job, caller, policy, renderer, inspection),
+        read_at=read_at,
     )
 
 

@@ -155,6 +155,7 @@ async def _open_gateway(
                 route_name=job.route,
                 route=plan.route,
                 budgets=plan.budgets,
+                read_at=plan.read_at,
                 max_tokens=plan.max_tokens,
                 output_schema=job.output_schema,
                 owner=owner,

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ARRAY, Column, ColumnElement, Connection, String, Table, any_, literal
+from sqlalchemy.exc import DBAPIError
 
 from airflow_ai_provider.ledger.database import insert_ignore
 
@@ -26,11 +28,24 @@ def insert_rows(conn: Connection, table: Table, columns: tuple[str, ...], rows: 
         return
     if conn.dialect.name == "postgresql":
         statement = f"COPY {table.name} ({', '.join(columns)}) FROM STDIN WITH (NULL E'\\x02')"
-        with conn.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[attr-defined]
+        with _as_of_any_statement(conn), conn.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[attr-defined]
             for start in range(0, len(rows), _PIECE):  # the server reads a piece while the next is made
                 copy.write("".join(map(copy_line, rows[start : start + _PIECE])))
     else:
         conn.execute(insert_ignore(conn, table), [dict(zip(columns, row, strict=True)) for row in rows])
+
+
+@contextmanager
+def _as_of_any_statement(conn: Connection) -> Iterator[None]:
+    """The driver's errors as SQLAlchemy raises those of its own statements."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        raise DBAPIError.instance(
+            None, None, error, psycopg.Error, hide_parameters=True, dialect=conn.dialect
+        ) from None
 
 
 def copy_line(row: tuple[Any, ...]) -> str:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.pool import QueuePool
 
 from airflow_ai_provider.errors import LedgerError, LedgerUnavailable
@@ -114,6 +114,9 @@ class Ledger:
                 f"ledger {self.place}: {_reason(error)}; no call is made without it. "
                 "Check that the database runs and that [ai] ledger_conn_id is right"
             ) from None
+        except (IntegrityError, DataError) as error:
+            kind = type(error.orig).__name__  # what the driver says beyond it holds the row
+            raise LedgerError(f"ledger {self.place}: it refuses a row ({kind}); nothing of it was written") from None
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise LedgerUnavailable(f"ledger {self.place}: the connection was lost") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -111,33 +111,27 @@ def take_hold(
     periods: Sequence[BudgetPeriod],
     amounts: Sequence[int],
     now: datetime,
+    extends: bool = False,
 ) -> Grant:
     """Hold as many of ``amounts`` as fit every budget, in their order; the hold is made or grows by their sum.
 
-    Raises ``LedgerError`` where no budget applies, and where a newer try of the task instance holds room.
+    Raises ``LedgerError`` where no budget applies, where a newer try of the task instance holds room, and where the
+    hold ``extends`` one that is gone: made anew it would let shares be sent that were released.
     """
     if not periods:
         raise LedgerError(f"no budget applies to team {task.team_id!r} any more: no limit, no call; set one again")
     refuse_taken_over(conn, owner, task)
     changes = ensure_budgets(conn, periods, now)
     ids = sorted(period.budget_id for period in periods)
-    rows = conn.execute(
-        select(
-            llm_budgets.c.budget_id,
-            llm_budgets.c.name,
-            llm_budgets.c.limit_nano,
-            llm_budgets.c.spent_nano,
-            llm_budgets.c.held_nano,
-        )
-        .where(llm_budgets.c.budget_id.in_(ids))
-        .order_by(llm_budgets.c.budget_id)
-        .with_for_update()
-    ).all()
+    rows = _lock(conn, ids)
     room = min(row.limit_nano - row.spent_nano - row.held_nano for row in rows)
     granted, total = _fit(amounts, room)
     if granted:
         _move(conn, dict.fromkeys(ids, total), {}, now)
-        _grow(conn, hold_id, owner, task, ids, total, now)
+        if not _grow(conn, hold_id, total, now):
+            if extends:
+                raise LedgerError("this try was fenced off: its room was released as that of a task that is over")
+            _make(conn, hold_id, owner, task, ids, total, now)
     tightest = min(rows, key=lambda row: row.limit_nano - row.spent_nano - row.held_nano)
     return Grant(
         granted,
@@ -147,6 +141,16 @@ def take_hold(
         short_of=tightest.name,
         limit_changes=tuple(changes),
     )
+
+
+def held_now(conn: Connection, hold_id: str, *, ended_in: Iterable[str] = ()) -> int | None:
+    """What a hold amounts to; ``None`` where there is none.
+
+    Waits until what is under way in the budgets of ``ended_in`` has ended: a commit whose reply was lost may be.
+    """
+    if ids := sorted(ended_in):
+        _lock(conn, ids)
+    return conn.execute(select(llm_holds.c.amount_nano).where(llm_holds.c.hold_id == hold_id)).scalar()
 
 
 def release(conn: Connection, held: dict[str, int], spent: dict[str, int], now: datetime) -> dict[str, str]:
@@ -238,6 +242,13 @@ def same_task(task: TaskRef) -> ColumnElement[bool]:
     return and_(*(llm_holds.c[name] == getattr(task, name) for name in _TASK_INSTANCE))
 
 
+def _lock(conn: Connection, ids: Sequence[str]) -> Sequence[Any]:
+    """Budgets as they are, until the transaction ends; ``ids`` are sorted."""
+    columns = (llm_budgets.c[name] for name in ("budget_id", "name", "limit_nano", "spent_nano", "held_nano"))
+    query = select(*columns).where(llm_budgets.c.budget_id.in_(ids)).order_by(llm_budgets.c.budget_id)
+    return conn.execute(query.with_for_update()).all()
+
+
 def _period_columns(period: BudgetPeriod) -> dict[str, Any]:
     names = ("budget_id", "name", "period", "period_start", "starts_at", "ends_at")
     return {name: getattr(period, name) for name in names}
@@ -253,16 +264,19 @@ def _fit(amounts: Sequence[int], room: int) -> tuple[int, int]:
     return len(amounts), total
 
 
-def _grow(
-    conn: Connection, hold_id: str, owner: str, task: TaskRef, ids: Sequence[str], total: int, now: datetime
-) -> None:
+def _grow(conn: Connection, hold_id: str, total: int, now: datetime) -> bool:
+    """Whether the hold was there."""
     grown = conn.execute(
         update(llm_holds)
         .where(llm_holds.c.hold_id == hold_id)
         .values(amount_nano=llm_holds.c.amount_nano + total, renewed_at=now)
     )
-    if grown.rowcount:
-        return
+    return bool(grown.rowcount)
+
+
+def _make(
+    conn: Connection, hold_id: str, owner: str, task: TaskRef, ids: Sequence[str], total: int, now: datetime
+) -> None:
     listed = json.dumps(list(ids))
     budget_set = hashlib.sha256(listed.encode()).hexdigest()[:16]
     conn.execute(insert_ignore(conn, llm_budget_sets), {"budget_set": budget_set, "budget_ids": listed})

@@ -93,13 +93,16 @@ class Journal:
                 results += self._commit_group(together)
         return results
 
-    def _commit_group(self, entries: list[_Entry]) -> list[Any]:
-        """All in one transaction; if the ledger refuses it, each entry alone, so that one spoils none."""
+    def _commit_group(self, entries: list[_Entry], *, replay: bool = False) -> list[Any]:
+        """All in one transaction; if the ledger refuses it, each entry alone, so that one spoils none.
+
+        Alone an entry counts as replayed: what was refused may be the replay of a commit that was still under way.
+        """
         opened = [entry.attempt for entry in entries if isinstance(entry, _Open)]
         settled = [row for entry in entries if isinstance(entry, _Settle) for row in entry.rows]
-        result = self._attempt(lambda conn, replay: _open_and_settle(conn, opened, settled, replay))
-        if isinstance(result, LedgerError) and len(entries) > 1:
-            return [outcome for entry in entries for outcome in self._commit_group([entry])]
+        result = self._attempt(lambda conn, again: _open_and_settle(conn, opened, settled, replay or again))
+        if isinstance(result, LedgerError) and not replay:
+            return [outcome for entry in entries for outcome in self._commit_group([entry], replay=True)]
         return [result] * len(entries)
 
     def _attempt(self, work: Callable[[Connection, bool], T]) -> T | Exception:

@@ -20,6 +20,8 @@ from airflow_ai_provider.ledger.schema import llm_budget_limits, llm_budgets
 from airflow_ai_provider.policy import Budget
 
 POLICY, CLI = "policy", "cli"
+_LONGEST_BY, _LONGEST_REASON = 200, 500
+"""Characters of their columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +35,36 @@ class LimitChange:
     new_nano: int | None
 
 
-def budgets_in_force(conn: Connection, of_policy: Sequence[Budget]) -> list[tuple[Budget, str]]:
-    """The policy's budgets with the limits that were set since, and those that were only set; each with its source."""
+def budgets_in_force(
+    conn: Connection, of_policy: Sequence[Budget], read_at: datetime | None = None
+) -> list[tuple[Budget, str]]:
+    """The policy's budgets with the limits that were set since, and those that were only set; each with its source.
+
+    ``read_at`` is when the policy was read: where somebody has read another limit in it later, that one holds, or a
+    long run and those begun after a change would set the limit back and forth.
+    """
     given = {row["name"]: row for row in _set_limits(conn)}
-    listed = [(budget, given.pop(budget.name, None)) for budget in of_policy]
-    known = [
-        (budget.model_copy(update={"limit_usd": usd_from_nano(row["limit_nano"])}), CLI) if row else (budget, POLICY)
-        for budget, row in listed
-    ]
+    later = _policy_limits(conn, read_at) if read_at else {}
+    known: list[tuple[Budget, str]] = []
+    for budget in of_policy:
+        row = given.pop(budget.name, None)
+        limit = row["limit_nano"] if row else later.get(budget.name)
+        changed = budget if limit is None else budget.model_copy(update={"limit_usd": usd_from_nano(limit)})
+        known.append((changed, CLI if row else POLICY))
     return known + [(_budget(row), CLI) for row in given.values()]
 
 
 def planned_change(conn: Connection, budget: Budget, *, clear: bool, by: str, reason: str) -> LimitChange:
     """What ``set_limit`` would do.
 
-    Raises ``LedgerError`` without a name or a reason, and where there is nothing to clear.
+    Raises ``LedgerError`` without a name or a reason, where one is too long, and where there is nothing to clear.
     """
     if not by.strip() or not reason.strip():
         raise LedgerError("a limit is set by somebody, for a reason: give both")
+    if len(by) > _LONGEST_BY or len(reason) > _LONGEST_REASON:
+        raise LedgerError(
+            f"the history keeps a name of at most {_LONGEST_BY} characters, a reason of {_LONGEST_REASON}"
+        )
     before = next((row["limit_nano"] for row in _set_limits(conn) if row["name"] == budget.name), None)
     if clear and before is None:
         raise LedgerError(f"budget {budget.name}: no limit was set by hand; the policy's holds")
@@ -111,6 +125,13 @@ def _set_limits(conn: Connection) -> list[Any]:
         .order_by(llm_budget_limits.c.name)
     )
     return list(conn.execute(query).mappings())
+
+
+def _policy_limits(conn: Connection, after: datetime) -> dict[str, int]:
+    """Limits that the policy was seen to say after a moment, the newest of each budget."""
+    columns = (llm_budget_limits.c.name, llm_budget_limits.c.limit_nano)
+    query = select(*columns).where(llm_budget_limits.c.source == POLICY, llm_budget_limits.c.set_at > after)
+    return {row.name: row.limit_nano for row in conn.execute(query.order_by(llm_budget_limits.c.change_id))}
 
 
 def _budget(row: Any) -> Budget:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from airflow_ai_provider.ledger.database import insert_ignore
 from airflow_ai_provider.ledger.schema import llm_budget_notices, llm_budgets
@@ -52,11 +52,15 @@ def note_thresholds(conn: Connection, budget: Any, now: datetime) -> None:
     )
 
 
-def claim_notices(conn: Connection, now: datetime) -> list[Notice]:
-    """Take every note that nobody has told yet; the caller is the one who tells it."""
+def claim_notices(conn: Connection, now: datetime, *, replay: bool = False) -> list[Notice]:
+    """Take every note that nobody has told yet; the caller is the one who tells it.
+
+    On a ``replay``, after a commit whose reply was lost, those that were taken at the same ``now`` are taken again.
+    """
+    untold = llm_budget_notices.c.notified_at.is_(None)
     claimed = conn.execute(
         update(llm_budget_notices)
-        .where(llm_budget_notices.c.notified_at.is_(None))
+        .where(or_(untold, llm_budget_notices.c.notified_at == now) if replay else untold)
         .values(notified_at=now)
         .returning(llm_budget_notices.c.budget_id, llm_budget_notices.c.percent, llm_budget_notices.c.crossed_at)
     ).all()

@@ -23,6 +23,7 @@ from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.periods import budget_period
 from airflow_ai_provider.ledger.schema import llm_budgets
+from airflow_ai_provider.ledger.sweep import sweep
 from airflow_ai_provider.policy import Budget
 
 CALLER = Caller("dag", "run", "task")
@@ -218,5 +219,19 @@ async def test_nobody_waits_for_a_share_that_a_failed_row_of_the_batch_keeps(
     batch.stop_waiting(LedgerError("the disk is full"))
     with pytest.raises(LedgerError, match="the disk is full"):
         await batch.room(70)
+    await batch.close()
+    assert bank.books() == (0, 0)
+
+
+async def test_a_batch_whose_hold_was_swept_away_takes_no_more_room(bank: Bank) -> None:
+    """A hold made anew would let the shares that were swept away be sent after all, with no room behind them."""
+    batch = bank.batch()
+    assert await batch.room(60) is None
+    with bank.ledger.write() as conn:
+        assert sweep(conn, ["me"], datetime.now(UTC) + 2 * LIVE_FOR) == (1, [])
+    with pytest.raises(LedgerError, match="fenced off"):
+        await batch.room(40)
+    with pytest.raises(LedgerError, match="fenced off"):
+        await bank.spend(batch, 60, 60)
     await batch.close()
     assert bank.books() == (0, 0)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_ai_provider.errors import PolicyError, PromptError, SourceError
+from airflow_ai_provider.gateway import run
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.plan import SpendPlan, _Digests, budget_lines, plan_spend
 from airflow_ai_provider.gateway.plan_text import dollars, duration, plan_document, plan_figures, plan_line
@@ -148,6 +149,17 @@ def test_a_stored_answer_that_a_check_rejects_is_asked_again_above(house: Planne
     assert house.plan([{"text": "why?", "difficulty": "simple"}], run_id="run-3").stored == 1
 
 
+def test_a_stored_answer_whose_tokens_are_not_the_rows_is_asked_again_above(house: Planned) -> None:
+    masked = {"masking": "standard", "profiles": {"standard": {"detect": ["email"]}}, "reuse": {"scope": "team"}}
+    invented = {"type": "object", "properties": {"to": {"const": "[EMAIL_22A22]"}}}
+    rows = [{"text": "write to ann@example.com", "difficulty": "simple"}]
+    house.write(policy(**{**TIERS, "escalate": {"on": [], "to": None}}, **masked))
+    house.run(rows, output_schema=invented)
+    house.write(policy(**{**TIERS, "escalate": {"on": ["restore"], "to": "complex"}}, **masked))
+    planned, outcome = house.both(rows, run_id="run-2", output_schema=invented)
+    assert 0 < actual(outcome) <= planned.worst_nano
+
+
 def test_escalation_is_learnt(house: Planned, vendor: VendorDouble) -> None:
     vendor.configure(faults=Faults(rate_empty=0.3))
     house.write(policy(**TIERS))
@@ -177,6 +189,18 @@ def test_parts_that_an_earlier_try_has_finished_cost_nothing(house: Planned) -> 
     planned = house.plan(rows, batch_rows=10, sink=sink)
     assert (planned.finished, planned.calls, planned.worst_nano) == (30, 0, 0)
     assert house.plan(rows, batch_rows=10, sink="").calls == 30
+
+
+def test_a_part_of_other_rows_is_asked_anew(house: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query without an order may deal its rows anew."""
+    rows, sink = questions(30), str(house.folder / "out-run-1")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(run, "keys_digest", lambda keys: "of other rows")
+        house.run(rows, batch_rows=10)
+    (house.settings.home / "responses.db").unlink()
+    planned, outcome = house.both(rows, batch_rows=10, sink=sink)
+    assert (planned.finished, planned.calls) == (0, 30)
+    assert 0 < actual(outcome) <= planned.worst_nano
 
 
 def test_a_plan_of_the_same_work_has_the_same_fingerprint(house: Planned) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.holds import Grant, take_hold
-from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force, limit_history, set_limit
+from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force, limit_history, planned_change, set_limit
 from airflow_ai_provider.ledger.periods import budget_period
 from airflow_ai_provider.ledger.schema import llm_budgets
 from airflow_ai_provider.policy import Budget
@@ -24,11 +24,13 @@ def usd(amount: int) -> Budget:
     return POLICY.model_copy(update={"limit_usd": Decimal(amount)})
 
 
-def hold(ledger: Ledger, *of_policy: Budget, hold_id: str = "h1", now: datetime = NOW) -> Grant:
+def hold(
+    ledger: Ledger, *of_policy: Budget, hold_id: str = "h1", now: datetime = NOW, read_at: datetime | None = None
+) -> Grant:
     with ledger.write() as conn:
         periods = [
             budget_period(budget, now=now, dag_id="dag", run_id="run", source=source)
-            for budget, source in budgets_in_force(conn, of_policy)
+            for budget, source in budgets_in_force(conn, of_policy, read_at)
         ]
         return take_hold(conn, hold_id=hold_id, owner="me", task=TASK, periods=periods, amounts=[1], now=now)
 
@@ -138,3 +140,23 @@ def test_the_bounds_of_a_period_follow_its_time_zone() -> None:
 
 def replace_zone(budget: Budget, zone: str) -> Budget:
     return Budget(**{**budget.model_dump(), "timezone": zone})
+
+
+@pytest.mark.parametrize(("by", "reason"), [("a" * 201, "short"), ("ada", "r" * 501)])
+def test_what_the_history_cannot_keep_is_refused_before_anything_is_said_of_it(
+    ledger: Ledger, by: str, reason: str
+) -> None:
+    with ledger.read() as conn, pytest.raises(LedgerError, match="at most"):
+        planned_change(conn, usd(7), clear=False, by=by, reason=reason)
+
+
+def test_a_run_that_read_an_older_policy_does_not_set_its_limit_back(ledger: Ledger) -> None:
+    """Nor does it go on up to the old limit."""
+    before, after = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
+    hold(ledger, usd(100), hold_id="old", read_at=before)
+    for _ in range(3):
+        hold(ledger, usd(50), hold_id="new", now=after, read_at=NOW + timedelta(minutes=59))
+        hold(ledger, usd(100), hold_id="old", now=after, read_at=before)
+        assert limits(ledger) == {"team=support/day@2026-03-04": 50}
+    with ledger.read() as conn:
+        assert [change["limit_nano"] // 10**9 for change in limit_history(conn)] == [50, 100]
