@@ -408,6 +408,18 @@ def test_the_trail_says_who_opened_how_many_rows_and_no_value(home: Path) -> Non
         ("rows.decrypted", 3, "d"),
     ]
     assert "Ann" not in json.dumps(events(home))
+    assert all(event["host.name"] and event["airflow_ai.team"] == "support" for event in events(home))
+
+
+def test_no_batch_is_treated_while_the_spool_is_full(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound of the configuration is the bound of every task that writes the trail."""
+    monkeypatch.setenv("AIRFLOW__AI__AUDIT_SPOOL_LIMIT_MB", "1")
+    spool = home / "ai/audit/spool/main"
+    spool.mkdir(parents=True)
+    (spool / "waiting.jsonl").write_bytes(bytes(2 * 1024 * 1024))
+    with pytest.raises(AirflowFailException, match="spool"):
+        mask(home)
+    assert not list((home / "masked").glob("*.parquet"))
 
 
 def test_nothing_is_opened_if_the_trail_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
