@@ -14,7 +14,7 @@ import yaml
 from airflow.cli.cli_parser import get_parser
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_ai_provider.cli import definition
+from airflow_ai_provider.cli import arguments
 from airflow_ai_provider.errors import LedgerError, SourceError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.recorder import call_fields
@@ -103,7 +103,7 @@ def covers() -> str:
 
 
 def test_command_and_ledger_know_the_same_formats() -> None:
-    assert definition.INVOICE_FORMATS == FORMATS
+    assert arguments.INVOICE_FORMATS == FORMATS
 
 
 def test_an_equal_invoice_exits_0_and_says_what_was_resolved(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
