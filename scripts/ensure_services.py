@@ -27,6 +27,7 @@ OPTIONAL = {"ceph": (CEPH_PACKAGES, find_ceph)}
 """Without Ceph, the archive in S3 is tested against moto, and what moto does not enforce is not tested."""
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks this file whether a package may start its service; 101 is "no"
 APT = ["apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=3"]
+APT += ["-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20"]  # without a network, to know it soon
 
 
 def main() -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from datetime import UTC, datetime
-from getpass import getuser
 from typing import Any
 
 from airflow_ai_provider.cli.output import GOOD, command, say, show
 from airflow_ai_provider.errors import LedgerError
-from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.hooks.context import whoever_runs_this
 
 
 @command
@@ -38,7 +37,7 @@ def set_budget(args: Namespace) -> int:
     names = ("team", "dag", "route", "period", "timezone")
     budget = parse_budget({name: getattr(args, name) for name in names} | {"limit_usd": args.limit_usd or 0})
     change = set_by_hand(
-        settings_from_airflow(), budget, clear=args.clear, caller=whoever_runs_this(args), reason=args.reason
+        settings_from_airflow(), budget, clear=args.clear, caller=whoever_runs_this(args.by), reason=args.reason
     )
     if change.new_nano is None:
         say(args, f"{change.name}: the policy's limit holds from the next hold on")
@@ -108,7 +107,7 @@ def resume(args: Namespace) -> int:
     from airflow_ai_provider.hooks.budgets import resume_deployment
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-    resume_deployment(settings_from_airflow(), args.deployment, caller=whoever_runs_this(args), reason=args.reason)
+    resume_deployment(settings_from_airflow(), args.deployment, caller=whoever_runs_this(args.by), reason=args.reason)
     say(args, f"{args.deployment}: calls may go to it again")
     return GOOD
 
@@ -121,9 +120,7 @@ def sweep(args: Namespace) -> int:
     from airflow_ai_provider.hooks.tasks import states_from_database
     from airflow_ai_provider.ledger.money import usd_from_nano
 
-    swept = sweep_holds(
-        settings_from_airflow(), states_from_database, caller=whoever_runs_this(args), dry_run=args.dry_run
-    )
+    swept = sweep_holds(settings_from_airflow(), states_from_database, caller=whoever_runs_this(), dry_run=args.dry_run)
     row: dict[str, Any] = {
         "silent": swept.holders,
         "over": swept.over,
@@ -133,12 +130,3 @@ def sweep(args: Namespace) -> int:
     }
     show([row], args.output)
     return GOOD
-
-
-def whoever_runs_this(args: Namespace) -> Caller:
-    """The person at the command line: ``--by`` or, without it, the account it runs under."""
-    try:
-        account = getuser()
-    except (OSError, KeyError):  # an account without a name, as in many containers
-        account = ""
-    return Caller("cli", "cli", "cli", user=getattr(args, "by", None) or account)

@@ -21,8 +21,8 @@ def policy_check(args: Namespace) -> int:
         findings = check_policy(settings)
     except PolicyError as error:
         findings = str(error).splitlines()
+    if findings or args.output != "table":
+        show([{"finding": finding} for finding in findings], args.output)
     if not findings:
         say(args, f"{settings.policy_path}: good")
-        return GOOD
-    show([{"finding": finding} for finding in findings], args.output)
-    return FINDING
+    return FINDING if findings else GOOD

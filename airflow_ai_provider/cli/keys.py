@@ -6,7 +6,6 @@ file, and say where to put them.
 
 from __future__ import annotations
 
-import getpass
 import logging
 import sys
 from argparse import Namespace
@@ -18,7 +17,6 @@ from airflow_ai_provider.cli.output import FINDING, GOOD, command, say, show
 from airflow_ai_provider.errors import KeyringError
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.job import Caller
     from airflow_ai_provider.gateway.settings import Settings
 
 _CONNECTION = "keyring_conn_id"
@@ -78,7 +76,7 @@ def rotate(args: Namespace) -> int:
             raise KeyringError(f"--out: the keyring is {settings.home / 'keyring.json'}, which is changed in place")
         # In the trail first: a key that nobody knows of writes nothing.
         keyring = Keyring.rotate(settings.home / "keyring.json", announce=partial(_record, "keys.rotated"))
-        say(args, f"key {keyring.active} writes from now on; the other {len(keyring.key_ids) - 1} still read")
+        say(args, f"key {keyring.active} writes from now on; keys that still read: {len(keyring.key_ids) - 1}")
         return GOOD
     if not args.out:
         raise _no_file(conn_id)
@@ -93,6 +91,7 @@ def rotate(args: Namespace) -> int:
 @command
 def reencrypt(args: Namespace) -> int:
     """``airflow ai keys reencrypt``"""
+    from airflow_ai_provider.hooks.context import whoever_runs_this
     from airflow_ai_provider.hooks.settings import settings_from_airflow
     from airflow_ai_provider.operators.protection import RowsJob, run_rows
     from airflow_ai_provider.operators.steps import ReencryptStep
@@ -105,7 +104,7 @@ def reencrypt(args: Namespace) -> int:
     fields = Fields(keyring, team=args.team, table=args.table)
     step = ReencryptStep(_columns(args.columns), fields=fields, table=args.table, key_id=keyring.active)
     job = RowsJob(args.source, args.sink, args.key, args.team, Shard(0, 1), args.batch_rows, "reencrypt")
-    summary = run_rows(job, step, _caller("reencrypt"), settings, log=logging.getLogger(__name__))
+    summary = run_rows(job, step, whoever_runs_this(), settings, log=logging.getLogger(__name__))
     kept = f", {summary.skipped} of them by an earlier try" if summary.skipped else ""
     say(args, f"{summary.sink}: {summary.ok} of {summary.rows} rows are under key {keyring.active}{kept}")
     if not summary.error:
@@ -139,15 +138,9 @@ def _words(path: str, conn_id: str, verb: str) -> str:
     )
 
 
-def _caller(command: str) -> Caller:
-    from airflow_ai_provider.gateway.job import Caller
-
-    return Caller("airflow ai", "cli", f"keys {command}", user=getpass.getuser())
-
-
 def _record(action: str, key_id: str) -> None:
     from airflow_ai_provider.hooks.audit import record
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     settings: Settings = settings_from_airflow()
-    record(settings, action, _caller(action.partition(".")[2]), key_id=key_id)
+    record(settings, action, None, key_id=key_id)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ai_provider.cli.output import FINDING, GOOD, command, plain, say, show
+from airflow_ai_provider.cli.output import FINDING, GOOD, bars, command, plain, progress, say, show
 from airflow_ai_provider.errors import LedgerError, PolicyError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def reprice(args: Namespace) -> int:
     book = _book(args.prices, settings)
     period = {"since": args.since, "until": args.until}
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        with _progress("Repricing", lambda: count_rows(ledger, **period)) as on_rows:
+        with progress("rows priced", lambda: count_rows(ledger, **period)) as on_rows:
             found = reprice(ledger, book, by=args.by, on_rows=on_rows, **period)
         if not found.groups:
             print(f"nothing to price in ledger {ledger.place} for these days", file=sys.stderr)
@@ -83,12 +82,10 @@ def _finder(deployments: dict[str, Deployment], settings: Settings) -> Callable[
 @command
 def reconcile(args: Namespace) -> int:
     """``airflow ai ledger reconcile``"""
-    from airflow.utils.platform import getuser
-
     from airflow_ai_provider.hooks.reconcile import reconcile_invoice
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-    with _steps() as progress:
+    with bars("lines read", "attempts matched") as (read, matched):
         report = reconcile_invoice(
             settings_from_airflow(),
             args.invoice,
@@ -96,8 +93,7 @@ def reconcile(args: Namespace) -> int:
             covers=args.covers,
             deployments=args.deployments,
             dry_run=args.dry_run,
-            user=getuser(),
-            progress=progress,
+            progress=lambda step, done: (read if step == "read" else matched)(done),
         )
     _print(args, report)
     return GOOD if report.equal else FINDING
@@ -134,36 +130,3 @@ def show_document(document: dict[str, Any], output: str) -> None:
 
 def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: plain(value) for name, value in row.items()} for row in rows]
-
-
-@contextmanager
-def _progress(what: str, count: Callable[[], int]) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error where that is a terminal; ``count`` says how much there is to do."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=count())
-        yield lambda rows: bar.advance(task, rows)
-
-
-@contextmanager
-def _steps() -> Iterator[Callable[[str, int], None]]:
-    """A bar on standard error, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield lambda step, done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks = {
-            "read": bar.add_task("lines read", total=None),
-            "match": bar.add_task("attempts matched", total=None),
-        }
-        yield lambda step, done: bar.update(tasks[step], completed=done)

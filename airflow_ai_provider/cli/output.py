@@ -9,7 +9,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.cli.simple_table import AirflowConsole
 from airflow.utils.cli import suppress_logs_and_warning
@@ -18,7 +19,16 @@ from rich.markup import escape
 
 from airflow_ai_provider.errors import AIProviderError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
 GOOD, FINDING, COULD_NOT_RUN = 0, 1, 2
+
+
+class Told(Protocol):
+    """Told how much is done, and of how much where that is known."""
+
+    def __call__(self, done: int, total: int | None = None, /) -> None: ...
 
 
 def command(run: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
@@ -57,13 +67,33 @@ def plain(value: Any) -> Any:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error for long work, where that is a terminal; told ``(done, total)``."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def progress(label: str, total: Callable[[], int] | None = None) -> Iterator[Told]:
+    """A bar on standard error for long work, where that is a terminal.
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    ``total`` counts what is to be done, for work that does not say it; it is asked on a terminal only.
+    """
+    with bars(label) as (told,):
+        if total is not None and sys.stderr.isatty():
+            told(0, total())
+        yield told
+
+
+@contextmanager
+def bars(*labels: str) -> Iterator[list[Told]]:
+    """The same for work that goes on in several places: a bar for each."""
+    if not sys.stderr.isatty():
+        yield [lambda done, total=None: None for _ in labels]
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    counted = TextColumn("{task.fields[counted]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        yield [partial(_told, shown, shown.add_task(label, total=None, counted="")) for label in labels]
+
+
+def _told(shown: Progress, task: TaskID, done: int, total: int | None = None) -> None:
+    shown.update(task, completed=done, total=total)
+    of = shown.tasks[task].total
+    shown.update(task, counted=f"{done:,}" if of is None else f"{done:,}/{of:,.0f}")

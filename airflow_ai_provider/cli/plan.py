@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_ai_provider.cli.output import FINDING, GOOD, command, say, show
+from airflow_ai_provider.cli.output import FINDING, GOOD, command, progress, say, show
 from airflow_ai_provider.errors import PermanentError, PromptError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow_ai_provider.cli.dags import Asking, Known
-    from airflow_ai_provider.gateway.plan import SpendPlan, Watch
+    from airflow_ai_provider.gateway.plan import SpendPlan
 
 
 @command
@@ -67,7 +63,7 @@ def _planned(asking: Asking, defaults: Mapping[str, str]) -> SpendPlan:
         return f", or --run-id {latest} for the rows of the latest run" if latest else ""
 
     try:
-        with _progress(name) as watch:
+        with progress(name) as watch:
             return plan_spend(asking.job, asking.caller, settings, defaults=defaults, watch=watch)
     except PromptError as error:
         hint = "" if "no column" not in str(error) else f"; say what stands there: --default COLUMN=TEXT{earlier()}"
@@ -75,21 +71,6 @@ def _planned(asking: Asking, defaults: Mapping[str, str]) -> SpendPlan:
     except SourceError as error:
         hint = "" if "does not exist" not in str(error) else f". If an earlier task makes it: --input URI{earlier()}"
         raise SourceError(f"{name}: {error}{hint}") from None
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Watch | None]:
-    """A bar on a terminal's standard error, which goes when the work is done."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _budgets(plans: Sequence[tuple[Asking, SpendPlan]]) -> list[Any]:

@@ -17,7 +17,10 @@ RowPrompt = Callable[[Row], "str | Sequence[Message]"]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The task instance on whose behalf calls are made; recorded with every one of them."""
+    """The task instance on whose behalf calls are made; recorded with every one of them.
+
+    A person at the command line has no task instance, and empty names in its place.
+    """
 
     dag_id: str
     run_id: str

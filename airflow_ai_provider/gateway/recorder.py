@@ -21,8 +21,9 @@ HASH_KEY_PURPOSE: Final = "audit-hashes"
 
 
 def context_of(caller: Caller, team: str | None = None) -> dict[str, Any]:
-    """Who and where, for every event that is written on behalf of a caller."""
-    return {**asdict(caller), "user": caller.user or None, "team": team, "host": socket.gethostname()}
+    """Who and where, for every event that is written on behalf of a caller: a task instance, or a person alone."""
+    task = asdict(caller) if caller.dag_id else {}
+    return {**task, "user": caller.user or None, "team": team, "host": socket.gethostname()}
 
 
 def call_fields(settled: Settled) -> dict[str, Any]:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from datetime import UTC, date, datetime
-from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,6 +19,7 @@ from airflow_ai_provider.errors import AuditError, KeyringError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.hooks.audit_sinks import open_archive
+from airflow_ai_provider.hooks.context import whoever_runs_this
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,19 +63,12 @@ def record(settings: Settings, action: str, caller: Caller | None, *, outcome: s
     from airflow_ai_provider.gateway.recorder import context_of
     from airflow_ai_provider.ledger import open_ledger
 
-    context = context_of(caller) if caller else {"user": _login(), "host": socket.gethostname()}
+    context = context_of(caller or whoever_runs_this())
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
         Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context) as trail,
     ):
         trail.emit(action, outcome, **fields)
-
-
-def _login() -> str | None:
-    try:
-        return getuser()
-    except (OSError, KeyError):  # an id that no name was given to, as in many containers
-        return None
 
 
 def verify_audit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from getpass import getuser
 from typing import Any
 
 from airflow_ai_provider.gateway.job import Caller
@@ -36,6 +37,15 @@ def caller_from_context(context: Mapping[str, Any]) -> Caller:
         try_number=int(ti.try_number or 1),
         user=_triggering_user(context),
     )
+
+
+def whoever_runs_this(by: str | None = None) -> Caller:
+    """The person at the command line: as they say, or else the account it runs under."""
+    try:
+        account = getuser()
+    except (OSError, KeyError):  # an id that no name was given to, as in many containers
+        account = ""
+    return Caller("", "", "", user=by or account)
 
 
 def _triggering_user(context: Mapping[str, Any]) -> str:

@@ -23,10 +23,9 @@ def reconcile_invoice(
     deployments: Sequence[str] | None = None,
     dry_run: bool = False,
     caller: Caller | None = None,
-    user: str | None = None,
     progress: Callable[[str, int], None] = lambda step, done: None,
 ) -> ReconcileReport:
-    """Read, reconcile and, unless it is a dry run, record who did it: a task instance, or a user.
+    """Read, reconcile and, unless it is a dry run, record who did it: a task instance, or whoever runs this command.
 
     ``covers`` is ``FROM..TO``. Raises ``SourceError``, ``StoreUnavailable``, ``LedgerError``, ``LedgerUnavailable`` and
     ``AuditError``.
@@ -56,19 +55,17 @@ def reconcile_invoice(
             progress=progress,
         )
     if not dry_run:
-        _record(settings, report, caller, user)
+        _record(settings, report, caller)
     return report
 
 
-def _record(settings: Settings, report: ReconcileReport, caller: Caller | None, user: str | None) -> None:
+def _record(settings: Settings, report: ReconcileReport, caller: Caller | None) -> None:
     from airflow_ai_provider.hooks.audit import record
 
-    who = {} if user is None else {"user": user}
     record(
         settings,
         "ledger.reconciled",
         caller,
-        **who,
         invoice_hash=report.invoice_hash,
         invoice_format=report.format,
         rows=report.lines,

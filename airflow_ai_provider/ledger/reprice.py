@@ -151,15 +151,17 @@ def reprice(
 ) -> Repriced:
     """Price every row of the days (UTC) ``since`` to ``until`` inclusive by ``book``.
 
-    Rows are streamed; ``on_rows`` hears how many were read. Raises ``LedgerError`` for a grouping that there is not.
+    Rows are streamed; ``on_rows`` hears how many were read so far. Raises ``LedgerError`` for a grouping that there is
+    not.
     """
     if unknown := [name for name in by if name not in GROUPINGS]:
         raise LedgerError(f"cannot group by {', '.join(unknown)}; expected some of {', '.join(GROUPINGS)}")
-    found, rates = Repriced(by), _Rates(book)
+    found, rates, read = Repriced(by), _Rates(book), 0
     for rows in _stream(ledger, by, since, until):
         for row in rows:
             _add(found, rates, row)
-        on_rows(len(rows))
+        read += len(rows)
+        on_rows(read)
     return found
 
 

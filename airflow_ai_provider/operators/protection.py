@@ -23,10 +23,10 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 
 from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.errors import KeyringError, PolicyError, PrivacyError, SourceError
 from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.gateway.recorder import context_of
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.operators.treatments import column_of, values_of
@@ -281,17 +281,7 @@ class _Recorder:
         self._step = step
         self._policy_path = settings.policy_path
         self._caller = caller
-        self._fields: dict[str, Any] = {
-            "user": caller.user or None,
-            "dag_id": caller.dag_id or None,
-            "run_id": caller.run_id or None,
-            "task_id": caller.task_id or None,
-            "map_index": caller.map_index,
-            "try_number": caller.try_number,
-            "team": job.team,
-            "shard": str(job.shard),
-            **step.noted,
-        }
+        self._fields: dict[str, Any] = {"shard": str(job.shard), **step.noted}
 
     def permit(self) -> None:
         """Raises ``PolicyError``, which the trail then holds too, unless the policy allows what the step opens."""
@@ -307,7 +297,8 @@ class _Recorder:
         self._fields["policy_hash"] = policy.digest
 
     def batch(self, index: int, counts: Mapping[str, Any]) -> None:
-        """Durable on return."""
+        """Durable on return. Raises ``AuditError`` where the spool is full or the disk refuses."""
+        self._trail.ensure_room()
         numbers = {"rows": counts["rows"], "rows_rejected": counts["rejected"], "rows_error": counts["error"]}
         self._emit("ok", batch=index, **numbers)
 
@@ -318,9 +309,9 @@ class _Recorder:
 
 @contextmanager
 def _recorder(job: RowsJob, step: Step, caller: Caller, settings: Settings) -> Iterator[_Recorder]:
-    spool = Spool(settings.home / "audit" / "spool")
+    who = context_of(caller, job.team)
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
-        Trail(spool, LedgerAuditStore(ledger)) as trail,
+        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=who) as trail,
     ):
         yield _Recorder(trail, job, step, caller, settings)

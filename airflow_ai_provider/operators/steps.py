@@ -75,6 +75,8 @@ class MaskStep:
         }
         for name in self._searched:
             values[name] = _cell(mask.mask_value(row[name]))
+            if values[name] is not None:
+                mask.check(values[name])
         if self._reversible:
             sealed = sealed_map(mask, self._masker.entities)
             values[SEALED] = self._fields.encrypt(sealed, column=SEALED, record=key)

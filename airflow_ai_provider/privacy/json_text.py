@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 _LITERAL = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?', re.DOTALL)
 _CONTAINER = {"{": "}", "[": "]"}
+
+
+# A lone half of a surrogate pair, which is no character, stays as it is written.
+_ESCAPE = re.compile(
+    r'\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|["\\/bfnrt])'
+)
 
 
 class Literal(NamedTuple):
@@ -45,6 +52,35 @@ def literals(text: str) -> list[Literal] | None:
         return None
     found = ((match.start(), match.group()) for match in _LITERAL.finditer(text))
     return [Literal(start, raw, json.loads(raw) if raw[0] == '"' else raw) for start, raw in found]
+
+
+class Unescaped(NamedTuple):
+    """A text as it reads without JSON's escapes, and the way back to the text as it is written."""
+
+    text: str
+    cuts: Sequence[int]
+    """Where in ``text`` an escaped character ends, ascending, from 0."""
+    shifts: Sequence[int]
+    """Characters that the escapes up to each cut are longer than what they stand for."""
+
+    def written(self, index: int) -> int:
+        """Where the character at ``index`` begins as it is written."""
+        return index + self.shifts[bisect_right(self.cuts, index) - 1]
+
+
+def unescaped(text: str) -> Unescaped | None:
+    """What a text, or JSON anywhere in it, says without its escapes; ``None`` if there are none."""
+    if "\\" not in text:
+        return None
+    pieces: list[str] = []
+    cuts, shifts, position = [0], [0], 0
+    for match in _ESCAPE.finditer(text):
+        char = json.loads(f'"{match.group()}"')
+        pieces += text[position : match.start()], char
+        position = match.end()
+        shifts.append(shifts[-1] + len(match.group()) - 1)
+        cuts.append(position - shifts[-1])
+    return Unescaped("".join((*pieces, text[position:])), cuts, shifts) if pieces else None
 
 
 def quoted(content: str) -> str:

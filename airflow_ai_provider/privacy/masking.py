@@ -25,6 +25,7 @@ from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import nested, normalise, tokens
 from airflow_ai_provider.privacy.detect import KINDS, Detector, expand
 from airflow_ai_provider.privacy.guard import LeakGuard
+from airflow_ai_provider.privacy.json_text import Unescaped, unescaped
 from airflow_ai_provider.privacy.known import KnownValues
 from airflow_ai_provider.privacy.names import PERSON, NameFinder, load_backend
 from airflow_ai_provider.privacy.restoring import TEXT, Restorer, TokenReport
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 _RANK = (*map(str.upper, KINDS), TEXT)
 _MAX_ROUNDS = 32
 """Searches of one text; ordinary texts take two, the second of which finds nothing more."""
+
+_MAX_ESCAPED = 3
+"""How often a text is taken out of JSON's escapes: JSON in a string of JSON in a string of JSON."""
 
 _Result = TypeVar("_Result")
 
@@ -149,17 +153,20 @@ class Masker:
         raise PrivacyError("masking: the text keeps uncovering new values; it is not sent")
 
     def _check(self, masked: str, known: KnownValues, minted: Iterable[str]) -> None:
-        left = [*known.find(masked), *self._guard.findings(masked)]
+        left = list(_also_escaped(masked, lambda text: chain(known.find(text), self._guard.findings(text))))
         if not left:
             return
-        skipped = [*known.find_skipped(masked), *_places(masked, minted)]
+        skipped = [*_also_escaped(masked, known.find_skipped), *_places(masked, minted)]
         kinds = {span.entity.lower() for span in left if not any(_within(span, part) for part in skipped)}
         if kinds:
             raise PrivacyError(
-                f"a masked prompt still holds a value of kind {', '.join(sorted(kinds))}; nothing was sent"
+                f"a masked text still holds a value of kind {', '.join(sorted(kinds))}; nothing was sent"
             )
 
     def _findings(self, text: str, known: KnownValues) -> Iterable[Span]:
+        return _also_escaped(text, lambda part: self._found(part, known))
+
+    def _found(self, text: str, known: KnownValues) -> Iterator[Span]:
         view = normalise.view(text)
         yield from known.find(text)
         skipped = list(known.find_skipped(text))
@@ -290,6 +297,18 @@ class RowMask:
         for token, (value,) in owners.items():
             self._minted[value] = token
             taken[token] = value[1]
+
+
+def _also_escaped(text: str, find: Callable[[str], Iterable[Span]]) -> Iterator[Span]:
+    """What is found in a text as written, and as it reads without JSON's escapes: models read through them."""
+    yield from find(text)
+    ways: list[Unescaped] = []
+    while len(ways) < _MAX_ESCAPED and (read := unescaped(ways[-1].text if ways else text)):
+        ways.append(read)
+        for start, end, entity in find(read.text):
+            for way in reversed(ways):
+                start, end = way.written(start), way.written(end)
+            yield Span(start, end, entity)
 
 
 def _places(text: str, minted: Iterable[str]) -> Iterator[Span]:

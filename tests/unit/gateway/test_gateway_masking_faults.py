@@ -105,7 +105,7 @@ def test_masking_that_silently_does_nothing_is_stopped_by_the_guard(
     monkeypatch.setattr(RowMask, "mask", lambda self, text: text)
     outcome = house.run(ROWS)
     assert outcome.column("status") == ["error", "ok", "error"]
-    assert outcome.rows[0]["error"] == ("privacy: a masked prompt still holds a value of kind email; nothing was sent")
+    assert outcome.rows[0]["error"] == ("privacy: a masked text still holds a value of kind email; nothing was sent")
     assert vendor.stats().requests == 1
 
 

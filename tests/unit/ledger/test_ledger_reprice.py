@@ -165,7 +165,7 @@ def test_rows_are_streamed_and_told_of(ledger: Ledger, new: PriceBook, monkeypat
     written(ledger, *({"usage": Usage(1, 1)} for _ in range(25)))
     heard: list[int] = []
     reprice(ledger, new, on_rows=heard.append)
-    assert heard == [10, 10, 5]
+    assert heard == [10, 20, 25]
 
 
 def test_the_lists_of_litellm_and_of_a_policy(ledger: Ledger) -> None:

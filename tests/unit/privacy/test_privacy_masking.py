@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.privacy import masking, tokens
 from airflow_ai_provider.privacy.detect import KINDS
+from airflow_ai_provider.privacy.json_text import unescaped
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 
 KEY = b"k" * 32
@@ -324,3 +328,35 @@ def test_the_guard_passes_what_was_masked_allowed_or_left_alone() -> None:
     masked = mask.mask("PERSON 13812345678, 400 820 8888, a@b.example, phone 12345678")
     mask.check(masked)
     assert "12345678, 400 820 8888, [EMAIL_" in masked
+
+
+# Escapes
+
+
+@pytest.mark.parametrize("name", ["李雷", 'O\'Brien "Bob" Lee', "Müller Ann", "a\\b Lee", "Ann\nLee", "𠮷田"])
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_value_is_masked_however_often_json_escaped_it(name: str, times: int) -> None:
+    """A model reads through escapes, so a name that is hidden from a search is not hidden from it."""
+    rules = MaskingRules(detect=frozenset({"email"}), columns={"who": "PERSON"})
+    mask = Masker(rules, b"k" * 32, "s").for_row({"who": name})
+    text = json.dumps({"who": name, "mail": "bo@example.com"}).replace("@", "\\u0040")
+    for _ in range(times - 1):
+        text = json.dumps(text)
+    with pytest.raises(PrivacyError, match="kind email, person"):
+        mask.check(f"Data: {text}")
+    masked = mask.mask(f"Data: {text}")
+    mask.check(masked)
+    assert sorted(token.partition("_")[0] for token in mask.tokens) == ["[EMAIL", "[PERSON"]
+    assert mask.restore(masked) == f"Data: {text}"
+
+
+@given(st.text(alphabet=st.sampled_from('\\"/u0aD8dCn{}:é𠮷Z5@. ')))
+def test_offsets_lead_through_escapes(text: str) -> None:
+    read = unescaped(text)
+    if read is None:
+        return
+    ends = [read.written(index) for index in range(len(read.text) + 1)]
+    assert (ends[0], ends[-1]) == (0, len(text))
+    for char, start, end in zip(read.text, ends, ends[1:], strict=False):
+        written = text[start:end]
+        assert written == char or json.loads(f'"{written}"') == char

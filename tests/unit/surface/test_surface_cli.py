@@ -16,7 +16,7 @@ from airflow.cli.cli_parser import get_parser
 from cli_kit import POLICY, airflow, answer, install
 from sqlalchemy import text
 
-from airflow_ai_provider.cli import definition
+from airflow_ai_provider.cli import arguments
 from airflow_ai_provider.cli.cost import period_of
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger, reports
@@ -35,8 +35,8 @@ def answered(home: Path) -> Path:
 
 
 def test_command_operator_and_ledger_know_the_same_groupings() -> None:
-    assert set(definition.GROUPINGS) == set(cost.GROUPINGS) == set(reports.GROUPINGS)
-    assert set(definition.REPRICED_BY) == set(repricing.GROUPINGS)
+    assert set(arguments.GROUPINGS) == set(cost.GROUPINGS) == set(reports.GROUPINGS)
+    assert set(arguments.REPRICED_BY) == set(repricing.GROUPINGS)
 
 
 def test_cost_groups_as_asked(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:

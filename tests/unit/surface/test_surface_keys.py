@@ -63,6 +63,8 @@ def test_a_keyring_is_made_listed_and_rotated(home: Path, capsys: pytest.Capture
     assert file.stat().st_mode & 0o777 == 0o600
     assert not any(secret in shown for secret in secrets_in(json.loads(file.read_text())))
     assert [event["event.action"] for event in events(home)] == ["keys.generated", "keys.rotated"]
+    assert all(event["user.name"] and event["host.name"] for event in events(home))
+    assert not any("airflow_ai.dag_id" in event for event in events(home)), "a person, and no task"
     assert all(event["user.name"] for event in events(home))
 
 

@@ -26,6 +26,7 @@ from airflow_ai_provider.operators.privacy import (
 from airflow_ai_provider.operators.rows import GatherOperator
 from airflow_ai_provider.privacy.fields import Fields
 from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.privacy.masking import RowMask
 from airflow_ai_provider.rows.manifest import read_manifest
 
 POLICY = """\
@@ -119,6 +120,16 @@ def test_masked_rows_hold_nothing_personal_and_come_back(home: Path) -> None:
         assert (row["text"], row["customer_name"]) == (original["text"], original["customer_name"])
         assert row["n"] == (None if original["n"] is None else str(original["n"]))
         assert "tokens_sealed" not in row
+
+
+def test_what_masking_missed_does_not_leave(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard looks at the finished text: a fault in masking costs its rows, and nothing of them is written."""
+    monkeypatch.setattr(RowMask, "mask_value", lambda mask, value: value)
+    mask(home, max_error_rate=1)
+    first, second, third = rows_of(home / "masked")
+    assert (first["privacy_status"], first["text"], first["customer_name"]) == ("error", None, None)
+    assert first["privacy_error"].startswith("privacy: a masked text still holds a value of kind email, person, phone")
+    assert (second["privacy_status"], third["privacy_status"]) == ("error", "ok")
 
 
 def test_a_table_of_every_kind_of_column_comes_back(home: Path) -> None:
@@ -408,6 +419,18 @@ def test_the_trail_says_who_opened_how_many_rows_and_no_value(home: Path) -> Non
         ("rows.decrypted", 3, "d"),
     ]
     assert "Ann" not in json.dumps(events(home))
+    assert all(event["host.name"] and event["airflow_ai.team"] == "support" for event in events(home))
+
+
+def test_no_batch_is_treated_while_the_spool_is_full(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound of the configuration is the bound of every task that writes the trail."""
+    monkeypatch.setenv("AIRFLOW__AI__AUDIT_SPOOL_LIMIT_MB", "1")
+    spool = home / "ai/audit/spool/main"
+    spool.mkdir(parents=True)
+    (spool / "waiting.jsonl").write_bytes(bytes(2 * 1024 * 1024))
+    with pytest.raises(AirflowFailException, match="spool"):
+        mask(home)
+    assert not list((home / "masked").glob("*.parquet"))
 
 
 def test_nothing_is_opened_if_the_trail_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

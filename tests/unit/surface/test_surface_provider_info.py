@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -60,6 +61,30 @@ def test_every_module_and_class_it_names_can_be_imported() -> None:
     ]:
         module, _, name = path.rpartition(".")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_it_names_every_module_that_holds_something_for_dags() -> None:
+    """And docs/index.md has a line for each such class and decorator."""
+    info = get_provider_info()
+    package = Path(airflow_ai_provider.__path__[0])
+    index = (package.parent / "docs/index.md").read_text(encoding="utf-8")
+    for kind, ending in (("operators", "Operator"), ("sensors", "Sensor"), ("triggers", "Trigger")):
+        named = {module for group in info[kind] for module in group["python-modules"]}
+        held = {
+            f"airflow_ai_provider.{kind}.{path.stem}": classes
+            for path in (package / kind).glob("*.py")
+            if (classes := re.findall(rf"^class ([A-Z]\w*{ending})\(", path.read_text(), re.M)) and path.stem != "base"
+        }
+        assert named == held.keys()
+        assert kind == "triggers" or all(f"[{name}](" in index for classes in held.values() for name in classes)
+    named = {item["class-name"].rpartition(".")[2] for item in info["task-decorators"]}
+    held = {
+        name
+        for path in (package / "decorators").glob("*.py")
+        for name in re.findall(r"^def (\w+_task)\(", path.read_text(), re.M)
+    }
+    assert named == held
+    assert all(f"@task.{item['name']}" in index for item in info["task-decorators"])
 
 
 def test_every_operator_belongs_to_an_integration_it_declares() -> None:

@@ -14,10 +14,11 @@ import yaml
 from airflow.cli.cli_parser import get_parser
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_ai_provider.cli import definition
-from airflow_ai_provider.cli import ledger as ledger_cli
+from airflow_ai_provider.cli import arguments
 from airflow_ai_provider.errors import LedgerError, SourceError
-from airflow_ai_provider.hooks.audit import seal_audit, verify_audit
+from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.gateway.recorder import call_fields
+from airflow_ai_provider.hooks.audit import record, seal_audit, verify_audit
 from airflow_ai_provider.hooks.reconcile import reconcile_invoice
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger
@@ -44,7 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def calls(home: Path) -> None:
-    """One call answered and two of which nothing is known, three days ago."""
+    """One call answered and two of which nothing is known, three days ago; each is in the trail."""
     task = TaskRef("support", "dag", "run", "answer", -1, 1)
     names = ("support", "simple", "small", "openai/gpt-4o-mini", "openai", "test-1")
     requests = {attempt: Request(attempt, task, "row", *names) for attempt in (OK, LOST, ABSENT)}
@@ -53,6 +54,14 @@ def calls(home: Path) -> None:
         Settled(OK, DAY, requests[OK], "ok", Usage(10, 5), cost_nano=700),
         *(Settled(attempt, DAY, requests[attempt], "unknown", None, cost_nano=1000) for attempt in (LOST, ABSENT)),
     ]
+    for call in settled:
+        record(
+            settings_from_airflow(),
+            "llm.call",
+            Caller("dag", "run", "answer"),
+            outcome=call.status,
+            **call_fields(call),
+        )
     with open_ledger(None, home / "ai") as ledger, ledger.write() as conn:
         take_hold(conn, hold_id="h", owner="me", task=task, periods=[period], amounts=[1000] * 3, now=DAY)
         open_attempts(conn, [OpenAttempt(attempt, "h", 1000, DAY, requests[attempt]) for attempt in requests])
@@ -95,7 +104,7 @@ def covers() -> str:
 
 
 def test_command_and_ledger_know_the_same_formats() -> None:
-    assert definition.INVOICE_FORMATS == FORMATS
+    assert arguments.INVOICE_FORMATS == FORMATS
 
 
 def test_an_equal_invoice_exits_0_and_says_what_was_resolved(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,17 +176,6 @@ def test_wrong_arguments_exit_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
         get_parser().parse_args(["ai", "ledger", "reconcile", *words])
     assert left.value.code == 2
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_bar_is_shown_on_a_terminal_only(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
-    with ledger_cli._steps() as progress:
-        progress("read", 1234)
-        progress("match", 567)
-    assert ("lines read 1,234" in capsys.readouterr().err) is terminal
 
 
 def test_a_format_that_there_is_not_is_refused() -> None:

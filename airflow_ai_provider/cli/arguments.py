@@ -1,0 +1,85 @@
+"""How the commands' arguments are read. Every ``airflow`` call imports this, so it imports nothing of the heart."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from airflow.cli.cli_config import Arg
+
+CLI = "airflow_ai_provider.cli"
+"""Where the commands are; they are imported when they run."""
+
+PERIODS = ("day", "week", "month", "run", "total")
+GROUPINGS = tuple("hour day week month team dag task run model provider route tier deployment".split())
+"""What costs can be grouped by; the ledger's report knows the same names."""
+REPRICED_BY = ("day", "team", "dag", "task", "model", "route", "deployment")
+"""What other prices can be grouped by; the ledger knows the same names."""
+
+INVOICE_FORMATS = ("csv", "openai-usage", "openai-costs", "anthropic-usage", "anthropic-costs")
+"""The exports that can be read; the ledger knows the same names."""
+
+
+def groupings(text: str, known: Sequence[str] = GROUPINGS) -> list[str]:
+    """Read ``team,model``; order is kept. Raises ``argparse.ArgumentTypeError`` for an unknown or repeated name."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names) or not set(names) <= set(known):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {','.join(known)}, each once")
+    return names
+
+
+def names(text: str) -> list[str]:
+    """Read ``small,large``. Raises ``argparse.ArgumentTypeError`` where there is none."""
+    if not (found := [name.strip() for name in text.split(",") if name.strip()]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected names, comma-separated")
+    return found
+
+
+def day(text: str) -> date:
+    """Read ``2025-01-31``. Raises ``argparse.ArgumentTypeError`` for anything else."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a day such as 2025-01-31") from None
+
+
+def usd(text: str) -> Decimal:
+    """Read an amount in USD. Raises ``argparse.ArgumentTypeError`` for what is none."""
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("nan")
+    if not amount.is_finite() or amount < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an amount in USD such as 250.00")
+    return amount
+
+
+def column_default(text: str) -> tuple[str, str]:
+    """Read ``context=some text``. Raises ``argparse.ArgumentTypeError`` for anything else."""
+    name, equals, value = text.partition("=")
+    if not name.strip() or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected COLUMN=TEXT")
+    return name.strip(), value
+
+
+def last(text: str) -> str:
+    """Check ``24h``, ``7d`` or ``4w``. Raises ``argparse.ArgumentTypeError`` for anything else."""
+    if not re.fullmatch(r"[1-9]\d{0,4}[hdw]", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected hours, days or weeks such as 24h, 7d or 4w")
+    return text
+
+
+def count(text: str) -> int:
+    """Read a whole number of 1 or more. Raises ``argparse.ArgumentTypeError`` for anything else."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of 1 or more")
+    return int(text)
+
+
+def arg(*flags: str, **settings: Any) -> Arg:
+    """An argument; ``settings`` are those of ``argparse``."""
+    return Arg(flags, **settings)  # type: ignore[no-untyped-call]

@@ -1,0 +1,64 @@
+"""``airflow ai keys`` and ``policy``: names and arguments."""
+
+from __future__ import annotations
+
+from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, lazy_load_command
+
+from airflow_ai_provider.cli.arguments import CLI, arg, count
+
+_ARG_POLICY = arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
+_ARG_OUT = arg("--out", metavar="FILE", help="New file for the keyring, where a connection holds it")
+_ARG_SOURCE = arg("source", help="URI of rows with encrypted columns")
+_ARG_SINK = arg("--sink", required=True, metavar="URI", help="Folder of the new parts; name it again to resume")
+_ARG_TEAM = arg("--team", required=True, help="Team whose keys the columns are encrypted with")
+_ARG_TABLE = arg("--table", default="", help="Table that the ciphertexts are bound to (default: that of masked rows)")
+_ARG_KEY = arg("--key", required=True, metavar="COLUMN", help="Column that named the rows when they were encrypted")
+_ARG_COLUMNS = arg("--columns", required=True, metavar="NAMES", help="Encrypted columns, comma-separated")
+_ARG_BATCH_ROWS = arg("--batch-rows", type=count, default=1000, metavar="N", help="Rows per part (default: 1000)")
+
+KEYS = (
+    ActionCommand(
+        name="list",
+        help="Which keys there are and which one writes; never a secret",
+        func=lazy_load_command(f"{CLI}.keys.list_keys"),
+        args=(ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="generate",
+        help="Make a keyring with one key",
+        func=lazy_load_command(f"{CLI}.keys.generate"),
+        args=(_ARG_OUT, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="rotate",
+        help="Add a key that writes from now on; the others still read",
+        func=lazy_load_command(f"{CLI}.keys.rotate"),
+        args=(_ARG_OUT, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="reencrypt",
+        help="Move encrypted columns to the key that writes now; goes on where it was interrupted",
+        description="Exit status: 0 good, 1 some rows could not be read, 2 could not run.",
+        func=lazy_load_command(f"{CLI}.keys.reencrypt"),
+        args=(
+            _ARG_SOURCE,
+            _ARG_SINK,
+            _ARG_TEAM,
+            _ARG_TABLE,
+            _ARG_KEY,
+            _ARG_COLUMNS,
+            _ARG_BATCH_ROWS,
+            ARG_OUTPUT,
+            ARG_VERBOSE,
+        ),
+    ),
+)
+POLICY = (
+    ActionCommand(
+        name="check",
+        help="Check the policy file: form, prices, budgets, connections",
+        description="Exit status: 0 good, 1 something is wrong with the policy, 2 could not run.",
+        func=lazy_load_command(f"{CLI}.commands.policy_check"),
+        args=(_ARG_POLICY, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+)
