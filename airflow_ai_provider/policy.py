@@ -259,7 +259,7 @@ class Route(_Section):
 class Budget(_Section):
     """A hard limit on what a scope may spend in a period. No scope at all is the whole organisation."""
 
-    limit_usd: Usd
+    limit_usd: Annotated[Usd, Field(le=9_000_000_000)]
     period: Literal["day", "week", "month", "run", "total"]
     team: str | None = None
     dag: str | None = None
