@@ -34,7 +34,7 @@ def test_every_example_says_what_it_does(bag: DagBag) -> None:
 
 def test_only_maintenance_runs_by_itself_and_never_catches_up(bag: DagBag) -> None:
     scheduled = {dag.dag_id: dag for dag in bag.dags.values() if dag.schedule is not None}
-    assert set(scheduled) == {"ai_audit_seal", "ai_audit_verify"}
+    assert set(scheduled) == {"ai_audit_seal", "ai_audit_verify", "ai_holds_sweep", "ai_ledger_upkeep"}
     assert not any(dag.catchup for dag in scheduled.values())
     assert {dag.max_active_runs for dag in scheduled.values()} == {1}
 
