@@ -76,3 +76,5 @@ def _record(settings: Settings, report: ReconcileReport, caller: Caller | None) 
         lowered_nano=report.lowered_nano,
         findings=len(report.findings),
     )
+    for deployment in sorted(report.stopped):
+        record(settings, "deployment.stopped", caller, deployment=deployment, reason="over its bound, by an invoice")

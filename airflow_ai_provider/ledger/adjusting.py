@@ -24,10 +24,8 @@ from airflow_ai_provider.ledger.schema import (
 )
 from airflow_ai_provider.ledger.staging import TOKENS
 
-COLUMNS = tuple(
-    llm_requests.c[name]
-    for name in ("attempt_id", "created_at", "team_id", "dag_id", "model", "status", "budget_set", "cost_nano", *TOKENS)
-)
+_OF_ROW = ("attempt_id", "created_at", "team_id", "dag_id", "model", "deployment", "status", "budget_set")
+COLUMNS = tuple(llm_requests.c[name] for name in (*_OF_ROW, "cost_nano", *TOKENS))
 _ROLLUP = ["unknown", "cost_nano", "adjusted_nano", *TOKENS]
 _LOCK = 0x6169_7265_636F  # any constant shared by all reconciliations; spells "aireco"
 
@@ -41,6 +39,7 @@ class Attempt:
     team_id: str
     dag_id: str
     model: str
+    deployment: str
     status: str
     budget_set: str | None
     row_nano: int
@@ -76,6 +75,11 @@ class Change:
     @property
     def resolves(self) -> bool:
         return self.attempt.unresolved
+
+    @property
+    def above_bound(self) -> bool:
+        """It counted with its upper bound until now, and cost more."""
+        return self.resolves and self.delta_nano > 0
 
 
 def move_to(
@@ -121,6 +125,7 @@ def attempts_from(conn: Connection, rows: Sequence[Any], invoice: str, seen: dat
             team_id=row.team_id,
             dag_id=row.dag_id,
             model=row.model,
+            deployment=row.deployment,
             status=row.status,
             budget_set=row.budget_set,
             row_nano=row.cost_nano,

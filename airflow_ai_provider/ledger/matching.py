@@ -33,6 +33,7 @@ from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.reconciled import DayModel, Figures, Finding, ReconcileReport, Span
 from airflow_ai_provider.ledger.schema import llm_open_attempts, llm_requests
 from airflow_ai_provider.ledger.staging import TOKENS, ambiguous, bills, nameless, staged
+from airflow_ai_provider.ledger.stops import stop_deployment
 
 CHUNK = 500
 """Attempts per transaction."""
@@ -170,6 +171,7 @@ class RequestReconciliation:
                 changes = settle(rows, attempts)
                 if not self._report.dry_run:
                     apply(conn, changes, self._invoice.digest, self._now)
+                    self._stop_dearer(conn, changes)
             for change in changes:
                 self._count(change)
             first = first or next(iter(attempts.values()), None)
@@ -181,6 +183,14 @@ class RequestReconciliation:
 
     def _transaction(self, session: Session) -> AbstractContextManager[Connection]:
         return session.read() if self._report.dry_run else _locked(session)
+
+    def _stop_dearer(self, conn: Connection, changes: Sequence[Change]) -> None:
+        """Stop deployments that charged above a bound, as the call itself would have, had its answer arrived."""
+        for change in changes:
+            if change.above_bound:
+                name, attempt_id = change.attempt.deployment, change.attempt.attempt_id
+                stop_deployment(conn, name, attempt_id=attempt_id, over_nano=change.delta_nano, now=self._now)
+                self._report.stopped.add(name)
 
     # -- what the invoice names
 
@@ -213,10 +223,10 @@ class RequestReconciliation:
         return change
 
     def _judge(self, attempt: Attempt, billed: int, change: Change | None) -> None:
-        if attempt.status == "unknown":
-            if billed > attempt.row_nano and attempt.unresolved:
-                self._find("above_bound", attempt, "charged more than the upper bound that was held for it", billed)
-        elif change is not None:
+        if change is not None and change.above_bound:
+            detail = f"charged more than the upper bound that was held for it by deployment {attempt.deployment}"
+            self._find("above_bound", attempt, detail, billed)
+        elif attempt.status != "unknown" and change is not None:
             what = "cost" if change.delta_nano else "tokens"
             self._find("differs", attempt, f"the invoice has another {what} than the {attempt.status} row", billed)
 

@@ -197,6 +197,8 @@ class ReconcileReport:
     """Attempts with a known cost, now at another."""
     raised_nano: int = 0
     lowered_nano: int = 0
+    stopped: set[str] = field(default_factory=set)
+    """Deployments that charged above a bound; nothing more is sent to them."""
     days: list[DayModel] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
 

@@ -20,6 +20,7 @@ from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.reconcile import reconcile
 from airflow_ai_provider.ledger.reconciled import ReconcileReport, Span
 from airflow_ai_provider.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, llm_requests, metadata
+from airflow_ai_provider.ledger.stops import stopped_deployments
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 DAY = Span(NOON.replace(hour=0), NOON.replace(hour=0) + timedelta(days=1))
@@ -101,6 +102,10 @@ class Desk:
     def adjustments(self) -> list[dict[str, Any]]:
         with self.ledger.read() as conn:
             return [dict(row) for row in conn.execute(select(llm_adjustments)).mappings()]
+
+    def stops(self) -> list[tuple[str, str, int]]:
+        with self.ledger.read() as conn:
+            return [(stop["deployment"], stop["attempt_id"], stop["over_nano"]) for stop in stopped_deployments(conn)]
 
     def total(self, column: Any) -> int:
         with self.ledger.read() as conn:

@@ -23,6 +23,7 @@ from airflow_ai_provider.ledger.adjusting import apply
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.reconciled import LISTED, Span, parse_span
 from airflow_ai_provider.ledger.schema import llm_requests
+from airflow_ai_provider.ledger.stops import resume_deployment
 
 HOUR = timedelta(hours=1)
 ELSEWHERE = f"{int(NOON.timestamp() * 1000):012x}{'f' * 20}"
@@ -128,6 +129,19 @@ def test_more_than_the_bound_is_raised_and_found(desk: Desk) -> None:
     assert dict(report.findings.counts) == {"above_bound": 1}
     assert desk.costs() == {lost: BOUND + 1}
     desk.assert_books_agree()
+
+
+def test_a_charge_above_its_bound_stops_the_deployment_once(desk: Desk) -> None:
+    lost = desk.call("unknown", deployment="dear")
+    invoice = [billed(lost, BOUND + 7)]
+    assert not desk.reconcile(invoice, dry_run=True).stopped
+    assert desk.stops() == []
+    assert desk.reconcile(invoice).stopped == {"dear"}
+    assert desk.stops() == [("dear", lost, 7)]
+    with desk.ledger.write() as conn:
+        resume_deployment(conn, "dear")
+    assert not desk.reconcile(invoice).stopped, "a person has lifted it, knowing of this charge"
+    assert desk.stops() == []
 
 
 def test_the_lines_of_one_attempt_add_up(desk: Desk) -> None:

@@ -90,12 +90,12 @@ def airflow(*words: str) -> int:
     return 0
 
 
-def events(home: Path) -> list[dict[str, Any]]:
+def events(home: Path, action: str = "ledger.reconciled") -> list[dict[str, Any]]:
     seal_audit(settings_from_airflow())
     assert verify_audit(settings_from_airflow()).findings == []
     segments = sorted((home / "ai" / "audit" / "archive" / "segments").rglob("*.jsonl.gz"))
     lines = [json.loads(line) for path in segments for line in gzip.decompress(path.read_bytes()).splitlines()]
-    return [line for line in lines if line.get("event.action") == "ledger.reconciled"]
+    return [line for line in lines if line.get("event.action") == action]
 
 
 def covers() -> str:
@@ -120,6 +120,15 @@ def test_an_equal_invoice_exits_0_and_says_what_was_resolved(home: Path, capsys:
     assert len(event["airflow_ai.invoice_hash"]) == 64
     assert event["user.name"]
     assert "airflow_ai.dag_id" not in event
+
+
+def test_a_charge_above_its_bound_stops_the_deployment_and_is_recorded(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert airflow("--invoice", write_invoice(home, (LOST, "0.0000011")), "-o", "plain") == 1
+    assert "above_bound" in capsys.readouterr().out
+    (event,) = events(home, "deployment.stopped")
+    assert (event["airflow_ai.deployment"], event["user.name"] != "") == ("small", True)
 
 
 def test_what_differs_exits_1_and_is_listed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
