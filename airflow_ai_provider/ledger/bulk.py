@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,7 +18,6 @@ from airflow_ai_provider.ledger.database import insert_ignore
 _PIECE = 200
 _NULL, _END = "\x02", "\n"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", _NULL: f"\\{_NULL}"})
-_SPECIAL = re.compile(r"[\\\n\r]")
 
 
 def insert_rows(conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
@@ -30,7 +28,7 @@ def insert_rows(conn: Connection, table: Table, columns: tuple[str, ...], rows: 
         statement = f"COPY {table.name} ({', '.join(columns)}) FROM STDIN WITH (NULL E'\\x02')"
         with _as_of_any_statement(conn), conn.connection.cursor() as cursor, cursor.copy(statement) as copy:  # type: ignore[attr-defined]
             for start in range(0, len(rows), _PIECE):  # the server reads a piece while the next is made
-                copy.write("".join(map(copy_line, rows[start : start + _PIECE])))
+                copy.write(copy_text(rows[start : start + _PIECE]))
     else:
         conn.execute(insert_ignore(conn, table), [dict(zip(columns, row, strict=True)) for row in rows])
 
@@ -48,19 +46,30 @@ def _as_of_any_statement(conn: Connection) -> Iterator[None]:
         ) from None
 
 
-def copy_line(row: tuple[Any, ...]) -> str:
-    """One line of COPY's text format (PostgreSQL manual, COPY, "Text Format") for strings, numbers, times and nulls."""
-    fields = [value if type(value) is str else _NULL if value is None else _text(value) for value in row]
-    line = "\t".join(fields)
-    as_is = line.count("\t") == len(row) - 1 and line.count(_NULL) == row.count(None) and not _SPECIAL.search(line)
-    if not as_is:
-        escaped = (v.translate(_ESCAPES) if type(v) is str else text for v, text in zip(row, fields, strict=True))
-        line = "\t".join(escaped)
-    return line + _END
+def copy_text(rows: Sequence[tuple[Any, ...]]) -> str:
+    """Lines of COPY's text format (PostgreSQL manual, COPY, "Text Format") for strings, numbers, times and nulls.
+
+    Escapes are seldom needed; whether they are is asked once for all rows.
+    """
+    lines = ["\t".join([v if type(v) is str else _NULL if v is None else _text(v) for v in row]) for row in rows]
+    text = "".join([line + _END for line in lines])
+    as_is = (
+        text.count("\t") == sum(map(len, rows)) - len(rows)
+        and text.count(_END) == len(rows)
+        and text.count(_NULL) == sum([row.count(None) for row in rows])
+        and "\\" not in text
+        and "\r" not in text
+    )
+    return text if as_is else "".join(map(_escaped_line, rows))
+
+
+def _escaped_line(row: tuple[Any, ...]) -> str:
+    fields = (v.translate(_ESCAPES) if type(v) is str else _NULL if v is None else _text(v) for v in row)
+    return "\t".join(fields) + _END
 
 
 def _text(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.isoformat() if type(value) is datetime else str(value)
 
 
 def id_lists(conn: Connection, ids: Sequence[str]) -> Iterator[Sequence[str]]:
