@@ -91,6 +91,9 @@ class NameFinder:
         except queue.Empty:
             self._worker, self._hangs = None, self._hangs + 1
             raise PrivacyError(f"masking: names: no answer within {self._seconds:g} s; nothing was sent") from None
+        except BaseException:
+            self._worker = None  # interrupted while it waited: the late answer must not be taken for the next text's
+            raise
 
 
 class _Worker:
