@@ -3,6 +3,8 @@
     AIProviderError
     ├── TransientError          trying again may help
     │   ├── VendorTransientError    the vendor refused or dropped one attempt
+    │   ├── DeploymentResting       a deployment's circuit is open: nothing is sent to it for now
+    │   ├── JobStopped              the job was asked to stop
     │   ├── LedgerUnavailable       the ledger database cannot be reached: no call is made
     │   └── StoreUnavailable        a response store, vector store or archive cannot be reached
     └── PermanentError          trying again will not help until something is changed
@@ -66,6 +68,17 @@ class VendorTransientError(VendorError, TransientError):
 
 class VendorPermanentError(VendorError, PermanentError):
     """400, 401, 402, 403, 404, 422, exhausted quota, content policy, context window."""
+
+
+class DeploymentResting(TransientError):
+    """A deployment fails for everybody; nothing is sent to it until a probe has come back."""
+
+
+class JobStopped(TransientError):
+    """The job was asked to stop; what was finished is kept, and the next try goes on from there."""
+
+    def __init__(self, message: str = "stopped on request; a retry goes on from there") -> None:
+        super().__init__(message)
 
 
 class LedgerUnavailable(TransientError):

@@ -1,76 +1,38 @@
 """The one path: prepare → reuse? → hold → pace → call → settle → check → restore.
 
-Each row walks it as one coroutine; what the rows of a batch ask of the response store, the budgets and the ledger
-travels in groups. Two rules carry the rest: nothing is sent before its attempt is durable in the ledger, and a slot is
-given up only when the answer is safe in the response store, so that a crash loses at most the calls in flight.
+A batch walks it together as far as it can: its rows are prepared, looked up and, where the response store has their
+answers, written to the ledger at once. Each row that is left walks on as one coroutine; what these ask of the store,
+the budgets and the ledger travels in groups.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 
-from airflow_ai_provider.errors import DeploymentStopped, PrivacyError, PromptError, VendorError
+from airflow_ai_provider.errors import JobStopped, PrivacyError, PromptError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
+from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan
+from airflow_ai_provider.gateway.calling import Calls, Reply
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
-from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope, run_tag
-from airflow_ai_provider.gateway.job import Caller, Row
-from airflow_ai_provider.gateway.lanes import Lane, schema_bytes
-from airflow_ai_provider.gateway.prepare import Prepared, Preparer
-from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
+from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope
+from airflow_ai_provider.gateway.job import Row
+from airflow_ai_provider.gateway.lanes import Lane
+from airflow_ai_provider.gateway.prepare import Preparer
 from airflow_ai_provider.gateway.recorder import Recorder
-from airflow_ai_provider.gateway.retry import Again, Decision, decide
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
-from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
-from airflow_ai_provider.ledger.holds import TaskRef
+from airflow_ai_provider.gateway.stopping import Walks
+from airflow_ai_provider.ledger.attempts import Settled
 from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import LimitChange
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.notices import Notice
-from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
+from airflow_ai_provider.policy import TIERS, Tier
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is the same for every row of a job."""
-
-    caller: Caller
-    task: TaskRef
-    team: str
-    route_name: str
-    route: Route
-    budgets: Sequence[Budget]
-    max_tokens: int
-    output_schema: Mapping[str, object] | None
-    owner: str
-    """Names this process in the ledger."""
-    read_at: datetime
-    """When the policy, and with it ``budgets``, was read."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """A tier's answer to a row, paid for or found; or why there is none."""
-
-    stored: Stored | None
-    tier: Tier
-    lane: Lane
-    reused: bool = False
-    cost_nano: int = 0
-    failure: str | None = None
-    status: RowStatus = "ok"
-    short_nano: int = 0
-    """Room that no budget had."""
+_NOTHING_USED = Usage(0, 0)
 
 
 class Gateway:
@@ -92,24 +54,104 @@ class Gateway:
         self._preparer = preparer
         self._lanes = lanes
         self._by_name = {lane.name: lane for tier in lanes.values() for lane in tier}
-        self._baseline = lanes[max(lanes, key=TIERS.index)][0].facts.rate
         self._checks = checks
         self._store = store
         self._journal = journal
         self._recorder = recorder
         self._on_notice = on_notice
-        self._run = run_tag(plan.caller)
-        self._schema_bytes = schema_bytes(plan.output_schema)
         self._line = asyncio.Lock()
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
-        self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
+        self._walks = Walks()
+        self._attempts = Attempts(plan, lanes, store, journal, recorder, self._walks)
+        self._calls = Calls(plan, self._attempts)
+        reuse = plan.route.reuse
+        self._ttl = reuse.ttl if reuse.scope != "off" else 0
+        self._shared_scope = None if plan.route.shares_nothing else reuse_scope(plan.route, plan.team, plan.caller, "")
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Send nothing more; what is out may come back for so long, and is unknown after it. ``answer`` then raises
+        ``JobStopped``."""
+        await self._walks.stop(grace_seconds)
 
     async def answer(self, rows: Sequence[Row], row_keys: Sequence[str]) -> list[Answer]:
         """Answers in the order of the rows. A bad row is an answer with status ``error``.
 
-        Raises ``LedgerUnavailable``, ``LedgerError`` or ``AuditError`` where no call may be made at all; every call
-        that was under way then is finished and settled first.
+        Raises ``LedgerUnavailable``, ``LedgerError`` or ``AuditError`` where no call may be made at all, and
+        ``JobStopped`` after ``stop``; every call that was under way then is finished and settled first.
         """
+        await self._recorder.batch_started(len(rows))
+        answers: list[Answer | None] = [None] * len(rows)
+        asks: dict[int, Ask] = {}
+        for index, (row, key) in enumerate(zip(rows, row_keys, strict=True)):
+            made = self._ask(row, key)
+            if isinstance(made, Ask):
+                asks[index] = made
+            else:
+                answers[index] = made
+        found = await self._look_up(asks)
+        left: dict[int, tuple[Ask, Reply | None]] = {}
+        for index, ask in asks.items():
+            reply = found.get(index)
+            problem = self._problem(ask, reply) if reply else None
+            if reply is None or self._upper(reply, problem):
+                left[index] = ask, reply
+            else:
+                answers[index] = self._answer(ask, reply, problem, 0)
+        if left:
+            walked = await self._walk_all(list(left.values()))
+            answers = [answer if answer is not None else walked.pop(0) for answer in answers]
+        self._recorder.batch_reused()
+        await self._recorder.flush()
+        return [answer for answer in answers if answer is not None]
+
+    def _ask(self, row: Row, row_key: str) -> Ask | Answer:
+        """The row as it may leave the house; or why it may not."""
+        name = request_id(self._plan.caller, row_key, self._plan.route_name)
+        try:
+            prepared = self._preparer.prepare(row, row_key)
+        except (PromptError, PrivacyError) as error:
+            kind = "prompt" if isinstance(error, PromptError) else "privacy"
+            return Answer("error", name, error=f"{kind}: {error}")
+        return Ask(prepared, name)
+
+    # -- what the response store has
+
+    async def _look_up(self, asks: Mapping[int, Ask]) -> dict[int, Reply]:
+        """Rows of a batch that were answered before: found in one look-up, written to the ledger in one go."""
+        if not asks:
+            return {}
+        keys = [self._keys(ask, ask.prepared.tier)[0] for ask in asks.values()]
+        found = await self._store.find_many(keys, run=self._plan.run, ttl=self._ttl)
+        pairs = [(index, stored) for index, stored in zip(asks, found, strict=True) if stored is not None]
+        replies = {index: self._found(asks[index].prepared.tier, stored) for index, stored in pairs}
+        await self._settle_reused([(asks[index], reply) for index, reply in replies.items()])
+        return replies
+
+    def _found(self, tier: Tier, stored: Stored) -> Reply:
+        return Reply(stored, tier, self._by_name.get(stored.deployment, self._lanes[tier][0]), reused=True)
+
+    async def _settle_reused(self, replies: Sequence[tuple[Ask, Reply]]) -> None:
+        now = datetime.now(UTC)
+        settled = []
+        for ask, reply in replies:
+            assert reply.stored is not None
+            saved = reply.stored.cost_nano
+            request = self._attempts.request(ask, reply.tier, reply.lane)
+            settled.append(Settled(attempt_id(), now, request, "reused", _NOTHING_USED, saved_nano=saved))
+        await self._journal.settle(settled)
+        for row in settled:
+            self._recorder.reused(row.request.request_id, row.saved_nano)
+
+    def _keys(self, ask: Ask, tier: Tier) -> list[bytes]:
+        """Of the answers that each of the tier's deployments would give."""
+        scope = self._shared_scope
+        if scope is None:
+            scope = reuse_scope(self._plan.route, self._plan.team, self._plan.caller, ask.prepared.row_key)
+        return [lane.key.of(scope, ask.prepared.messages) for lane in self._lanes[tier]]
+
+    # -- rows on their own
+
+    async def _walk_all(self, asks: Sequence[tuple[Ask, Reply | None]]) -> list[Answer]:
         funds = BatchFunds(
             self._journal,
             owner=self._plan.owner,
@@ -120,20 +162,17 @@ class Gateway:
             route=self._plan.route_name,
             line=self._line,
         )
-        await self._recorder.batch_started(len(rows))
+        deadline = self._plan.deadlines.of_batch(asyncio.get_running_loop().time())
         try:
-            walks = (self._walk(row, key, funds) for row, key in zip(rows, row_keys, strict=True))
+            walks = (self._walks.run(self._walk(ask, reply, funds, deadline)) for ask, reply in asks)
             outcomes = await asyncio.gather(*walks, return_exceptions=True)
         finally:
             notices = await asyncio.shield(funds.close())
             self._tell(funds.limit_changes, notices)
-        answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-        self._recorder.batch_reused()
-        await self._recorder.flush()
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return answers
+        if broken := [outcome for outcome in outcomes if isinstance(outcome, BaseException)]:
+            await self._recorder.flush()
+            raise next((error for error in broken if not isinstance(error, JobStopped)), broken[0])
+        return [outcome for outcome in outcomes if isinstance(outcome, Answer)]
 
     def _tell(self, changes: Sequence[LimitChange], notices: Sequence[Notice]) -> None:
         for change in changes:
@@ -142,55 +181,95 @@ class Gateway:
             self._recorder.threshold_crossed(notice)
             self._on_notice(notice)
 
-    async def _walk(self, row: Row, row_key: str, funds: BatchFunds) -> Answer:
-        """One row along the whole path."""
-        name = request_id(self._plan.caller, row_key, self._plan.route_name)
-        try:
-            prepared = self._preparer.prepare(row, row_key)
-        except (PromptError, PrivacyError) as error:
-            kind = "prompt" if isinstance(error, PromptError) else "privacy"
-            return Answer("error", name, error=f"{kind}: {error}")
-        reply = await self._affordable(prepared, name, funds)
-        problem = self._problem(prepared, reply)
-        spent, upper = reply.cost_nano, self._plan.route.escalate.to
-        if problem and upper is not None and TIERS.index(upper) > TIERS.index(reply.tier):
-            reply = await self._reply(prepared, upper, name, funds)
+    async def _walk(self, ask: Ask, found: Reply | None, funds: BatchFunds, deadline: float | None) -> Answer:
+        """One row: the answer of its tier and, where a check rejects that, of the tier to which the route escalates."""
+        reply = found or await self._affordable(ask, funds, deadline)
+        problem = self._problem(ask, reply)
+        spent = reply.cost_nano
+        if upper := self._upper(reply, problem):
+            reply = await self._reply(ask, upper, funds, deadline)
             spent += reply.cost_nano
-            problem = self._problem(prepared, reply)
-        return self._answer(prepared, reply, name, problem, spent)
+            problem = self._problem(ask, reply)
+        return self._answer(ask, reply, problem, spent)
 
-    async def _affordable(self, prepared: Prepared, name: str, funds: BatchFunds) -> _Reply:
+    def _upper(self, reply: Reply, problem: str | None) -> Tier | None:
+        """The tier that is asked as well, because of a problem with this reply."""
+        upper = self._plan.route.escalate.to
+        return upper if problem and upper and TIERS.index(upper) > TIERS.index(reply.tier) else None
+
+    async def _affordable(self, ask: Ask, funds: BatchFunds, deadline: float | None) -> Reply:
         """The answer of the row's tier or, where that has no room and the route says so, of the next cheaper one."""
-        tier: Tier | None = prepared.tier
+        tier: Tier | None = ask.prepared.tier
         spent = 0
         while True:
             assert tier is not None
-            reply = await self._reply(prepared, tier, name, funds)
+            reply = await self._reply(ask, tier, funds, deadline)
             spent += reply.cost_nano
             below = self._plan.route.tier_below(tier)
             if reply.status != "over_budget" or self._plan.route.over_budget != "cheaper" or below is None:
                 return replace(reply, cost_nano=spent)
             tier = below
 
-    def _problem(self, prepared: Prepared, reply: _Reply) -> str | None:
+    async def _reply(self, ask: Ask, tier: Tier, funds: BatchFunds, deadline: float | None) -> Reply:
+        """A tier's answer: of whoever asks the same, in this process or another, from the store, or by a call."""
+        keys = self._keys(ask, tier)
+        while (asked := self._in_flight.get(keys[0])) is not None:
+            if (stored := await asyncio.shield(asked)) is not None:
+                return await self._reused(ask, tier, stored)
+        mine = self._in_flight[keys[0]] = asyncio.get_running_loop().create_future()
+        answer: Stored | None = None
+        try:
+            answer = await self._elsewhere(keys)
+            if answer is not None:
+                return await self._reused(ask, tier, answer)
+            reply = await self._calls.reply(ask, tier, self._lanes[tier], keys, funds, deadline)
+            answer = reply.stored
+            return reply
+        except BaseException as error:
+            funds.stop_waiting(error)
+            raise
+        finally:
+            del self._in_flight[keys[0]]
+            mine.set_result(answer)
+            if answer is None and self._shared_scope is not None:
+                await asyncio.shield(self._store.release(keys[0]))
+
+    async def _elsewhere(self, keys: Sequence[bytes]) -> Stored | None:
+        """What another process has answered, or is about to; ``None`` once it is for this one to ask."""
+        if self._shared_scope is not None:
+            while not await self._store.claim(keys[0]):
+                stored = await self._store.answer_of_another(keys[0], run=self._plan.run, ttl=self._ttl)
+                if stored is not None:
+                    return stored
+        found = await self._store.find_many(keys, run=self._plan.run, ttl=self._ttl)
+        return next((stored for stored in found if stored is not None), None)
+
+    async def _reused(self, ask: Ask, tier: Tier, stored: Stored) -> Reply:
+        reply = self._found(tier, stored)
+        await self._settle_reused([(ask, reply)])
+        return reply
+
+    # -- what a row gets
+
+    def _problem(self, ask: Ask, reply: Reply) -> str | None:
         if reply.stored is None:
             return None
         try:
-            return self._checks.problem(reply.stored.text, prepared.text, prepared.report)
+            return self._checks.problem(reply.stored.text, ask.prepared.text, ask.prepared.report)
         except PrivacyError as failure:
             return f"restore: {failure}"
 
-    def _answer(self, prepared: Prepared, reply: _Reply, name: str, problem: str | None, spent: int) -> Answer:
+    def _answer(self, ask: Ask, reply: Reply, problem: str | None, spent: int) -> Answer:
         stored, status, error, text = reply.stored, reply.status, reply.failure, None
         if stored is not None:
-            status, error = ("rejected", problem) if problem else ("ok", None)
+            status, error = _status(problem)
             try:
-                text = prepared.restored(stored.text)
+                text = ask.prepared.restored(stored.text)
             except PrivacyError as failure:
                 status, error = "error", f"privacy: {failure}"
         return Answer(
             status,
-            name,
+            ask.name,
             text=text,
             error=error,
             tier=reply.tier,
@@ -203,220 +282,6 @@ class Gateway:
             short_nano=reply.short_nano,
         )
 
-    async def _reply(self, prepared: Prepared, tier: Tier, name: str, funds: BatchFunds) -> _Reply:
-        """A tier's answer: from whoever is asking the same, from the store, or by calling."""
-        lanes = self._lanes[tier]
-        scope = reuse_scope(self._plan.route, self._plan.team, self._plan.caller, prepared.row_key)
-        keys = [lane.key.of(scope, prepared.messages) for lane in lanes]
-        while (asked := self._in_flight.get(keys[0])) is not None:
-            if (stored := await asyncio.shield(asked)) is not None:
-                return await self._reused(prepared, tier, name, stored)
-        mine = self._in_flight[keys[0]] = asyncio.get_running_loop().create_future()
-        answer: Stored | None = None
-        try:
-            reuse = self._plan.route.reuse
-            ttl = reuse.ttl if reuse.scope != "off" else 0
-            answer = await self._store.find(keys, run=self._run, ttl=ttl)
-            if answer is not None:
-                return await self._reused(prepared, tier, name, answer)
-            reply = await self._call(prepared, tier, name, funds, keys)
-            answer = reply.stored
-            return reply
-        except BaseException as error:
-            funds.stop_waiting(error)
-            raise
-        finally:
-            del self._in_flight[keys[0]]
-            mine.set_result(answer)
 
-    async def _reused(self, prepared: Prepared, tier: Tier, name: str, stored: Stored) -> _Reply:
-        lane = self._by_name.get(stored.deployment, self._lanes[tier][0])
-        settled = Settled(
-            attempt_id(),
-            datetime.now(UTC),
-            self._request(prepared, tier, name, lane),
-            "reused",
-            Usage(0, 0),
-            saved_nano=stored.cost_nano,
-        )
-        await self._journal.settle([settled])
-        self._recorder.reused(name, stored.cost_nano)
-        return _Reply(stored, tier, lane, reused=True)
-
-    async def _call(
-        self, prepared: Prepared, tier: Tier, name: str, funds: BatchFunds, keys: Sequence[bytes]
-    ) -> _Reply:
-        """Lane after lane, attempt after attempt, until one answers or none is left."""
-        lanes = self._lanes[tier]
-        share = max(self._bound(prepared, lane) for lane in lanes)
-        held, spent, failure = False, 0, "no deployment"
-        for lane, key in zip(lanes, keys, strict=True):
-            if not lane.takes(prepared.size):
-                limit = lane.facts.context_tokens
-                failure = f"context_window: the row needs more than the {limit} tokens that {lane.name} takes"
-                continue
-            attempt = 0
-            while True:
-                if not held and (short := await funds.room(share)):
-                    reason = f"over_budget: no room left in budget {short}"
-                    over = _Reply(None, tier, lane, cost_nano=spent, failure=reason, status="over_budget")
-                    return replace(over, short_nano=share)
-                attempt += 1
-                held = True
-                try:
-                    outcome = await self._attempt(prepared, tier, name, lane, key, funds.hold_id, share, attempt)
-                except DeploymentStopped as stopped:
-                    failure = f"deployment_stopped: {stopped}"
-                    break  # its share serves the next deployment
-                spent, held = spent + outcome.cost_nano, outcome.still_held
-                if outcome.stored is not None:
-                    return _Reply(outcome.stored, tier, lane, cost_nano=spent)
-                assert outcome.error is not None
-                failure = f"{outcome.error.kind}: {outcome.error}"
-                if outcome.decision == "give up":
-                    return _Reply(None, tier, lane, cost_nano=spent, failure=failure, status="error")
-                if not isinstance(outcome.decision, Again):
-                    break
-                await asyncio.sleep(outcome.decision.seconds)
-        if held:
-            await funds.give_back(share)
-        return _Reply(None, tier, lanes[-1], cost_nano=spent, failure=failure, status="error")
-
-    def _bound(self, prepared: Prepared, lane: Lane) -> int:
-        size = prepared.size + self._schema_bytes  # a token is a byte at least
-        return lane.bound(size=size, messages=len(prepared.messages), max_tokens=self._plan.max_tokens)
-
-    async def _attempt(
-        self, prepared: Prepared, tier: Tier, name: str, lane: Lane, key: bytes, hold_id: str, share: int, number: int
-    ) -> _Attempted:
-        """One HTTP request, the lane's ``number``-th for the row: open, send, store, settle."""
-        request = self._request(prepared, tier, name, lane)
-        expected = prepared.size // 4 + self._plan.max_tokens
-        async with lane.pacer.slots:
-            await lane.pacer.wait(expected)
-            attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
-            self._recorder.ensure_durable()
-            await self._journal.open(attempt)
-            started = time.monotonic()
-            try:
-                reply = await lane.provider.complete(self._model_request(attempt.attempt_id, prepared, lane))
-            except VendorError as error:
-                if error.retry_after:
-                    lane.pacer.cool_down(error.retry_after)
-                decision = decide(error, attempt=number, retry=self._plan.route.retry, rng=self._rng)
-                settled = self._failed(attempt, error, started, goes_on=isinstance(decision, Again))
-                outcome = _Attempted(None, error, settled.cost_nano, decision, settled.keeps_hold)
-            else:
-                settled = self._succeeded(attempt, lane, reply, started, escalated=tier != prepared.tier)
-                if reply.usage:
-                    lane.pacer.used(expected=expected, actual=reply.usage.input + reply.usage.output)
-                stored = self._stored(reply, lane, settled.cost_nano)
-                await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
-                outcome = _Attempted(stored, None, settled.cost_nano)
-        await self._settle(settled, prepared, outcome.stored.text if outcome.stored else None)
-        return outcome
-
-    def _model_request(self, attempt: str, prepared: Prepared, lane: Lane) -> ModelRequest:
-        return ModelRequest(
-            attempt_id=attempt,
-            messages=prepared.messages,
-            max_tokens=self._plan.max_tokens,
-            output_schema=self._plan.output_schema,
-            timeout=lane.deployment.timeout,
-        )
-
-    def _succeeded(
-        self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, started: float, *, escalated: bool
-    ) -> Settled:
-        """The vendor's figure at the lane's price; without a figure the whole hold, until it is known.
-
-        A row counts once in the baseline: with the highest tier alone it would not have been asked twice.
-        """
-        latency = _milliseconds(started)
-        seconds = Decimal(latency) / 1000  # as the row has it, so that the row alone tells what it cost
-        cost = lane.facts.rate.cost(reply.usage, seconds) if reply.usage else attempt.bound_nano
-        if cost > attempt.bound_nano:
-            log.error(
-                "%s charged more than its upper bound for attempt %s; it is stopped until somebody resumes it",
-                lane.name,
-                attempt.attempt_id,
-            )
-            self._recorder.deployment_stopped(lane.name)
-        return Settled(
-            attempt.attempt_id,
-            datetime.now(UTC),
-            attempt.request,
-            "ok" if reply.usage else "unknown",
-            reply.usage,
-            cost_nano=cost,
-            latency_ms=latency,
-            error_type=None if reply.usage else "no_usage",
-            baseline_nano=self._baseline.cost(reply.usage, seconds) if reply.usage and not escalated else 0,
-            vendor_request_id=reply.vendor_id,
-        )
-
-    def _failed(self, attempt: OpenAttempt, error: VendorError, started: float, *, goes_on: bool) -> Settled:
-        """A definite refusal costs nothing. Its share stays held for the next attempt or, without one, is released:
-        other rows may be waiting for the room."""
-        return Settled(
-            attempt.attempt_id,
-            datetime.now(UTC),
-            attempt.request,
-            "unknown" if error.billed else "error",
-            None if error.billed else Usage(0, 0),
-            cost_nano=attempt.bound_nano if error.billed else 0,
-            latency_ms=_milliseconds(started),
-            error_type=error.kind,
-            keeps_hold=goes_on and not error.billed,
-        )
-
-    def _stored(self, reply: ModelReply, lane: Lane, cost_nano: int) -> Stored:
-        usage = reply.usage or Usage(0, 0)
-        return Stored(
-            text=reply.text,
-            deployment=lane.name,
-            finish_reason=reply.finish_reason,
-            input_tokens=usage.input,
-            output_tokens=usage.output,
-            cost_nano=cost_nano,
-            run=self._run,
-            created_at=int(time.time()),
-        )
-
-    async def _settle(self, settled: Settled, prepared: Prepared, text: str | None) -> None:
-        """The event first: what the ledger says was paid is in the trail, also when the process dies in between."""
-        self._recorder.call(settled, prompt=prepared.text, answer=text)
-        await self._recorder.flush()
-        await self._journal.settle([settled])
-
-    def _request(self, prepared: Prepared, tier: Tier, name: str, lane: Lane) -> Request:
-        return Request(
-            request_id=name,
-            task=self._plan.task,
-            row_key=prepared.row_key.replace("\0", "\ufffd"),  # PostgreSQL keeps no NUL
-            route=self._plan.route_name,
-            tier=tier,
-            deployment=lane.name,
-            model=lane.deployment.model,
-            provider=lane.deployment.provider,
-            price_version=lane.facts.rate.version,
-            prompt_bytes=prepared.size + self._schema_bytes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Attempted:
-    """What one HTTP request came to."""
-
-    stored: Stored | None
-    error: VendorError | None
-    cost_nano: int
-    decision: Decision | None = None
-    """What follows an error."""
-    still_held: bool = False
-    """The attempt's share of the hold serves the next one."""
-
-
-def _milliseconds(started: float) -> int:
-    """Rounded up: a price per second is charged on it."""
-    return math.ceil((time.monotonic() - started) * 1000)
+def _status(problem: str | None) -> tuple[RowStatus, str | None]:
+    return ("rejected", problem) if problem else ("ok", None)

@@ -11,10 +11,10 @@ import orjson
 
 from airflow_ai_provider.errors import PolicyError
 from airflow_ai_provider.gateway.identity import ReuseKey
-from airflow_ai_provider.gateway.pace import Pacer
 from airflow_ai_provider.gateway.providers import open_provider
 from airflow_ai_provider.gateway.providers.base import Provider
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.traffic import Gate
 from airflow_ai_provider.ledger.prices import ModelFacts, model_facts
 from airflow_ai_provider.policy import Deployment, Policy, Route, Tier
 
@@ -48,7 +48,7 @@ class Lane(Offer):
     """One deployment as one job uses it."""
 
     provider: Provider
-    pacer: Pacer
+    gate: Gate
 
 
 def schema_bytes(output_schema: Mapping[str, Any] | None) -> int:
@@ -112,13 +112,9 @@ def _each(tiers: Mapping[Tier, Iterable[Offer]]) -> Iterable[Offer]:
 
 def _open(offer: Offer, settings: Settings) -> Lane:
     deployment = offer.deployment
-    pacer = Pacer(
-        requests_per_minute=deployment.requests_per_minute,
-        tokens_per_minute=deployment.tpm,
-        concurrency=deployment.concurrency,
-    )
+    gate = Gate(deployment)
     provider = open_provider(offer.name, deployment, settings)
-    return Lane(offer.name, deployment, offer.facts, offer.key, provider, pacer)
+    return Lane(offer.name, deployment, offer.facts, offer.key, provider, gate)
 
 
 def as_called(deployment: Deployment, settings: Settings) -> Deployment:

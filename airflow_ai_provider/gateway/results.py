@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
+from itertools import accumulate
 from typing import Any
 
-import orjson
 import pyarrow as pa
-from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 from airflow_ai_provider.errors import SourceError
 from airflow_ai_provider.gateway.answer import Answer
-from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
 
 ROW_KEY_COLUMN = "row_number"
@@ -41,34 +39,46 @@ def check_output_columns(uri: str, columns: Sequence[str], key: str) -> None:
 
 def to_table(batch: pa.RecordBatch, keys: Sequence[str], key: str, answers: Sequence[Answer]) -> pa.Table:
     """The output of one batch, row for row."""
-    lines = b"\n".join(orjson.dumps(_output(answer)) for answer in answers)
-    # Arrow's own JSON reader: ``pa.array`` would import pandas, which takes longer than a small shard.
-    ours = read_json(
-        BytesIO(lines),
-        read_options=ReadOptions(use_threads=False, block_size=len(lines) + 1),
-        parse_options=ParseOptions(explicit_schema=_OUTPUT, newlines_in_values=False),
-    )
-    table = pa.Table.from_batches([batch])
+    fields, columns = list(batch.schema), list(batch.columns)
     if key == ROW_NUMBER_KEY:
         first = int(keys[0])
-        table = table.add_column(0, ROW_KEY_COLUMN, pa.arange(first, first + len(keys)))  # type: ignore[attr-defined]  # not in the stubs
-    for name in _OUTPUT.names:
-        table = table.append_column(name, ours.column(name))
-    return table
+        fields.insert(0, pa.field(ROW_KEY_COLUMN, pa.int64()))
+        columns.insert(0, pa.arange(first, first + len(keys)))  # type: ignore[attr-defined]  # not in the stubs
+    columns += [
+        _strings([answer.text for answer in answers]),
+        _strings([answer.status for answer in answers]),
+        _strings([answer.error for answer in answers]),
+        _strings([answer.tier for answer in answers]),
+        _strings([answer.deployment for answer in answers]),
+        _strings([answer.model for answer in answers]),
+        _from_bytes(pa.int8(), bytes(answer.reused for answer in answers)).cast(pa.bool_()),
+        _decimals([answer.cost_nano for answer in answers]),
+        _strings([answer.request_id for answer in answers]),
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema([*fields, *_OUTPUT]))
 
 
-def _output(answer: Answer) -> dict[str, Any]:
-    return {
-        "answer": answer.text,
-        "status": answer.status,
-        "error": answer.error,
-        "tier": answer.tier,
-        "deployment": answer.deployment,
-        "model": answer.model,
-        "reused": answer.reused,
-        "cost_usd": f"{usd_from_nano(answer.cost_nano):.10f}",
-        "request_id": answer.request_id,
-    }
+# ``pa.array`` would import pandas, which takes longer than a small shard; a column's buffers are soon filled.
+
+
+def _strings(values: Sequence[str | None]) -> pa.Array[Any]:
+    encoded = [b"" if value is None else value.encode() for value in values]
+    ends = array("i", accumulate(map(len, encoded), initial=0))
+    missing = values.count(None)
+    known = None
+    if missing:
+        known = _from_bytes(pa.int8(), bytes(value is not None for value in values)).cast(pa.bool_()).buffers()[1]
+    return pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)), known, missing)
+
+
+def _decimals(nanos: Sequence[int]) -> pa.Array[Any]:
+    """Nano-dollars as ``cost_usd``, whose last digit is a tenth of one."""
+    return _from_bytes(_TYPES["cost_usd"], b"".join((10 * nano).to_bytes(16, "little", signed=True) for nano in nanos))
+
+
+def _from_bytes(kind: pa.DataType, values: bytes) -> pa.Array[Any]:
+    """Values of a fixed width, as Arrow lays them out."""
+    return pa.Array.from_buffers(kind, len(values) * 8 // kind.bit_width, [None, pa.py_buffer(values)])
 
 
 @dataclass(slots=True)

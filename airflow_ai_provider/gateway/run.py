@@ -1,39 +1,34 @@
-"""Run a job: batches of a source through the gateway into a sink.
-
-Memory does not grow with rows: a bounded number of batches is under way, and each is written as a part and let go.
-"""
+"""Run a job: batches of a source through the gateway into a sink."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-import pyarrow as pa
-import uvloop
-
 from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.recover import recover_open
 from airflow_ai_provider.audit.seen import last_seen, remember
 from airflow_ai_provider.audit.trail import Trail
-from airflow_ai_provider.errors import AIProviderError
-from airflow_ai_provider.gateway.answer import FINAL
-from airflow_ai_provider.gateway.gateway import Gateway, Plan
-from airflow_ai_provider.gateway.identity import owner_id, token_scope
+from airflow_ai_provider.gateway.attempting import Plan
+from airflow_ai_provider.gateway.batches import Batches
+from airflow_ai_provider.gateway.gateway import Gateway
+from airflow_ai_provider.gateway.identity import owner_id, run_tag, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.gateway.lanes import batches_at_once, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, open_masker
 from airflow_ai_provider.gateway.progress import Progress, progress_line
 from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder, context_of
-from airflow_ai_provider.gateway.results import Tally, to_table
+from airflow_ai_provider.gateway.results import Tally
 from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import recover
 from airflow_ai_provider.ledger.database import Ledger
@@ -44,7 +39,6 @@ from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.policy import load_policy
 from airflow_ai_provider.privacy.keyring import open_keyring
-from airflow_ai_provider.rows.keys import key_values, keys_digest
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
 
@@ -59,6 +53,7 @@ def run_map(
 ) -> MapSummary:
     """Answer every row of a job's shard and write the parts; blocks until done.
 
+    Whatever a signal handler raises meanwhile stops the job in order: nothing more is sent, and what is out is settled.
     ``on_notice`` is told of every threshold of a budget that this process is the first to notice. Raises errors of
     ``airflow_ai_provider.errors``; a bad row is no error but a row with a status.
     """
@@ -71,8 +66,9 @@ def run_map(
         # What was there before the job outlives it: the collector need not walk Airflow's heap for every batch.
         gc.freeze()
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(_run(job, caller, settings, plan, ledger, log, on_notice))
+            worker = Worker(lambda stop: _run(job, caller, settings, plan, ledger, log, on_notice, stop))
+            summary: MapSummary = worker.run()
+            return summary
         finally:
             gc.unfreeze()
 
@@ -85,6 +81,7 @@ async def _run(
     ledger: Ledger,
     log: logging.Logger,
     on_notice: Callable[[Notice], None] | None,
+    stop: asyncio.Event,
 ) -> MapSummary:
     sink = PartSink(job.sink, fingerprint=plan.fingerprint, shard=job.shard, storage_options=settings.storage_options)
     sink.begin()
@@ -93,7 +90,7 @@ async def _run(
         progress = Progress(log, tally, _rows_of_shard(plan.inspection.rows, job.batch_rows, job.shard))
         reporter = asyncio.create_task(progress.report())
         try:
-            await _Batches(job, plan, sink, opened.gateway, tally, opened.at_once).run()
+            await Batches(job, plan, sink, opened.gateway, tally, opened.at_once).run(stop)
         finally:
             reporter.cancel()
         sink.commit(tally.to_summary())
@@ -159,6 +156,7 @@ async def _open_gateway(
                 max_tokens=plan.max_tokens,
                 output_schema=job.output_schema,
                 owner=owner,
+                run=run_tag(caller),
             ),
             preparer=Preparer(plan.renderer, plan.route, masker),
             lanes=lanes,
@@ -180,69 +178,8 @@ async def _open_gateway(
             await store.close()
             for lane in {lane.name: lane for tier in lanes.values() for lane in tier}.values():
                 await lane.provider.close()
+                await lane.gate.close()
             recorder.task_finished(opened.summary, error_type)
-
-
-class _Batches:
-    """Feeds a bounded number of batches to the gateway and writes what comes back."""
-
-    def __init__(
-        self, job: MapJob, plan: JobPlan, sink: PartSink, gateway: Gateway, tally: Tally, at_once: int
-    ) -> None:
-        self._job = job
-        self._source = plan.source
-        self._sink = sink
-        self._gateway = gateway
-        self._tally = tally
-        self._at_once = at_once
-
-    async def run(self) -> None:
-        """Every batch of the shard that is not finished yet. After an error none is begun, and those under way end."""
-        tasks: set[asyncio.Task[None]] = set()
-        failures: list[BaseException] = []
-        batches = self._unfinished()
-        while not failures:
-            try:
-                item = await asyncio.to_thread(next, batches, None)
-            except AIProviderError as broken:  # the source, on the way
-                failures.append(broken)
-                break
-            if item is None:
-                break
-            tasks.add(asyncio.create_task(self._one(*item)))
-            if len(tasks) >= self._at_once:
-                done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                failures += [error for task in done if (error := task.exception())]
-        if tasks:
-            done, _ = await asyncio.wait(tasks)
-            failures += [error for task in done if (error := task.exception())]
-        if failures:
-            raise failures[0]
-
-    def _unfinished(self) -> Iterator[tuple[int, list[str], pa.RecordBatch]]:
-        """(batch index, keys, rows) of what this shard has still to do.
-
-        A finished part counts only if it is of the same keys: a query without an order may deal its rows anew.
-        """
-        first_row = 0
-        for index, batch in enumerate(self._source.batches(self._job.batch_rows)):
-            if self._job.shard.owns(index):
-                keys = key_values(batch, self._job.key, first_row)
-                part = self._sink.finished(index)
-                if part is not None and part.summary.get("keys") == keys_digest(keys):
-                    self._tally.add(Tally.of_finished_part(dict(part.summary)))
-                else:
-                    yield index, keys, batch
-            first_row += batch.num_rows
-
-    async def _one(self, index: int, keys: list[str], batch: pa.RecordBatch) -> None:
-        answers = await self._gateway.answer(batch.to_pylist(), keys)
-        done = Tally.of(answers)
-        final = all(answer.status in FINAL for answer in answers)
-        table = to_table(batch, keys, self._job.key, answers)
-        summary = {**done.to_summary(), "keys": keys_digest(keys)}
-        await asyncio.to_thread(self._sink.write, index, table, summary=summary, final=final)
-        self._tally.add(done)
 
 
 def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None:

@@ -52,6 +52,10 @@ class ModelReply:
     finish_reason: str
     vendor_id: str | None = None
     """The vendor's own name of the answer, at most 100 printable characters; ``None`` where it gave none."""
+    limits: Any = None
+
+
+class RateLimits: ...
 
 
 class Provider(Protocol):

@@ -1,0 +1,287 @@
+"""One HTTP request to one deployment: pace → open → send → store → settle.
+
+Two rules carry the rest: nothing is sent before its attempt is durable in the ledger, and a slot is given up only when
+the answer is safe in the response store, so that a crash loses at most the calls in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from airflow_ai_provider.errors import VendorError, VendorTransientError
+from airflow_ai_provider.gateway.identity import attempt_id
+from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.gateway.lanes import Lane, schema_bytes
+from airflow_ai_provider.gateway.prepare import Prepared
+from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest, RateLimits
+from airflow_ai_provider.gateway.recorder import Recorder
+from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
+from airflow_ai_provider.gateway.stopping import Walks
+from airflow_ai_provider.gateway.traffic import Pass
+from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
+from airflow_ai_provider.ledger.holds import TaskRef
+from airflow_ai_provider.ledger.journal import Journal
+from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Until when rows are tried, in seconds; ``None`` is for ever."""
+
+    row: float | None = None
+    """From a row's first request on."""
+    batch: float | None = None
+    """From a batch's beginning on, waits included."""
+
+    def of_batch(self, now: float) -> float | None:
+        return None if self.batch is None else now + self.batch
+
+    def of_row(self, now: float, batch: float | None) -> float | None:
+        ends = [end for end in (batch, None if self.row is None else now + self.row) if end is not None]
+        return min(ends) if ends else None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is the same for every row of a job."""
+
+    caller: Caller
+    task: TaskRef
+    team: str
+    route_name: str
+    route: Route
+    budgets: Sequence[Budget]
+    max_tokens: int
+    output_schema: Mapping[str, object] | None
+    owner: str
+    """Names this process in the ledger."""
+    read_at: datetime
+    """When the policy, and with it ``budgets``, was read."""
+    run: str
+    """Tag of the run, which finds again whatever it has paid for."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A row's request, and its name in the ledger."""
+
+    prepared: Prepared
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """The deployment that was preferred to the one that is asked, and why it is not asked."""
+
+    deployment: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one HTTP request came to."""
+
+    stored: Stored | None
+    error: VendorError | None
+    cost_nano: int
+    still_held: bool = False
+    """The attempt cost nothing; its share of the hold may serve the next one."""
+    limits: RateLimits | None = None
+
+
+class Attempts:
+    """Makes single attempts, for one job and one event loop."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        lanes: Mapping[Tier, Sequence[Lane]],
+        store: ResponseStore,
+        journal: Journal,
+        recorder: Recorder,
+        walks: Walks,
+    ) -> None:
+        self._plan = plan
+        self._baseline = lanes[max(lanes, key=TIERS.index)][0].facts.rate
+        self._store = store
+        self._journal = journal
+        self._recorder = recorder
+        self._walks = walks
+        self._schema_bytes = schema_bytes(plan.output_schema)
+
+    def bound(self, ask: Ask, lane: Lane) -> int:
+        """The most that asking a lane can cost, in nano-dollars."""
+        size = ask.prepared.size + self._schema_bytes  # a token is a byte at least
+        return lane.bound(size=size, messages=len(ask.prepared.messages), max_tokens=self._plan.max_tokens)
+
+    async def make(
+        self,
+        ask: Ask,
+        tier: Tier,
+        lane: Lane,
+        key: bytes,
+        *,
+        hold_id: str,
+        share: int,
+        deadline: float | None,
+        passed_over: PassedOver | None,
+    ) -> Outcome:
+        """One request. ``share`` of the hold is its own; it is used up unless the outcome says ``still_held``.
+
+        Raises ``DeploymentResting``, ``DeploymentStopped`` or ``JobStopped`` where nothing was sent; then the share is
+        untouched.
+        """
+        prepared = ask.prepared
+        turn = await lane.gate.enter(input_tokens=prepared.size // 4, output_tokens=self._plan.max_tokens)
+        with self._walks.sending():
+            try:
+                self._walks.check()
+                request = self.request(ask, tier, lane, passed_over)
+                attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
+                self._recorder.ensure_durable()
+                await self._journal.open(attempt)
+            except BaseException:
+                turn.unused()
+                turn.leave()
+                raise
+            started = time.monotonic()
+            try:
+                outcome, settled = await self._send(ask, tier, lane, key, attempt, deadline, started)
+                _tell(turn, outcome, settled.usage, time.monotonic() - started)
+            finally:
+                turn.leave()
+            await self._settle(settled, prepared, outcome.stored.text if outcome.stored else None)
+        return outcome
+
+    async def _send(
+        self, ask: Ask, tier: Tier, lane: Lane, key: bytes, attempt: OpenAttempt, deadline: float | None, started: float
+    ) -> tuple[Outcome, Settled]:
+        """The answer, safe in the response store; or the error. Returns what the ledger is to say of it."""
+        try:
+            reply = await lane.provider.complete(self._model_request(attempt.attempt_id, ask.prepared, lane, deadline))
+        except VendorError as error:
+            settled = self._failed(attempt, error, started)
+            return Outcome(None, error, settled.cost_nano, still_held=settled.keeps_hold), settled
+        except asyncio.CancelledError:
+            cut = VendorTransientError(f"{lane.name}: stopped before it answered", kind="stopped", billed=True)
+            await self._settle(self._failed(attempt, cut, started), ask.prepared, None)
+            raise
+        settled = self._succeeded(attempt, lane, reply, started, escalated=tier != ask.prepared.tier)
+        stored = self._stored(reply, lane, settled.cost_nano)
+        await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
+        return Outcome(stored, None, settled.cost_nano, limits=reply.limits), settled
+
+    def _model_request(self, attempt: str, prepared: Prepared, lane: Lane, deadline: float | None) -> ModelRequest:
+        timeout = float(lane.deployment.timeout)
+        if deadline is not None:
+            timeout = max(0.001, min(timeout, deadline - asyncio.get_running_loop().time()))
+        return ModelRequest(
+            attempt_id=attempt,
+            messages=prepared.messages,
+            max_tokens=self._plan.max_tokens,
+            output_schema=self._plan.output_schema,
+            timeout=timeout,
+        )
+
+    def _succeeded(
+        self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, started: float, *, escalated: bool
+    ) -> Settled:
+        """The vendor's figure at the lane's price; without a figure the whole hold, until it is known.
+
+        A row counts once in the baseline: with the highest tier alone it would not have been asked twice.
+        """
+        latency = _milliseconds(started)
+        seconds = Decimal(latency) / 1000  # as the row has it, so that the row alone tells what it cost
+        cost = lane.facts.rate.cost(reply.usage, seconds) if reply.usage else attempt.bound_nano
+        if cost > attempt.bound_nano:
+            log.error(
+                "%s charged more than its upper bound for attempt %s; it is stopped until somebody resumes it",
+                lane.name,
+                attempt.attempt_id,
+            )
+            self._recorder.deployment_stopped(lane.name)
+        return Settled(
+            attempt.attempt_id,
+            datetime.now(UTC),
+            attempt.request,
+            "ok" if reply.usage else "unknown",
+            reply.usage,
+            cost_nano=cost,
+            latency_ms=latency,
+            error_type=None if reply.usage else "no_usage",
+            baseline_nano=self._baseline.cost(reply.usage, seconds) if reply.usage and not escalated else 0,
+            vendor_request_id=reply.vendor_id,
+        )
+
+    def _failed(self, attempt: OpenAttempt, error: VendorError, started: float) -> Settled:
+        """A definite refusal costs nothing, and its share stays held for the next attempt."""
+        return Settled(
+            attempt.attempt_id,
+            datetime.now(UTC),
+            attempt.request,
+            "unknown" if error.billed else "error",
+            None if error.billed else Usage(0, 0),
+            cost_nano=attempt.bound_nano if error.billed else 0,
+            latency_ms=_milliseconds(started),
+            error_type=error.kind,
+            keeps_hold=not error.billed,
+        )
+
+    def _stored(self, reply: ModelReply, lane: Lane, cost_nano: int) -> Stored:
+        usage = reply.usage or Usage(0, 0)
+        return Stored(
+            text=reply.text,
+            deployment=lane.name,
+            finish_reason=reply.finish_reason,
+            input_tokens=usage.input,
+            output_tokens=usage.output,
+            cost_nano=cost_nano,
+            run=self._plan.run,
+            created_at=int(time.time()),
+        )
+
+    async def _settle(self, settled: Settled, prepared: Prepared, text: str | None) -> None:
+        """The event first: what the ledger says was paid is in the trail, also when the process dies in between."""
+        self._recorder.call(settled, prompt=prepared.text, answer=text)
+        await self._recorder.flush()
+        await self._journal.settle([settled])
+
+    def request(self, ask: Ask, tier: Tier, lane: Lane, passed_over: PassedOver | None = None) -> Request:
+        """What the ledger says of a row's request to a lane."""
+        prepared = ask.prepared
+        return Request(
+            request_id=ask.name,
+            task=self._plan.task,
+            row_key=prepared.row_key.replace("\0", "\ufffd"),  # PostgreSQL keeps no NUL
+            route=self._plan.route_name,
+            tier=tier,
+            deployment=lane.name,
+            model=lane.deployment.model,
+            provider=lane.deployment.provider,
+            price_version=lane.facts.rate.version,
+            prompt_bytes=prepared.size + self._schema_bytes,
+        )
+
+
+def _tell(turn: Pass, outcome: Outcome, usage: Usage | None, seconds: float) -> None:
+    """What the deployment's gate learns from an attempt."""
+    if outcome.error is not None:
+        turn.failed(outcome.error, seconds)
+    else:
+        turn.answered(usage=usage, limits=outcome.limits, seconds=seconds)
+
+
+def _milliseconds(started: float) -> int:
+    """Rounded up: a price per second is charged on it."""
+    return math.ceil((time.monotonic() - started) * 1000)

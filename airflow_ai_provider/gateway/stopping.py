@@ -1,0 +1,130 @@
+"""Stopping a job: nothing more is sent, what is out may still come back, then it is given up.
+
+A request that is out is paid for whatever becomes of us, so it is waited for, for a while; what has not come back by
+then is settled as unknown before the process ends. Everything else, waiting for room, pace or a retry, ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+import uvloop
+
+from airflow_ai_provider.errors import JobStopped
+
+T = TypeVar("T")
+GRACE_SECONDS = 20.0
+"""How long requests that are out may still come back; Airflow waits 60 s before it kills a task for good
+(``[core] killed_task_cleanup_time``)."""
+_CLOSING_SECONDS = 25.0
+"""How long it may take after that to settle, flush and close."""
+
+
+class Walks:
+    """The rows on their way through one event loop, and which of them have a request out."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._walking: set[asyncio.Task[Any]] = set()
+        self._sending: set[asyncio.Task[Any]] = set()
+
+    async def run(self, walk: Coroutine[Any, Any, T]) -> T:
+        """One row's walk, which ends with ``JobStopped`` once everything stops."""
+        if self.stopping:
+            walk.close()
+            raise JobStopped
+        task = asyncio.current_task()
+        assert task is not None
+        self._walking.add(task)
+        try:
+            return await walk
+        except asyncio.CancelledError:
+            if self.stopping:
+                raise JobStopped from None
+            raise
+        finally:
+            self._walking.discard(task)
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """While a request is out: the walk is not ended, unless it does not come back in time."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._sending.add(task)
+        try:
+            yield
+        finally:
+            self._sending.discard(task)
+
+    def check(self) -> None:
+        """Raises ``JobStopped`` once nothing more may be sent."""
+        if self.stopping:
+            raise JobStopped
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Return when every walk has ended."""
+        self.stopping = True
+        for task in self._walking - self._sending:
+            task.cancel()
+        if self._walking:
+            await asyncio.wait(set(self._walking), timeout=grace_seconds)
+        while self._walking:
+            for task in self._walking:
+                task.cancel()
+            await asyncio.wait(set(self._walking), timeout=1)
+
+
+class Worker:
+    """Runs a job's event loop in a thread of its own.
+
+    The main thread only waits, so whatever a signal handler raises there (Airflow's time-out, a kill, Ctrl-C) leaves
+    it at once and stops the job in order, instead of ending in whichever row happened to run. It also lets a job be
+    started where a loop runs already, as in a notebook.
+    """
+
+    def __init__(self, main: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> None:
+        """``main`` is given the event that asks it to stop."""
+        self._main = main
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._result: Future[Any] = Future()
+
+    def run(self) -> Any:
+        """The result of ``main``. Raises what it raises, or what a signal handler raised here, once it has ended."""
+        context = copy_context()
+        thread = threading.Thread(target=context.run, args=(self._work,), name="ai-gateway", daemon=True)
+        thread.start()
+        try:
+            return self._result.result()
+        except BaseException as error:
+            if not self._result.done():
+                self._ask_to_stop()
+                with suppress(Exception):
+                    self._result.result(timeout=GRACE_SECONDS + _CLOSING_SECONDS)
+                raise error from None
+            raise
+        finally:
+            if self._result.done():
+                thread.join()
+
+    def _work(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                self._loop = runner.get_loop()
+                self._stop = asyncio.Event()
+                result = runner.run(self._main(self._stop))
+        except BaseException as error:  # noqa: BLE001 - belongs to whoever waits for the result
+            self._result.set_exception(error)
+        else:
+            self._result.set_result(result)
+
+    def _ask_to_stop(self) -> None:
+        if self._loop is not None and self._stop is not None:
+            with suppress(RuntimeError):  # the loop has ended in between
+                self._loop.call_soon_threadsafe(self._stop.set)
