@@ -210,6 +210,15 @@ class Retry(_Section):
     max_wait: Seconds = 60.0
 
 
+class Deadline(_Section):
+    """Until when a row is tried; ``None`` is as long as it takes."""
+
+    row: Annotated[Duration, Field(gt=0)] | None = None
+    """From the row's first request on."""
+    batch: Annotated[Duration, Field(gt=0)] | None = None
+    """From the beginning of the row's batch on, whatever it waits for."""
+
+
 class Route(_Section):
     """A way from rows to models."""
 
@@ -220,6 +229,7 @@ class Route(_Section):
     escalate: Escalate = Escalate()
     reuse: Reuse = Reuse()
     retry: Retry = Retry()
+    deadline: Deadline = Deadline()
     max_tokens: int = Field(default=512, gt=0)
     system_prompt: str | None = None
     over_budget: Literal["stop", "cheaper", "wait"] = "stop"

@@ -10,10 +10,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import TypeVar
 
 from airflow_ai_provider.errors import VendorError, VendorTransientError
 from airflow_ai_provider.gateway.identity import attempt_id
@@ -33,22 +34,7 @@ from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Until when rows are tried, in seconds; ``None`` is for ever."""
-
-    row: float | None = None
-    """From a row's first request on."""
-    batch: float | None = None
-    """From a batch's beginning on, waits included."""
-
-    def of_batch(self, now: float) -> float | None:
-        return None if self.batch is None else now + self.batch
-
-    def of_row(self, now: float, batch: float | None) -> float | None:
-        ends = [end for end in (batch, None if self.row is None else now + self.row) if end is not None]
-        return min(ends) if ends else None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +55,6 @@ class Plan:
     """When the policy, and with it ``budgets``, was read."""
     run: str
     """Tag of the run, which finds again whatever it has paid for."""
-    deadlines: Deadlines = field(default_factory=Deadlines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +119,23 @@ class Attempts:
         *,
         hold_id: str,
         share: int,
-        deadline: float | None,
+        ends: float | None,
+        row_seconds: float | None,
         passed_over: PassedOver | None,
-    ) -> Outcome:
+    ) -> tuple[Outcome, float | None]:
         """One request. ``share`` of the hold is its own; it is used up unless the outcome says ``still_held``.
 
-        Raises ``DeploymentResting``, ``DeploymentStopped`` or ``JobStopped`` where nothing was sent; then the share is
-        untouched.
+        ``ends`` is when the row is given up; ``row_seconds`` brings that nearer, to so long after the request leaves.
+        Returns what came of it, and when the row is given up now.
+
+        Raises ``DeploymentResting``, ``DeploymentStopped``, ``JobStopped`` or ``TimeoutError`` where nothing was sent;
+        then the share is untouched.
         """
         prepared = ask.prepared
-        turn = await lane.gate.enter(input_tokens=prepared.size // 4, output_tokens=self._plan.max_tokens)
+        entering = lane.gate.enter(input_tokens=prepared.size // 4, output_tokens=self._plan.max_tokens)
+        turn = await in_time(entering, ends)
+        if row_seconds is not None:
+            ends = min(asyncio.get_running_loop().time() + row_seconds, ends or math.inf)
         with self._walks.sending():
             try:
                 self._walks.check()
@@ -157,19 +149,19 @@ class Attempts:
                 raise
             started = time.monotonic()
             try:
-                outcome, settled = await self._send(ask, tier, lane, key, attempt, deadline, started)
+                outcome, settled = await self._send(ask, tier, lane, key, attempt, ends, started)
                 _tell(turn, outcome, settled.usage, time.monotonic() - started)
             finally:
                 turn.leave()
             await self._settle(settled, prepared, outcome.stored.text if outcome.stored else None)
-        return outcome
+        return outcome, ends
 
     async def _send(
-        self, ask: Ask, tier: Tier, lane: Lane, key: bytes, attempt: OpenAttempt, deadline: float | None, started: float
+        self, ask: Ask, tier: Tier, lane: Lane, key: bytes, attempt: OpenAttempt, ends: float | None, started: float
     ) -> tuple[Outcome, Settled]:
         """The answer, safe in the response store; or the error. Returns what the ledger is to say of it."""
         try:
-            reply = await lane.provider.complete(self._model_request(attempt.attempt_id, ask.prepared, lane, deadline))
+            reply = await lane.provider.complete(self._model_request(attempt.attempt_id, ask.prepared, lane, ends))
         except VendorError as error:
             settled = self._failed(attempt, error, started)
             return Outcome(None, error, settled.cost_nano, still_held=settled.keeps_hold), settled
@@ -182,10 +174,10 @@ class Attempts:
         await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
         return Outcome(stored, None, settled.cost_nano, limits=reply.limits), settled
 
-    def _model_request(self, attempt: str, prepared: Prepared, lane: Lane, deadline: float | None) -> ModelRequest:
+    def _model_request(self, attempt: str, prepared: Prepared, lane: Lane, ends: float | None) -> ModelRequest:
         timeout = float(lane.deployment.timeout)
-        if deadline is not None:
-            timeout = max(0.001, min(timeout, deadline - asyncio.get_running_loop().time()))
+        if ends is not None:
+            timeout = max(0.001, min(timeout, ends - asyncio.get_running_loop().time()))
         return ModelRequest(
             attempt_id=attempt,
             messages=prepared.messages,
@@ -272,6 +264,14 @@ class Attempts:
             price_version=lane.facts.rate.version,
             prompt_bytes=prepared.size + self._schema_bytes,
         )
+
+
+async def in_time(waiting: Awaitable[T], ends: float | None) -> T:
+    """What is waited for. Raises ``TimeoutError`` where it ``ends``, by the loop's clock, without."""
+    if ends is None:
+        return await waiting
+    async with asyncio.timeout_at(ends):
+        return await waiting
 
 
 def _tell(turn: Pass, outcome: Outcome, usage: Usage | None, seconds: float) -> None:

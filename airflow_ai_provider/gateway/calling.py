@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, VendorError
 from airflow_ai_provider.gateway.answer import RowStatus
-from airflow_ai_provider.gateway.attempting import Ask, Attempts, Outcome, PassedOver, Plan
+from airflow_ai_provider.gateway.attempting import Ask, Attempts, Outcome, PassedOver, Plan, in_time
 from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.lanes import Lane
 from airflow_ai_provider.gateway.retry import Again, Decision, decide
@@ -47,9 +47,10 @@ class _Way:
     funds: BatchFunds
     share: int
     """What any attempt of the row can cost at most, in nano-dollars."""
-    batch_deadline: float | None
-    deadline: float | None = None
-    """Set when the first request leaves."""
+    ends: float | None
+    """By the loop's clock, when the row is given up; ``None`` is never."""
+    row_seconds: float | None
+    """How long the row may take from its first request on, until that has left."""
     held: bool = False
     spent: int = 0
     failure: str = "no deployment"
@@ -76,29 +77,39 @@ class Calls:
         lanes: Sequence[Lane],
         keys: Sequence[bytes],
         funds: BatchFunds,
-        batch_deadline: float | None,
+        ends: float | None,
     ) -> Reply:
-        """The answer of the first of ``lanes`` that gives one; ``keys`` are those of their answers."""
+        """The answer of the first of ``lanes`` that gives one; ``keys`` are those of their answers.
+
+        ``ends`` is when, by the loop's clock, the row's batch must be done.
+        """
         share = max(self._attempts.bound(ask, lane) for lane in lanes)
-        way = _Way(ask, tier, funds, share, batch_deadline)
+        way = _Way(ask, tier, funds, share, ends, self._plan.route.deadline.row)
         reply = await self._ask_all(way, lanes, keys)
         if way.held:
             await funds.give_back(share)
         return replace(reply, cost_nano=way.spent)
 
     async def _ask_all(self, way: _Way, lanes: Sequence[Lane], keys: Sequence[bytes]) -> Reply:
-        """Lane after lane. While the circuits of all that could answer are open, the row waits, for a while."""
-        loop = asyncio.get_running_loop()
-        patience = loop.time() + self._plan.route.retry.attempts * self._plan.route.retry.max_wait
-        while True:
-            rested = False
-            for lane, key in zip(lanes, keys, strict=True):
-                if (reply := await self._ask_lane(way, lane, key)) is not None:
-                    return reply
-                rested |= way.passed_over == PassedOver(lane.name, _OPEN)
-            if not rested or loop.time() > min(patience, way.batch_deadline or patience, way.deadline or patience):
-                return Reply(None, way.tier, lanes[-1], failure=way.failure, status="error")
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS * self._rng.uniform(0.5, 1.5))
+        """Lane after lane, until one answers, the deadline has come, or none is left to ask.
+
+        While the circuits of all that could answer are open the row waits, as long as its retries might have taken.
+        """
+        retry = self._plan.route.retry
+        patience = asyncio.get_running_loop().time() + retry.attempts * retry.max_wait
+        try:
+            while True:
+                resting = False
+                for lane, key in zip(lanes, keys, strict=True):
+                    if (reply := await self._ask_lane(way, lane, key)) is not None:
+                        return reply
+                    resting |= way.passed_over == PassedOver(lane.name, _OPEN)
+                if not resting or asyncio.get_running_loop().time() > patience:
+                    break
+                await in_time(asyncio.sleep(_LOOK_AGAIN_SECONDS * self._rng.uniform(0.5, 1.5)), way.ends)
+        except TimeoutError:
+            way.failure = f"deadline: no answer in the time that the route allows; before that: {way.failure}"
+        return Reply(None, way.tier, lanes[-1], failure=way.failure, status="error")
 
     async def _ask_lane(self, way: _Way, lane: Lane, key: bytes) -> Reply | None:
         """The lane's answer or its final refusal; ``None`` where the next one is to be asked."""
@@ -110,7 +121,7 @@ class Calls:
         number = 0
         while True:
             number += 1
-            if not way.held and (short := await way.funds.room(way.share)):
+            if not way.held and (short := await in_time(way.funds.room(way.share), way.ends)):
                 reason = f"over_budget: no room left in budget {short}"
                 over = Reply(None, way.tier, lane, failure=reason, status="over_budget")
                 return replace(over, short_nano=way.share)
@@ -132,21 +143,23 @@ class Calls:
                 return Reply(None, way.tier, lane, failure=way.failure, status="error", permanent=True)
             if not isinstance(decision, Again):
                 return None
-            await lane.gate.pause(decision.seconds)
+            await in_time(lane.gate.pause(decision.seconds), way.ends)
 
     async def _attempt(self, way: _Way, lane: Lane, key: bytes) -> Outcome:
-        now = asyncio.get_running_loop().time()
-        way.deadline = way.deadline or self._plan.deadlines.of_row(now, way.batch_deadline)
-        outcome = await self._attempts.make(
+        if way.ends is not None and asyncio.get_running_loop().time() >= way.ends:
+            raise TimeoutError
+        outcome, way.ends = await self._attempts.make(
             way.ask,
             way.tier,
             lane,
             key,
             hold_id=way.funds.hold_id,
             share=way.share,
-            deadline=way.deadline,
+            ends=way.ends,
+            row_seconds=way.row_seconds,
             passed_over=way.passed_over,
         )
+        way.row_seconds = None
         way.spent += outcome.cost_nano
         way.held = outcome.still_held
         return outcome

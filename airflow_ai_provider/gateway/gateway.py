@@ -118,14 +118,20 @@ class Gateway:
 
     async def _look_up(self, asks: Mapping[int, Ask]) -> dict[int, Reply]:
         """Rows of a batch that were answered before: found in one look-up, written to the ledger in one go."""
-        if not asks:
-            return {}
-        keys = [self._keys(ask, ask.prepared.tier)[0] for ask in asks.values()]
-        found = await self._store.find_many(keys, run=self._plan.run, ttl=self._ttl)
-        pairs = [(index, stored) for index, stored in zip(asks, found, strict=True) if stored is not None]
-        replies = {index: self._found(asks[index].prepared.tier, stored) for index, stored in pairs}
+        keys = {index: self._keys(ask, ask.prepared.tier) for index, ask in asks.items()}
+        found: dict[int, Stored] = {}
+        for place in range(max(map(len, keys.values()), default=0)):  # what was fallen back to is looked up last
+            wanted = {index: row[place] for index, row in keys.items() if index not in found and place < len(row)}
+            found |= await self._find(wanted)
+        replies = {index: self._found(asks[index].prepared.tier, stored) for index, stored in found.items()}
         await self._settle_reused([(asks[index], reply) for index, reply in replies.items()])
         return replies
+
+    async def _find(self, wanted: Mapping[int, bytes]) -> dict[int, Stored]:
+        if not wanted:
+            return {}
+        found = await self._store.find_many(list(wanted.values()), run=self._plan.run, ttl=self._ttl)
+        return {index: stored for index, stored in zip(wanted, found, strict=True) if stored is not None}
 
     def _found(self, tier: Tier, stored: Stored) -> Reply:
         return Reply(stored, tier, self._by_name.get(stored.deployment, self._lanes[tier][0]), reused=True)
@@ -162,7 +168,8 @@ class Gateway:
             route=self._plan.route_name,
             line=self._line,
         )
-        deadline = self._plan.deadlines.of_batch(asyncio.get_running_loop().time())
+        limit = self._plan.route.deadline.batch
+        deadline = None if limit is None else asyncio.get_running_loop().time() + limit
         try:
             walks = (self._walks.run(self._walk(ask, reply, funds, deadline)) for ask, reply in asks)
             outcomes = await asyncio.gather(*walks, return_exceptions=True)
@@ -217,6 +224,7 @@ class Gateway:
             if (stored := await asyncio.shield(asked)) is not None:
                 return await self._reused(ask, tier, stored)
         mine = self._in_flight[keys[0]] = asyncio.get_running_loop().create_future()
+        claimed = self._shared_scope is not None
         answer: Stored | None = None
         try:
             answer = await self._elsewhere(keys)
@@ -231,8 +239,8 @@ class Gateway:
         finally:
             del self._in_flight[keys[0]]
             mine.set_result(answer)
-            if answer is None and self._shared_scope is not None:
-                await asyncio.shield(self._store.release(keys[0]))
+            if claimed and (answer is None or answer.deployment != self._lanes[tier][0].name):
+                await asyncio.shield(self._store.release(keys[0]))  # an answer kept under this key has freed it
 
     async def _elsewhere(self, keys: Sequence[bytes]) -> Stored | None:
         """What another process has answered, or is about to; ``None`` once it is for this one to ask."""
