@@ -86,7 +86,7 @@ def open_reviews(conn: Connection, items: Sequence[ReviewItem], now: datetime) -
         return
     rows = [_row(item, now) for item in items]
     conn.execute(insert_ignore(conn, review_items), rows)
-    following = {name: bindparam(f"new_{name}") for name in (*_FOLLOWING, "updated_at")}
+    following: dict[str, Any] = {name: bindparam(f"new_{name}") for name in (*_FOLLOWING, "updated_at")}
     differs = or_(_items.reason_kind != bindparam("new_reason_kind"), _items.reason != bindparam("new_reason"))
     changed = update(review_items).where(_items.item_id == bindparam("of_item"), _items.status == "open", differs)
     conn.execute(
