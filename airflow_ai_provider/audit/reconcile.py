@@ -10,6 +10,9 @@ more, since its row may have been settled meanwhile.
 Answers from the response store are compared by try of a task: their events hold a keyed hash that adds up to that of
 the ledger's rows. A try that did not end by itself may have rows its last event was lost for; nothing left the house
 for them, so they are a note.
+
+A person's decision on an answer is in the trail before it is in the ledger, so each decided review item must fit one of
+its events.
 """
 
 from __future__ import annotations
@@ -23,14 +26,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sqlalchemy import Select, func, null, select
+from sqlalchemy import Connection, Select, func, null, select
 
 from airflow_ai_provider.audit.diagnose import FORGED, LEDGER_CHANGED, NEVER_WRITTEN
 from airflow_ai_provider.audit.events import format_time, utc_now
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.hashes import MultisetHash
 from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.schema import llm_open_attempts, llm_requests
+from airflow_ai_provider.ledger.schema import llm_open_attempts, llm_requests, review_items
 
 _CHUNK: Final = 5_000
 _SHOWN: Final = 100
@@ -43,11 +46,14 @@ _TRY: Final = ("dag_id", "run_id", "task_id", "map_index", "try_number")
 _INDEXES: Final = """
 CREATE INDEX paid_by_attempt ON paid (attempt, outcome, cost);
 CREATE INDEX told_by_attempt ON told (attempt, outcome, cost);
+CREATE INDEX ruled_by_item ON ruled (item);
 """
 """Made when all is read: one sort costs less than a hundred thousand places to find."""
 _TABLES: Final = """
 CREATE TABLE paid (attempt TEXT, outcome TEXT, cost INTEGER, inside INTEGER);
 CREATE TABLE told (attempt TEXT, event TEXT, outcome TEXT, cost INTEGER, inside INTEGER);
+CREATE TABLE decided (item TEXT, decision TEXT, person TEXT);
+CREATE TABLE ruled (item TEXT, decision TEXT, person TEXT);
 CREATE TABLE reused (task TEXT PRIMARY KEY, rows INTEGER) WITHOUT ROWID;
 CREATE TABLE sums (task TEXT, key TEXT, hash TEXT, PRIMARY KEY (task, key)) WITHOUT ROWID;
 CREATE TABLE tries (task TEXT PRIMARY KEY, rows INTEGER, key TEXT, hash TEXT, started INTEGER, finished INTEGER)
@@ -105,6 +111,9 @@ class Reconciliation:
                     self._add_call(document, attempt)
             case "batch.reused":
                 self._add_reused(document)
+            case "review.decided":
+                ruling = (document["airflow_ai.review"], document["airflow_ai.decision"], document.get("user.name"))
+                self._base.execute("INSERT INTO ruled VALUES (?,?,?)", ruling)
             case "task.started" | "task.finished" as action:
                 self._mark_try(document, action.partition(".")[2])
 
@@ -116,6 +125,7 @@ class Reconciliation:
         self._report_unpaid(report)
         self._report_differing(report)
         self._report_reused(report)
+        self._report_decided(report)
 
     # The ledger's side
 
@@ -136,6 +146,16 @@ class Reconciliation:
             reused = self._in_range(select(*names).where(columns.status == "reused"), timedelta()).order_by(*names)
             for task, group in groupby(streamed.execute(reused), key=lambda row: tuple(row[:5])):
                 self._add_reused_rows(_try_key(task), group)
+            self._read_decided(conn)
+
+    def _read_decided(self, conn: Connection) -> None:
+        columns = review_items.c
+        query = select(columns.item_id, columns.decision, columns.decided_by).where(columns.status == "decided")
+        if self._since:
+            query = query.where(columns.decided_at >= self._since)
+        if self._until:
+            query = query.where(columns.decided_at < self._until)
+        self._base.executemany("INSERT INTO decided VALUES (?,?,?)", map(tuple, conn.execute(query)))
 
     def _in_range(self, query: Select[Any], margin: timedelta) -> Select[Any]:
         if self._since:
@@ -256,6 +276,18 @@ class Reconciliation:
         silent = "SELECT task FROM reused LEFT JOIN tries USING (task) WHERE tries.task IS NULL"
         detail = "answers from the response store in the ledger, and the trail knows nothing of this try"
         self._find(report, "ledger_without_event", "try", silent, detail, NEVER_WRITTEN)
+
+    def _report_decided(self, report: VerifyReport) -> None:
+        silent = "SELECT item FROM decided WHERE NOT EXISTS (SELECT 1 FROM ruled WHERE ruled.item = decided.item)"
+        detail = "decided in the ledger, and the trail has no event of it"
+        self._find(report, "ledger_without_event", "review", silent, detail, NEVER_WRITTEN)
+        differing = (
+            "SELECT item FROM decided WHERE EXISTS (SELECT 1 FROM ruled WHERE ruled.item = decided.item)"
+            " AND NOT EXISTS (SELECT 1 FROM ruled WHERE ruled.item = decided.item"
+            " AND ruled.decision = decided.decision AND ruled.person = decided.person)"
+        )
+        detail = "decision, or who decided, is not in the ledger what its event says"
+        self._find(report, "ledger_differs", "review", differing, detail, LEDGER_CHANGED)
 
     def _find(self, report: VerifyReport, kind: str, what: str, query: str, detail: str, attack: str) -> None:
         found = self._base.execute(query)

@@ -55,7 +55,7 @@ ECS: Final[Mapping[str, str]] = {
 FIELDS: Final[Mapping[str, str]] = {
     "name": "user host dag_id run_id task_id team route tier deployment model response_model provider collection shard"
     " operator budget period reason webhook endpoint review decision decided_by column table profile hash_key_id"
-    " key_id role",
+    " key_id role routed_by fallback_from fallback_reason",
     "token": "session_id request_id attempt_id error_type operation price_version segment state format invoice_format"
     " decided_at",
     "digest": "policy_hash old_policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash plan_hash"
@@ -75,6 +75,7 @@ WHO: Final = "user dag_id run_id task_id map_index try_number team host source_i
 """On whose behalf and from where; every action may have these."""
 _COST: Final = "input_tokens output_tokens cached_input_tokens cost_nano saved_nano"
 _PLAN: Final = "route shard cost_nano worst_nano limit_nano decided_by decided_at"
+_REVIEW: Final = "request_id route tier deployment model reason"
 _ROWS: Final = (
     "batch route shard table column columns key_id policy_hash content_hash rows_rejected rows_error error_type reason"
 )
@@ -105,7 +106,8 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
         "one attempt at a vendor: request, model, tokens, cost, outcome, keyed hashes of prompt and answer",
         "request_id",
         f"{_COST} attempt_id attempt batch operation route tier deployment model response_model provider"
-        " price_version latency_ms http_status error_type prompt_hash answer_hash hash_key_id",
+        " price_version latency_ms http_status error_type prompt_hash answer_hash hash_key_id routed_by fallback_from"
+        " fallback_reason",
     ),
     "documents.synced": (
         "a collection was brought up to date",
@@ -124,6 +126,8 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "budget.stopped": ("a budget has no room left", "budget", "period spent_nano limit_nano reason"),
     "deployment.stopped": ("calls to a deployment were stopped", "deployment", "reason"),
     "deployment.resumed": ("calls to a deployment may go on", "deployment", "reason"),
+    "circuit.opened": ("a deployment that fails is given a rest; calls fall back", "deployment", "reason"),
+    "circuit.closed": ("a rested deployment is called again", "deployment", "reason"),
     "holds.swept": ("holds of dead processes were settled", "holds attempts cost_nano", "reason"),
     "ledger.reconciled": (
         "the ledger was compared with a vendor's invoice",
@@ -139,8 +143,9 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ledger.dropped": ("a month past its retention was dropped", "period rows", ""),
     "ledger.repaired": ("the rollup of a day was rewritten from its rows", "period", ""),
     "ledger.granted": ("a database role was given the right to read the ledger", "role", ""),
-    "review.requested": ("an answer waits for a person", "review", "request_id route reason"),
-    "review.decided": ("a person decided on an answer", "review decision", "request_id route reason"),
+    "review.requested": ("an answer waits for a person", "review", _REVIEW),
+    "review.answered": ("a later try answered what waited for a person", "review", _REVIEW),
+    "review.decided": ("a person decided on an answer", "review decision", _REVIEW),
     "review.expired": ("nobody decided in time", "review", "request_id route reason"),
     "rows.masked": ("personal data of rows was masked", "rows", f"{_ROWS} profile"),
     "rows.restored": ("masked values were put back", "rows", f"{_ROWS} profile"),

@@ -23,6 +23,10 @@ REPRICED_BY = ("day", "team", "dag", "task", "model", "route", "deployment")
 INVOICE_FORMATS = ("csv", "openai-usage", "openai-costs", "anthropic-usage", "anthropic-costs")
 """The exports that can be read; the ledger knows the same names."""
 
+REVIEW_STATUSES = ("open", "answered", "decided")
+REVIEW_DECISIONS = ("accepted", "rejected", "corrected")
+"""What an answer that waits for a person can be, and be given; the ledger knows the same names."""
+
 
 def groupings(text: str, known: Sequence[str] = GROUPINGS) -> list[str]:
     """Read ``team,model``; order is kept. Raises ``argparse.ArgumentTypeError`` for an unknown or repeated name."""

@@ -22,6 +22,8 @@ class Answer:
     text: str | None = field(default=None, repr=False)
     error: str | None = None
     """What went wrong, as ``kind: explanation``; free of row data."""
+    permanent: bool = False
+    """Of an error: no later try will answer this row before somebody has changed something."""
     tier: str | None = None
     deployment: str | None = None
     model: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from airflow_ai_provider.ledger.attempts import Settled
 from airflow_ai_provider.ledger.batching import Batcher
 from airflow_ai_provider.ledger.limits import LimitChange
 from airflow_ai_provider.ledger.notices import Notice
+from airflow_ai_provider.ledger.reviews import ReviewItem
 
 HASH_KEY_PURPOSE: Final = "audit-hashes"
 """What the keyring's key for content hashes is derived for."""
@@ -42,6 +43,9 @@ def call_fields(settled: Settled) -> dict[str, Any]:
         "cost_nano": settled.cost_nano,
         "latency_ms": settled.latency_ms,
         "error_type": settled.error_type,
+        "routed_by": request.routed_by,
+        "fallback_from": request.fallback_from,
+        "fallback_reason": request.fallback_reason,
     }
 
 
@@ -131,6 +135,32 @@ class Recorder:
     def deployment_stopped(self, deployment: str) -> None:
         """A deployment charged more than its upper bound; nothing more is sent to it."""
         self._trail.emit("deployment.stopped", deployment=deployment, reason="over its bound")
+
+    def circuit_changed(self, deployment: str, *, opened: bool, reason: str) -> None:
+        """A deployment is given a rest, or is called again. ``reason`` is a short name, such as ``server_error``."""
+        if opened:
+            self._trail.emit("circuit.opened", deployment=deployment, reason=reason)
+        else:
+            self._trail.emit("circuit.closed", deployment=deployment, reason=reason)
+
+    def reviews_opened(self, items: Iterable[ReviewItem]) -> None:
+        """Rows wait for a person. Which check or error it was is said, never in whose words."""
+        for item in items:
+            self._trail.emit(
+                "review.requested",
+                review=item.item_id,
+                request_id=item.request_id,
+                route=item.route,
+                tier=item.tier,
+                deployment=item.deployment,
+                model=item.model,
+                reason=item.reason_kind,
+            )
+
+    def reviews_answered(self, items: Iterable[tuple[str, str]]) -> None:
+        """Rows wait no more: this try has answered them. Items and their requests."""
+        for item_id, request_id in items:
+            self._trail.emit("review.answered", review=item_id, request_id=request_id, route=self._route)
 
     def task_finished(self, summary: MapSummary | None, error_type: str | None) -> None:
         counts = {}

@@ -30,7 +30,7 @@ _SUMS = (
 _NOTHING = Usage(0, 0)
 _REQUEST_COLUMNS = tuple(
     "request_id team_id dag_id run_id task_id map_index try_number row_key route tier deployment model provider"
-    " price_version prompt_bytes".split()
+    " price_version prompt_bytes routed_by fallback_from fallback_reason".split()
 )
 _OPEN_COLUMNS = ("attempt_id", "hold_id", "bound_nano", "opened_at", *_REQUEST_COLUMNS)
 _SETTLED_COLUMNS = (
@@ -58,6 +58,12 @@ class Request:
     price_version: str
     prompt_bytes: int = 0
     """UTF-8 bytes of the masked prompt; with the billed tokens they tell what a prompt of the task costs."""
+    routed_by: str | None = None
+    """How the tier was chosen: a short name, such as ``column`` or ``rules:length``."""
+    fallback_from: str | None = None
+    """The deployment that was to take this request before this one."""
+    fallback_reason: str | None = None
+    """Why it did not: a short name, such as ``circuit_open`` or ``rate_limited``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +271,9 @@ def _request_values(request: Request) -> tuple[Any, ...]:
         request.provider,
         request.price_version,
         request.prompt_bytes,
+        request.routed_by,
+        request.fallback_from,
+        request.fallback_reason,
     )
 
 

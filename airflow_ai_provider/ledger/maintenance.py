@@ -2,7 +2,8 @@
 
 Months go oldest first, and none after one that has to stay: from the first row that is kept, every row is kept. The
 rollup ``llm_cost_daily`` keeps what dropped months have cost. Adjustments go with the month they were made in, which is
-never before that of their request.
+never before that of their request. Review items go with the month they were closed in; an open one stays, and holds up
+no month: it says itself all that a person needs.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from airflow_ai_provider.ledger.schema import (
     llm_cost_daily,
     llm_open_attempts,
     llm_requests,
+    review_items,
 )
 
 _DAY = timedelta(days=1)
@@ -140,6 +142,7 @@ def _delete_days(ledger: Ledger, month: datetime) -> None:
         with ledger.write() as conn:
             for moment in (llm_requests.c.created_at, llm_adjustments.c.adjusted_at):
                 conn.execute(delete(moment.table).where(*_within(moment, day, day + _DAY)))
+            _drop_reviews(conn, day + _DAY)
         day += _DAY
 
 
@@ -154,6 +157,12 @@ def _drop_partition(ledger: Ledger, month: datetime) -> None:
     with ledger.write() as conn:
         conn.execute(text(f"DROP TABLE {name}"))
         conn.execute(delete(llm_adjustments).where(*_within(llm_adjustments.c.adjusted_at, month, next_month(month))))
+        _drop_reviews(conn, next_month(month))
+
+
+def _drop_reviews(conn: Connection, before: datetime) -> None:
+    closed = review_items.c.status != "open"
+    conn.execute(delete(review_items).where(closed, review_items.c.updated_at < before))
 
 
 def _within(column: Column[Any], start: datetime, end: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

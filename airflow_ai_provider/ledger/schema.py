@@ -67,6 +67,14 @@ def _request() -> list[Column[object]]:
     ]
 
 
+def _routing() -> list[Column[object]]:
+    return [
+        Column("routed_by", Text),
+        Column("fallback_from", String(200)),
+        Column("fallback_reason", Text),
+    ]
+
+
 llm_requests = Table(
     "llm_requests",
     metadata,
@@ -90,6 +98,7 @@ llm_requests = Table(
     Column("vendor_request_id", String(100)),
     Column("budget_set", String(16)),
     Column("cache_write_1h_tokens", BigInteger),
+    *_routing(),
 )
 
 llm_open_attempts = Table(
@@ -101,6 +110,7 @@ llm_open_attempts = Table(
     _when("opened_at"),
     *_request(),
     Column("prompt_bytes", Integer, nullable=False, server_default="0"),
+    *_routing(),
 )
 
 llm_budgets = Table(
@@ -225,6 +235,29 @@ llm_adjustments = Table(
     _count("cached_input_tokens"),
     _count("cache_write_tokens"),
     Column("vendor_request_id", String(100)),
+)
+
+review_items = Table(
+    "review_items",
+    metadata,
+    Column("item_id", String(32), primary_key=True),
+    _when("created_at"),
+    Column("request_id", String(32), nullable=False),  # at most one open item has it: a partial unique index
+    *_caller(),
+    Column("row_key", Text, nullable=False),
+    Column("route", String(200), nullable=False),
+    Column("tier", String(20)),
+    Column("deployment", String(200)),
+    Column("model", String(200)),
+    Column("reason_kind", String(100), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("sink", Text, nullable=False),
+    Column("status", String(10), nullable=False),
+    Column("decision", String(20)),
+    Column("decided_by", String(200)),
+    Column("decided_at", DateTime(timezone=True)),
+    Column("note", Text),
+    _when("updated_at"),
 )
 
 audit_pins = Table(
