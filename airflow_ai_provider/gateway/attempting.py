@@ -263,6 +263,8 @@ class Attempts:
             provider=lane.deployment.provider,
             price_version=lane.facts.rate.version,
             prompt_bytes=prepared.size + self._schema_bytes,
+            fallback_from=passed_over.deployment if passed_over else None,
+            fallback_reason=passed_over.reason if passed_over else None,
         )
 
 

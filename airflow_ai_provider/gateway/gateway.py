@@ -24,6 +24,7 @@ from airflow_ai_provider.gateway.lanes import Lane
 from airflow_ai_provider.gateway.prepare import Preparer
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
+from airflow_ai_provider.gateway.reviews import Reviews
 from airflow_ai_provider.gateway.stopping import Walks
 from airflow_ai_provider.ledger.attempts import Settled
 from airflow_ai_provider.ledger.journal import Journal
@@ -48,6 +49,7 @@ class Gateway:
         store: ResponseStore,
         journal: Journal,
         recorder: Recorder,
+        reviews: Reviews,
         on_notice: Callable[[Notice], None] = lambda _: None,
     ) -> None:
         self._plan = plan
@@ -58,6 +60,7 @@ class Gateway:
         self._store = store
         self._journal = journal
         self._recorder = recorder
+        self._reviews = reviews
         self._on_notice = on_notice
         self._line = asyncio.Lock()
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
@@ -100,9 +103,11 @@ class Gateway:
         if left:
             walked = await self._walk_all(list(left.values()))
             answers = [answer if answer is not None else walked.pop(0) for answer in answers]
+        done = [answer for answer in answers if answer is not None]
+        await self._reviews.settle(done, row_keys)
         self._recorder.batch_reused()
         await self._recorder.flush()
-        return [answer for answer in answers if answer is not None]
+        return done
 
     def _ask(self, row: Row, row_key: str) -> Ask | Answer:
         """The row as it may leave the house; or why it may not."""
@@ -111,7 +116,7 @@ class Gateway:
             prepared = self._preparer.prepare(row, row_key)
         except (PromptError, PrivacyError) as error:
             kind = "prompt" if isinstance(error, PromptError) else "privacy"
-            return Answer("error", name, error=f"{kind}: {error}")
+            return Answer("error", name, error=f"{kind}: {error}", permanent=True)
         return Ask(prepared, name)
 
     # -- what the response store has
@@ -280,6 +285,7 @@ class Gateway:
             ask.name,
             text=text,
             error=error,
+            permanent=reply.permanent,
             tier=reply.tier,
             deployment=reply.lane.name,
             model=reply.lane.deployment.model,

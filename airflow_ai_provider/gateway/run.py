@@ -27,6 +27,7 @@ from airflow_ai_provider.gateway.progress import Progress, progress_line
 from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder, context_of
 from airflow_ai_provider.gateway.results import Tally
 from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
+from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.ledger import open_ledger
@@ -37,6 +38,7 @@ from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.notices import Notice
+from airflow_ai_provider.ledger.reviews import any_open
 from airflow_ai_provider.policy import load_policy
 from airflow_ai_provider.privacy.keyring import open_keyring
 from airflow_ai_provider.rows.shard import Shard
@@ -143,6 +145,8 @@ async def _open_gateway(
             trail.emit("segment.recovered", "unknown", **recovery.fields())
         recovered = _settle_predecessor(ledger, task, owner, recorder, log)
         store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring)
+        with ledger.read() as conn:
+            waiting = any_open(conn, task)
         journal = Journal(ledger, owner)
         gateway = Gateway(
             Plan(
@@ -164,6 +168,7 @@ async def _open_gateway(
             store=store,
             journal=journal,
             recorder=recorder,
+            reviews=Reviews(journal, recorder, ReviewPlace(task, job.route, job.sink), any_open=waiting),
             on_notice=partial(_tell, log, on_notice),
         )
         opened = _Opened(gateway, batches_at_once(lanes, job.batch_rows), recovered)

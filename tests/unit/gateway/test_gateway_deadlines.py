@@ -18,14 +18,14 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def test_a_row_is_not_tried_beyond_its_deadline(house: House) -> None:
-    """The second try would wait for longer than the row has: the first error is what it gets."""
+    """The second try would wait for longer than the row has: it is given up at once."""
     assert house.vendor is not None
     house.vendor.configure(script=["429", "ok"], retry_after=30.0)
     house.write(policy(deadline={"row": 5}, retry={"attempts": 3, "wait": 20, "max_wait": 60}))
     outcome = house.run(["late"])
     (row,) = outcome.rows
     assert row["status"] == "error"
-    assert row["error"].startswith("rate_limited")
+    assert "rate_limited" in row["error"]
     assert house.vendor.stats().requests == 1
     assert house.left_over() == (0, 0)
 
