@@ -86,7 +86,7 @@ def test_the_next_try_pays_nothing_twice(house: House) -> None:
 def test_what_does_not_come_back_in_time_is_unknown(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole hold of each such call is captured before the process ends: the ledger is not below the invoice."""
     assert house.vendor is not None
-    monkeypatch.setattr(batches, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(batches, "GRACE_SECONDS", 1.5)
     house.vendor.configure(script=["hang_billed"] * 60)
     with raised_once_sent(house, 5, TaskTimeout), pytest.raises(TaskTimeout):
         house.run(ROWS)
