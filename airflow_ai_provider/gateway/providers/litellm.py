@@ -201,7 +201,7 @@ def _headers(response: Any) -> Headers:
     hidden = getattr(response, "_hidden_params", None)
     headers = hidden.get("additional_headers") if isinstance(hidden, Mapping) else None
     if not isinstance(headers, Mapping):
-        return {}.get
+        return lambda _name: None
     return lambda name: headers.get(f"llm_provider-{name}")
 
 
@@ -237,7 +237,7 @@ def _guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
     async def handle_async_request(self: Any, request: Any) -> Any:
         response = await handle(self, request)
         if 300 <= response.status_code < 400:
-            response.headers.pop("location", None)
+            response.headers[replies.REDIRECTED_TO] = response.headers.pop("location", "")
         response.stream = Stream(response.stream)
         return response
 

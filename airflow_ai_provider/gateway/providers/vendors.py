@@ -113,9 +113,7 @@ def check_endpoint(name: str, deployment: Deployment, endpoint: Endpoint) -> Non
             "again without"
         )
     if base is not None and not _is_url(base):
-        raise PolicyError(
-            f"{place}: api_base: expected a URL such as https://host/v1, without a login or a query in it"
-        )
+        raise PolicyError(f"{place}: api_base: expected a URL such as https://host/v1, without login or query")
 
 
 def _is_url(text: str) -> bool:
