@@ -8,7 +8,7 @@ three after it, and resets as RFC 3339 timestamps.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from airflow_ai_provider.gateway.providers.base import RateLimits
@@ -16,6 +16,9 @@ from airflow_ai_provider.gateway.providers.base import RateLimits
 Headers = Callable[[str], str | None]
 """A response's headers, by lower-case name."""
 
+_FIGURES = ("limit", "remaining", "reset")
+_OPENAI = {of: tuple(f"x-ratelimit-{figure}-{of}" for figure in _FIGURES) for of in ("requests", "tokens")}
+_ANTHROPIC = {of: tuple(f"anthropic-ratelimit-{of}-{figure}" for figure in _FIGURES) for of in ("requests", "tokens")}
 _LARGEST = 10**12
 _LONGEST = 86_400.0 * 31
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|[dhms]))+")
@@ -25,23 +28,22 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0
 
 def read_limits(headers: Headers, now: datetime) -> RateLimits | None:
     """The quota by either vendor's headers; ``None`` where there are none that can be read."""
-    return _read(headers, now, "x-ratelimit-{figure}-{of}") or _read(headers, now, "anthropic-ratelimit-{of}-{figure}")
+    return _read(headers, now, _OPENAI) or _read(headers, now, _ANTHROPIC)
 
 
-def _read(headers: Headers, now: datetime, pattern: str) -> RateLimits | None:
-    def said(figure: str, of: str) -> str | None:
-        return headers(pattern.format(figure=figure, of=of))
-
-    requests, tokens = said("remaining", "requests"), said("remaining", "tokens")
-    if requests is None and tokens is None:
+def _read(headers: Headers, now: datetime, names: Mapping[str, tuple[str, ...]]) -> RateLimits | None:
+    limit, left, reset = names["requests"]
+    limit_tokens, left_tokens, reset_tokens = names["tokens"]
+    requests, tokens = headers(left), headers(left_tokens)
+    if requests is None and tokens is None:  # what most answers of most servers have
         return None
     found = RateLimits(
-        requests=count(said("limit", "requests")),
+        requests=count(headers(limit)),
         requests_remaining=count(requests),
-        requests_reset=until(said("reset", "requests"), now),
-        tokens=count(said("limit", "tokens")),
+        requests_reset=until(headers(reset), now),
+        tokens=count(headers(limit_tokens)),
         tokens_remaining=count(tokens),
-        tokens_reset=until(said("reset", "tokens"), now),
+        tokens_reset=until(headers(reset_tokens), now),
     )
     return None if found == RateLimits() else found
 
