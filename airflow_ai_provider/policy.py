@@ -63,7 +63,7 @@ DEFAULT_RPM = 1000
 RESERVED_PARAMS = frozenset(
     "model messages api_key api_base base_url max_tokens max_completion_tokens n stream max_retries num_retries "
     "timeout response_format extra_headers extra_body tools functions fallbacks context_window_fallback_dict "
-    "mock_response service_tier web_search_options speed".split()
+    "mock_response service_tier web_search_options speed ssl_verify".split()
 )
 """What the gateway sets itself, and what would make a call cost more than its hold or go where no policy sent it."""
 
@@ -145,6 +145,8 @@ class Deployment(_Section):
     """``provider/name`` as litellm writes it, or ``offline/extractive``."""
     connection: str | None = None
     api_base: str | None = None
+    adapter: Literal["openai_compatible", "litellm"] | None = None
+    """Who speaks to it; ``None`` is ours where the provider or ``api_base`` speaks OpenAI's protocol, else litellm."""
     price: Price | None = None
     billing: Literal["standard", "batch"] = "standard"
     """Which of litellm's prices are charged there. It changes no request: say ``batch`` of a place that bills so."""

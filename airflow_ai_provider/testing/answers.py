@@ -51,10 +51,20 @@ def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return next((text_of(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), "")
 
 
-def prompt_tokens(body: Mapping[str, Any], tokens_per_message: int = 0) -> int:
+def count_parts(messages: Sequence[Mapping[str, Any]], kind: str) -> int:
+    """How many parts of a kind, such as ``image_url`` or ``file``, the messages hold."""
+    contents = (message.get("content") for message in messages)
+    parts = (part for content in contents if isinstance(content, list) for part in content)
+    return sum(isinstance(part, Mapping) and part.get("type") == kind for part in parts)
+
+
+def prompt_tokens(
+    body: Mapping[str, Any], tokens_per_message: int = 0, *, image_tokens: int = 0, file_tokens: int = 0
+) -> int:
     """Input tokens of a chat request; tools and an answer's schema are charged as vendors charge them, as text."""
     messages = body["messages"]
     total = sum(count_tokens(text_of(message.get("content"))) for message in messages)
+    total += image_tokens * count_parts(messages, "image_url") + file_tokens * count_parts(messages, "file")
     for extra in (body.get("tools"), body.get("response_format")):
         if extra:
             total += count_tokens(orjson.dumps(extra).decode())
@@ -73,6 +83,18 @@ def answer_to(body: Mapping[str, Any]) -> str:
             return orjson.dumps(example_of(schema, text)).decode()
         case _:
             return text
+
+
+def tool_calls_for(body: Mapping[str, Any], answer: str, name: str) -> list[dict[str, Any]]:
+    """The call of a tool that a request insists on, named ``name``; none where the model may choose: it never does."""
+    tools, choice = body.get("tools") or [], body.get("tool_choice")
+    wanted = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else None
+    if not tools or not (wanted or choice == "required"):
+        return []
+    functions = [tool.get("function", {}) for tool in tools]
+    function = next((each for each in functions if each.get("name") == wanted), functions[0])
+    arguments = orjson.dumps(example_of(function.get("parameters") or {"type": "object"}, answer)).decode()
+    return [{"id": name, "type": "function", "function": {"name": function.get("name"), "arguments": arguments}}]
 
 
 def _plain_answer(prompt: str) -> str:

@@ -34,6 +34,8 @@ class Fault(StrEnum):
     BAD_GATEWAY = "502"
     UNAVAILABLE = "503"
     GATEWAY_TIMEOUT = "504"
+    REDIRECT = "redirect"
+    """307 to another path of the double, which answers and charges whoever follows."""
     INSUFFICIENT_QUOTA = "insufficient_quota"
     CONTENT_POLICY = "content_policy"
     CONTEXT_LENGTH = "context_length"
@@ -51,6 +53,8 @@ class Fault(StrEnum):
     """Charged; the answer's bytes trickle over ``slow_seconds``."""
     MALFORMED = "malformed"
     """Charged; the answer is not JSON."""
+    OVERSIZED = "oversized"
+    """Charged; the answer is JSON of ``oversized_bytes``."""
     NO_USAGE = "no_usage"
     """Charged; the answer says nothing of tokens."""
     TRUNCATED = "truncated"
@@ -74,6 +78,7 @@ class Faults:
     rate_502: float = 0.0
     rate_503: float = 0.0
     rate_504: float = 0.0
+    rate_redirect: float = 0.0
     rate_insufficient_quota: float = 0.0
     rate_content_policy: float = 0.0
     rate_context_length: float = 0.0
@@ -84,6 +89,7 @@ class Faults:
     rate_hang_billed: float = 0.0
     rate_slow: float = 0.0
     rate_malformed: float = 0.0
+    rate_oversized: float = 0.0
     rate_no_usage: float = 0.0
     rate_truncated: float = 0.0
     rate_empty: float = 0.0
@@ -154,8 +160,13 @@ class Behaviour:
     retry_after: float = 1.0
     """Seconds, in the headers of injected 429 and 503."""
     slow_seconds: float = 2.0
+    oversized_bytes: int = 64 * 2**20
     tokens_per_message: int = 0
     """Charged for each message beyond its text, as vendors do for roles and separators."""
+    image_tokens: int = 85
+    """Charged for each image part of a message."""
+    file_tokens: int = 256
+    """Charged for each file part of a message."""
     cached_share: float = 0.0
     """Share of the input tokens said, and charged, to come from the vendor's own cache."""
     cache_write_share: float = 0.0
@@ -190,7 +201,10 @@ class Changes(TypedDict, total=False):
     dimensions: int
     retry_after: float
     slow_seconds: float
+    oversized_bytes: int
     tokens_per_message: int
+    image_tokens: int
+    file_tokens: int
     cached_share: float
     cache_write_share: float
     honour_idempotency: bool

@@ -54,7 +54,12 @@ def _wrong_input(body: Mapping[str, Any]) -> wire.Refusal | None:
 
 def input_tokens(endpoint: str, body: Mapping[str, Any], behaviour: Behaviour) -> int:
     if endpoint == CHAT:
-        return answers.prompt_tokens(body, behaviour.tokens_per_message)
+        return answers.prompt_tokens(
+            body,
+            behaviour.tokens_per_message,
+            image_tokens=behaviour.image_tokens,
+            file_tokens=behaviour.file_tokens,
+        )
     return sum(tokens for _, tokens in answers.embedding_inputs(body["input"]))
 
 
@@ -75,16 +80,19 @@ def _prompt_usage(tokens: int, behaviour: Behaviour) -> Usage:
 def _completion(body: Mapping[str, Any], prompt: Usage, fault: Fault | None, request_id: str) -> Made:
     text, finish = _fitted(answers.answer_to(body), body, fault)
     choices = int(body.get("n") or 1)
-    usage = replace(prompt, completion_tokens=choices * (answers.count_tokens(text) if text else 0))
+    calls = answers.tool_calls_for(body, text, f"call_{request_id.removeprefix('req_')}")
+    said = "".join(call["function"]["arguments"] for call in calls) or text
+    usage = replace(prompt, completion_tokens=choices * (answers.count_tokens(said) if said else 0))
     completion = wire.Completion(
         id=answer_id(request_id),
         created=int(time.time()),
         model=body["model"],
         text=text,
-        finish_reason=finish,
+        finish_reason="tool_calls" if calls else finish,
         usage=usage,
         choices=choices,
         say_usage=fault is not Fault.NO_USAGE,
+        tool_calls=calls,
     )
     if not body.get("stream"):
         return Made(completion.body(), wire.JSON, usage)

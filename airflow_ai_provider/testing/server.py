@@ -9,6 +9,7 @@ byte of the answer is sent; the same idempotency key is charged once, also when 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import OrderedDict, deque
@@ -43,6 +44,7 @@ REMEMBERED_ANSWERS = 50_000
 LOOK_S = 0.05
 """How often a hanging request looks whether its client has left."""
 TRICKLES = 20
+FLOOD_BYTES = 256 * 2**10
 _PATHS = {"/v1/chat/completions": making.CHAT, "/v1/embeddings": making.EMBEDDINGS}
 
 
@@ -288,6 +290,8 @@ class VendorServer:
                 return await self._trickle(call, produced)
             case Fault.MALFORMED:
                 body = body[: len(body) // 2] + b"<html>"
+            case Fault.OVERSIZED:
+                return await self._flood(call, produced)
             case _:
                 pass
         return self._response(call, 200, body, produced.content_type)
@@ -317,6 +321,19 @@ class VendorServer:
             if call.client_has_left:
                 break
             await response.write(body[start : start + size])
+        return response
+
+    async def _flood(self, call: Call, produced: Produced) -> web.StreamResponse:
+        """The answer with blanks before its last brace, until it is large enough or the client has had enough."""
+        response = web.StreamResponse(headers=self._headers(call) | {"Content-Type": produced.content_type})
+        await response.prepare(call.request)
+        left = self.behaviour.oversized_bytes - len(produced.body)
+        with contextlib.suppress(ConnectionError):
+            await response.write(produced.body[:-1])
+            while left > 0 and not call.client_has_left:
+                await response.write(b" " * min(left, FLOOD_BYTES))
+                left -= FLOOD_BYTES
+            await response.write(produced.body[-1:])
         return response
 
     def _refuse(self, call: Call, refusal: wire.Refusal, outcome: str) -> web.Response:

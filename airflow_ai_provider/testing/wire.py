@@ -30,6 +30,7 @@ class Refusal:
     code: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    location: str | None = None
 
     def body(self) -> bytes:
         return orjson.dumps(
@@ -37,6 +38,8 @@ class Refusal:
         )
 
     def headers(self) -> dict[str, str]:
+        if self.location is not None:
+            return {"location": self.location}
         if self.retry_after is None:
             return {}
         return {
@@ -58,6 +61,7 @@ REFUSALS: Mapping[Fault, Refusal] = {
     Fault.BAD_GATEWAY: Refusal(502, "Bad gateway.", "server_error", "bad_gateway"),
     Fault.UNAVAILABLE: Refusal(503, "The engine is currently overloaded, please try again later.", "server_error"),
     Fault.GATEWAY_TIMEOUT: Refusal(504, "The upstream did not answer in time.", "server_error", "gateway_timeout"),
+    Fault.REDIRECT: Refusal(307, "Moved.", "redirect", location="/v1/chat/completions?moved=1"),
     Fault.INSUFFICIENT_QUOTA: Refusal(
         429,
         "You exceeded your current quota, please check your plan and billing details.",
@@ -122,9 +126,13 @@ class Completion:
     usage: Usage
     choices: int = 1
     say_usage: bool = True
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    """Instead of the text. A stream says the text."""
 
     def body(self) -> bytes:
         message: dict[str, Any] = {"role": "assistant", "content": self.text, "refusal": None, "annotations": []}
+        if self.tool_calls:
+            message |= {"content": None, "tool_calls": self.tool_calls}
         choice = {"message": message, "logprobs": None, "finish_reason": self.finish_reason}
         body = self._head("chat.completion") | {
             "choices": [{"index": index, **choice} for index in range(self.choices)],

@@ -20,6 +20,11 @@ _MAYBE_CHARGED = frozenset({408, 409})
 """Another request, or this one, may have been under way when the vendor gave up on it."""
 _TRANSIENT = {408: "timeout", 409: "conflict", 429: "rate_limited", 504: "timeout"}
 _PERMANENT = {
+    301: "redirected",
+    302: "redirected",
+    303: "redirected",
+    307: "redirected",
+    308: "redirected",
     400: "bad_request",
     401: "unauthorized",
     402: "payment_required",
@@ -29,6 +34,9 @@ _PERMANENT = {
     422: "unprocessable",
 }
 
+MAX_ANSWER_BYTES = 16 * 2**20
+"""More than this is no answer of a model: 100,000 tokens are some 400 KB."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
@@ -37,10 +45,28 @@ class ModelRequest:
     attempt_id: str
     """Sent as ``Idempotency-Key`` to vendors that honour one."""
     messages: Sequence[Mapping[str, Any]] = field(repr=False)
+    """Each one's content is text, or parts in OpenAI's form: ``text``, ``image_url``, ``file``."""
     max_tokens: int
     output_schema: Mapping[str, Any] | None
     timeout: float
     """Seconds until the attempt counts as lost."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The route's own parameters; they go over the deployment's."""
+    tools: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    """Tool definitions in OpenAI's form, passed through."""
+    tool_choice: str | Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """What a vendor says of its quota beside an answer. ``None`` where it says nothing; resets in seconds from now."""
+
+    requests: int | None = None
+    requests_remaining: int | None = None
+    requests_reset: float | None = None
+    tokens: int | None = None
+    tokens_remaining: int | None = None
+    tokens_reset: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +78,9 @@ class ModelReply:
     finish_reason: str
     vendor_id: str | None = None
     """The vendor's own name of the answer, at most 100 printable characters; ``None`` where it gave none."""
-    limits: Any = None
-
-
-class RateLimits: ...
+    tool_calls: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    """As the vendor sent them."""
+    limits: RateLimits | None = None
 
 
 class Provider(Protocol):

@@ -212,7 +212,7 @@ async def test_a_param_the_model_does_not_take_is_refused_without_a_request(vend
     ("base", "model", "key", "message"),
     [
         ("http://h/v1", "nonsense/x", KEY, "litellm knows no provider of model 'nonsense/x'"),
-        ("h/v1", "openai/x", KEY, "api_base 'h/v1': expected a URL"),
+        ("h/v1", "openai/x", KEY, "api_base: expected a URL"),
         (None, "openai/x", KEY + "\n", "the API key of its connection"),
         (None, "openai/x", f" {KEY}", "the API key of its connection"),
     ],
