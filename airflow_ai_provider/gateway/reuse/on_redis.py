@@ -24,6 +24,7 @@ _CHUNK = 250
 """Keys of one command: Redis does nothing else meanwhile."""
 _CHUNK_BYTES = 8 * 2**20
 _SCANNED = 1000
+_CONNECTIONS = 8
 _OWNER_MS = int(OWNER_SECONDS * 1000)
 
 
@@ -39,9 +40,13 @@ class RedisResponses:
         # Everything here may be done twice: a connection that was cut is made anew, once, and at once.
         options: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 3, "retry": Retry(NoBackoff(), 1)}
         try:
-            self._redis = redis.asyncio.Redis.from_url(url, **options)
+            # However many ask at once, Redis sees few of them, and none is refused for it.
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
+                url, max_connections=_CONNECTIONS, timeout=None, **options
+            )
         except ValueError:
             raise StoreUnavailable("response store: not a Redis URL; check the connection of cache_conn_id") from None
+        self._redis = redis.asyncio.Redis.from_pool(pool)
         self._claim, self._look, self._finish, self._heads = map(self._script, ("claim", "look", "finish", "heads"))
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
