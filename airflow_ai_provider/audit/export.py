@@ -61,6 +61,7 @@ _ACTIVITIES: Final = {
     "keys.retired": _UPDATE,
     "keys.destroyed": _DELETE,
     "keys.reencrypted": _UPDATE,
+    "reuse.purged": _DELETE,
     "webhook.delivered": _CREATE,
     "login.refused": _READ,
     "trail.sealed": _CREATE,

@@ -65,7 +65,8 @@ FIELDS: Final[Mapping[str, str]] = {
     " rows_skipped rows_matched rows_resolved rows_corrected input_tokens output_tokens cached_input_tokens cost_nano"
     " saved_nano hold_nano limit_nano old_limit_nano spent_nano worst_nano raised_nano lowered_nano"
     " latency_ms duration_ms http_status attempt attempts calls holds percent documents documents_added"
-    " documents_changed documents_removed chunks sequence segments events findings torn_bytes columns days bytes",
+    " documents_changed documents_removed chunks sequence segments events findings torn_bytes columns days bytes"
+    " answers subjects",
     "index": "map_index",
     "flag": "damaged",
 }
@@ -156,6 +157,11 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "keys.retired": ("a key is kept for reading only", "key_id", "reason"),
     "keys.destroyed": ("a key is gone, and what it encrypted with it", "key_id", "reason"),
     "keys.reencrypted": ("values were encrypted anew under another key", "rows", _ROWS),
+    "reuse.purged": (
+        "stored answers were removed: how many, and how many were left that cannot be opened",
+        "answers",
+        "bytes findings subjects",
+    ),
     "webhook.delivered": ("a message was sent to a webhook", "webhook", "http_status attempt latency_ms error_type"),
     "login.refused": ("an endpoint turned somebody away", "endpoint", "reason http_status"),
     "trail.sealed": ("the sealer wrote a manifest", "sequence manifest_hash", "segments events"),

@@ -10,6 +10,7 @@ from airflow.cli.cli_config import CLICommand, GroupCommand
 from airflow_ai_provider.cli.define_audit import AUDIT
 from airflow_ai_provider.cli.define_keys import KEYS, POLICY
 from airflow_ai_provider.cli.define_money import BUDGETS, COST, DEPLOYMENTS, LEDGER, PLAN
+from airflow_ai_provider.cli.define_reuse import REUSE
 from airflow_ai_provider.cli.define_reviews import REVIEW
 
 
@@ -21,13 +22,14 @@ def get_cli_commands() -> list[CLICommand]:
         GroupCommand(name="ledger", help="The ledger of calls and budgets", subcommands=LEDGER),
         GroupCommand(name="review", help="Answers that wait for a person", subcommands=REVIEW),
         GroupCommand(name="policy", help="The policy file", subcommands=POLICY),
+        GroupCommand(name="reuse", help="The response store", subcommands=REUSE),
         GroupCommand(name="keys", help="The keys of masking, encryption and stored answers", subcommands=KEYS),
         GroupCommand(name="audit", help="The audit trail", subcommands=AUDIT),
     )
     return [
         GroupCommand(
             name="ai",
-            help="Cost, budgets, reviews, policy, keys and audit of LLM calls",
+            help="Cost, budgets, reviews, policy, keys, reuse and audit of LLM calls",
             subcommands=(COST, PLAN, *groups),
         )
     ]

@@ -55,6 +55,8 @@ class Plan:
     """When the policy, and with it ``budgets``, was read."""
     run: str
     """Tag of the run, which finds again whatever it has paid for."""
+    token_scope: str
+    """What masking tokens are confined to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class Attempts:
             await self._settle(self._failed(attempt, cut, started), ask.prepared, None)
             raise
         settled = self._succeeded(attempt, lane, reply, started, escalated=tier != ask.prepared.tier)
-        stored = self._stored(reply, lane, settled.cost_nano)
+        stored = self._stored(reply, ask.prepared, lane, settled.cost_nano)
         await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
         return Outcome(stored, None, settled.cost_nano, limits=reply.limits), settled
 
@@ -230,7 +232,7 @@ class Attempts:
             keeps_hold=not error.billed,
         )
 
-    def _stored(self, reply: ModelReply, lane: Lane, cost_nano: int) -> Stored:
+    def _stored(self, reply: ModelReply, prepared: Prepared, lane: Lane, cost_nano: int) -> Stored:
         usage = reply.usage or Usage(0, 0)
         return Stored(
             text=reply.text,
@@ -241,6 +243,11 @@ class Attempts:
             cost_nano=cost_nano,
             run=self._plan.run,
             created_at=int(time.time()),
+            cached_input_tokens=usage.cached_input,
+            team=self._plan.team,
+            tokens=tuple(prepared.mask.tokens) if prepared.mask else (),
+            scope=self._plan.token_scope,
+            tool_calls=tuple(reply.tool_calls),
         )
 
     async def _settle(self, settled: Settled, prepared: Prepared, text: str | None) -> None:

@@ -229,13 +229,15 @@ class Gateway:
             if (stored := await asyncio.shield(asked)) is not None:
                 return await self._reused(ask, tier, stored)
         mine = self._in_flight[keys[0]] = asyncio.get_running_loop().create_future()
-        claimed = self._shared_scope is not None
         answer: Stored | None = None
         try:
-            answer = await self._elsewhere(keys)
+            if self._shared_scope is None:
+                answer = await self._store.find(keys, run=self._plan.run, ttl=self._ttl)
+            else:
+                answer = await self._of_another(keys[0])
             if answer is not None:
                 return await self._reused(ask, tier, answer)
-            reply = await self._calls.reply(ask, tier, self._lanes[tier], keys, funds, deadline)
+            reply = await self._asked(ask, tier, keys, funds, deadline)
             answer = reply.stored
             return reply
         except BaseException as error:
@@ -244,18 +246,31 @@ class Gateway:
         finally:
             del self._in_flight[keys[0]]
             mine.set_result(answer)
-            if claimed and (answer is None or answer.deployment != self._lanes[tier][0].name):
-                await asyncio.shield(self._store.release(keys[0]))  # an answer kept under this key has freed it
 
-    async def _elsewhere(self, keys: Sequence[bytes]) -> Stored | None:
+    async def _of_another(self, key: bytes) -> Stored | None:
         """What another process has answered, or is about to; ``None`` once it is for this one to ask."""
-        if self._shared_scope is not None:
-            while not await self._store.claim(keys[0]):
-                stored = await self._store.answer_of_another(keys[0], run=self._plan.run, ttl=self._ttl)
+        while not await self._store.claim(key, run=self._plan.run, ttl=self._ttl):
+            stored = await self._store.answer_of_another(key, run=self._plan.run, ttl=self._ttl)
+            if stored is not None:
+                return stored
+        return None
+
+    async def _asked(
+        self, ask: Ask, tier: Tier, keys: Sequence[bytes], funds: BatchFunds, deadline: float | None
+    ) -> Reply:
+        """The answer of a deployment; or what one that is fallen back to has answered before. Frees what was claimed."""
+        freed = self._shared_scope is None
+        try:
+            if not freed and keys[1:]:
+                stored = await self._store.find(keys[1:], run=self._plan.run, ttl=self._ttl)
                 if stored is not None:
-                    return stored
-        found = await self._store.find_many(keys, run=self._plan.run, ttl=self._ttl)
-        return next((stored for stored in found if stored is not None), None)
+                    return await self._reused(ask, tier, stored)
+            reply = await self._calls.reply(ask, tier, self._lanes[tier], keys, funds, deadline)
+            freed |= reply.stored is not None and reply.lane is self._lanes[tier][0]  # kept under the very key
+            return reply
+        finally:
+            if not freed:
+                await asyncio.shield(self._store.release(keys[0]))
 
     async def _reused(self, ask: Ask, tier: Tier, stored: Stored) -> Reply:
         reply = self._found(tier, stored)

@@ -13,8 +13,7 @@ from airflow_ai_provider.policy import NO_MASKING, TIERS, MaskingProfile, Policy
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 from airflow_ai_provider.privacy.restoring import TokenReport
-
-_TOKENS_PURPOSE = "tokens"
+from airflow_ai_provider.privacy.tokens import PURPOSE as TOKENS_PURPOSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +89,4 @@ def open_masker(policy: Policy, route: Route, keyring: Keyring, *, team: str, sc
 def profile_masker(profile: MaskingProfile, keyring: Keyring, *, team: str, scope: str) -> Masker:
     """The masker of a profile: a team's own key, so that two teams have no token in common."""
     rules = MaskingRules.of(profile)
-    return Masker(rules, keyring.derive(_TOKENS_PURPOSE, team), scope)
+    return Masker(rules, keyring.derive(TOKENS_PURPOSE, team), scope)

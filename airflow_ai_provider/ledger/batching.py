@@ -25,11 +25,15 @@ class Batcher(Generic[Item, Result]):
 
     async def ask(self, item: Item) -> Result:
         """The result for one item, once its group is through."""
+        return await self.put(item)
+
+    def put(self, item: Item) -> asyncio.Future[Result]:
+        """Ask without waiting."""
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, answer))
         if self._sender is None:
             self._sender = asyncio.create_task(self._drain())
-        return await answer
+        return answer
 
     async def idle(self) -> None:
         """Return when nothing is waiting or under way."""

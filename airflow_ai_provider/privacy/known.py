@@ -77,6 +77,11 @@ class _Folded(NamedTuple):
         return index if self.visible is None else self.visible[index]
 
 
+def folded(text: str) -> str:
+    """A text as values are compared."""
+    return _squeeze(text.translate(_TABLE)).text.strip()
+
+
 class KnownValues:
     """The values of one row to look for, by type; and those to leave alone."""
 
@@ -112,9 +117,9 @@ class _Values:
         self._values: dict[str, str] = {}
         for column, entity in columns.items():
             for leaf in _leaves(row.get(column)):
-                folded = _squeeze(leaf.translate(_TABLE)).text.strip()
-                if len(folded) >= 2 and any(map(str.isalnum, folded)):
-                    self._values.setdefault(folded, entity)
+                value = folded(leaf)
+                if len(value) >= 2 and any(map(str.isalnum, value)):
+                    self._values.setdefault(value, entity)
         self._varied = varied
         self._signs = {value: _signs(value, varied) for value in self._values}
 

@@ -195,6 +195,11 @@ class RowMask:
         return MappingProxyType(self._restorer.texts)
 
     @property
+    def scope(self) -> str:
+        """What the row's tokens are confined to."""
+        return self._scope
+
+    @property
     def originals(self) -> Mapping[str, Any]:
         """Token → original value, of those that ``mask_value`` minted for what is no text."""
         return MappingProxyType(self._restorer.originals)

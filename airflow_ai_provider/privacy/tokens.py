@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from airflow_ai_provider.privacy.normalise import LETTER, View
 from airflow_ai_provider.privacy.regex import compile_bytes
 
+PURPOSE = "tokens"
+"""What the keyring derives the key of codes for; its context is the team, so that two teams share no token."""
 ALPHABET = "23456789ACDEFGHJKMNPQRTVWXYZ"
 SHORTEST = 5
 """Characters of a code, unless two values of a row collide: 28^5 is 17 million."""
@@ -109,6 +111,17 @@ def exact(view: View) -> Iterator[Found]:
 def stands_alone(data: bytes, start: int, end: int) -> bool:
     """Whether no letter or digit touches ``data[start:end]`` of a view."""
     return not ((start and data[start - 1] in _ALNUM) or (end < len(data) and data[end] in _ALNUM))
+
+
+def is_token(text: str) -> bool:
+    """Whether a text is a token as ``write`` writes it, of whatever type, and nothing else."""
+    match = _ANY_TYPE.fullmatch(text.encode("utf-8", "surrogatepass"))
+    return match is not None and not match[2].isdigit() and not match[2].isalpha()
+
+
+def type_of(token: str) -> str:
+    """The type of a token as ``write`` writes it."""
+    return token[1 : token.rindex("_")]
 
 
 def code_of(token: str) -> str:

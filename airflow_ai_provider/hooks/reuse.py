@@ -1,0 +1,80 @@
+"""The response store of an installation, for those who look after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_ai_provider.gateway.reuse import FILE_NAME, open_responses
+from airflow_ai_provider.gateway.reuse.backend import ResponseBackend
+from airflow_ai_provider.gateway.reuse.upkeep import Purged, Selection, TeamStats, count, purge
+from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.hooks.audit import record
+from airflow_ai_provider.privacy.keyring import open_keyring
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.gateway.reuse.subjects import Subjects
+
+_Result = TypeVar("_Result")
+
+
+def reuse_stats(settings: Settings, team: str | None = None) -> list[TeamStats]:
+    """Stored answers by team. Raises ``StoreUnavailable``."""
+    return _with_store(settings, lambda backend: count(backend, team), empty=[])
+
+
+def subjects_of(settings: Settings, *, named: Iterable[str], values: Iterable[str]) -> Subjects:
+    """Persons by tokens and by values, as this installation's keyring makes tokens of them.
+
+    Raises ``KeyringError`` and ``PrivacyError``.
+    """
+    from airflow_ai_provider.gateway.reuse.subjects import Subjects
+
+    return Subjects(open_keyring(settings.keyring, settings.home, create=False), named=named, values=values)
+
+
+def purge_reuse(
+    settings: Settings, selection: Selection, *, dry_run: bool, progress: Callable[[int], None] = lambda _: None
+) -> Purged:
+    """Remove stored answers, and say so in the trail; with ``dry_run`` only count them.
+
+    Raises ``StoreUnavailable``, ``KeyringError``, ``AuditError`` and ``LedgerUnavailable``.
+    """
+    keyring = open_keyring(settings.keyring, settings.home, create=False) if selection.opens else None
+    done, outcome = Purged(), "error"
+    try:
+        _with_store(
+            settings,
+            lambda backend: purge(backend, selection, keyring, done, dry_run=dry_run, progress=progress),
+            empty=None,
+        )
+        outcome = "ok"
+    finally:
+        if not dry_run:
+            _record_purge(settings, selection, done, outcome)
+    return done
+
+
+def _record_purge(settings: Settings, selection: Selection, done: Purged, outcome: str) -> None:
+    said: dict[str, Any] = {"answers": done.removed, "bytes": done.size, "findings": done.unreadable}
+    if selection.team is not None:
+        said["team"] = selection.team
+    if selection.subjects is not None:
+        said["subjects"] = selection.subjects.count
+    record(settings, "reuse.purged", None, outcome=outcome, **said)
+
+
+def _with_store(settings: Settings, work: Callable[[ResponseBackend], Awaitable[_Result]], empty: _Result) -> _Result:
+    """Work with the store; a file that is not there is not made."""
+    if not settings.cache_url and not (settings.home / FILE_NAME).exists():
+        return empty
+
+    async def run() -> _Result:
+        backend = open_responses(settings.cache_url, settings.home)
+        try:
+            return await work(backend)
+        finally:
+            await backend.close()
+
+    return asyncio.run(run())
