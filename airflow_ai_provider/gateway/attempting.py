@@ -55,8 +55,6 @@ class Plan:
     """When the policy, and with it ``budgets``, was read."""
     run: str
     """Tag of the run, which finds again whatever it has paid for."""
-    token_scope: str
-    """What masking tokens are confined to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +244,7 @@ class Attempts:
             cached_input_tokens=usage.cached_input,
             team=self._plan.team,
             tokens=tuple(prepared.mask.tokens) if prepared.mask else (),
-            scope=self._plan.token_scope,
+            scope=prepared.mask.scope if prepared.mask else "",
             tool_calls=tuple(reply.tool_calls),
         )
 

@@ -258,7 +258,7 @@ class Gateway:
     async def _asked(
         self, ask: Ask, tier: Tier, keys: Sequence[bytes], funds: BatchFunds, deadline: float | None
     ) -> Reply:
-        """The answer of a deployment; or what one that is fallen back to has answered before. Frees what was claimed."""
+        """The answer of a deployment; or what one that is fallen back to has answered. Frees what was claimed."""
         freed = self._shared_scope is None
         try:
             if not freed and keys[1:]:

@@ -161,7 +161,6 @@ async def _open_gateway(
                 output_schema=job.output_schema,
                 owner=owner,
                 run=run_tag(caller),
-                token_scope=scope,
             ),
             preparer=Preparer(plan.renderer, plan.route, masker),
             lanes=lanes,
