@@ -3,6 +3,7 @@
     AIProviderError
     ├── TransientError          trying again may help
     │   ├── VendorTransientError    the vendor refused or dropped one attempt
+    │   ├── DeploymentResting       a deployment fails for everybody: another one is asked instead
     │   ├── LedgerUnavailable       the ledger database cannot be reached: no call is made
     │   └── StoreUnavailable        a response store, vector store or archive cannot be reached
     └── PermanentError          trying again will not help until something is changed
@@ -66,6 +67,10 @@ class VendorTransientError(VendorError, TransientError):
 
 class VendorPermanentError(VendorError, PermanentError):
     """400, 401, 402, 403, 404, 422, exhausted quota, content policy, context window."""
+
+
+class DeploymentResting(TransientError):
+    """A deployment's circuit is open: it failed too often, and nothing but probes is sent to it until it answers."""
 
 
 class LedgerUnavailable(TransientError):
