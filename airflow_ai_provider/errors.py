@@ -3,7 +3,7 @@
     AIProviderError
     ├── TransientError          trying again may help
     │   ├── VendorTransientError    the vendor refused or dropped one attempt
-    │   ├── DeploymentResting       a deployment's circuit is open: nothing is sent to it for now
+    │   ├── DeploymentResting       a deployment fails for everybody: another one is asked instead
     │   ├── JobStopped              the job was asked to stop
     │   ├── LedgerUnavailable       the ledger database cannot be reached: no call is made
     │   └── StoreUnavailable        a response store, vector store or archive cannot be reached
@@ -71,7 +71,7 @@ class VendorPermanentError(VendorError, PermanentError):
 
 
 class DeploymentResting(TransientError):
-    """A deployment fails for everybody; nothing is sent to it until a probe has come back."""
+    """A deployment's circuit is open: it failed too often, and nothing but probes is sent to it until it answers."""
 
 
 class JobStopped(TransientError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
@@ -138,6 +139,20 @@ class Price(_Section):
         return self
 
 
+class Breaker(_Section):
+    """When a failing deployment rests for everybody. Only 5xx, time-outs and lost connections count as failures."""
+
+    failures: int = Field(default=5, ge=1, le=1000)
+    """Failures in a row, of all workers together."""
+    failure_percent: float = Field(default=50, gt=0, le=100)
+    """Failures among the calls of the last ``window``."""
+    calls: int = Field(default=20, ge=1)
+    """Fewer calls than this in the ``window`` say nothing of a percentage."""
+    window: Duration = Field(default=10, gt=0, le=3600)
+    probe_every: Duration = Field(default=5, gt=0, le=3600)
+    """Seconds between two probes of a deployment that rests; the first ones follow sooner."""
+
+
 class Deployment(_Section):
     """One model at one place, with its limits."""
 
@@ -150,10 +165,16 @@ class Deployment(_Section):
     price: Price | None = None
     billing: Literal["standard", "batch"] = "standard"
     """Which of litellm's prices are charged there. It changes no request: say ``batch`` of a place that bills so."""
-    rpm: int | None = Field(default=None, gt=0)
+    rpm: Annotated[int, Field(gt=0)] | Literal["unlimited"] | None = None
     tpm: int | None = Field(default=None, gt=0)
     """Input and output tokens per minute; ``None`` is unlimited."""
+    input_tpm: int | None = Field(default=None, gt=0)
+    output_tpm: int | None = Field(default=None, gt=0)
     concurrency: int = Field(default=32, gt=0, le=2000)
+    """Requests under way at once, of all workers together."""
+    shares: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """Part of every limit by team. Teams not listed have what is left, together."""
+    breaker: Breaker = Breaker()
     timeout: Duration = Field(default=60, gt=0)
     context_tokens: int | None = Field(default=None, gt=0)
     """Input and output tokens that fit the model; ``None`` takes litellm's figure where it has one."""
@@ -167,6 +188,13 @@ class Deployment(_Section):
             raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it, or it would cost unforeseen")
         return params
 
+    @field_validator("shares")
+    @classmethod
+    def _no_more_than_all(cls, shares: dict[str, float]) -> dict[str, float]:
+        if (total := math.fsum(shares.values())) > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {total:g}; expected at most 1")
+        return shares
+
     @property
     def provider(self) -> str:
         return self.model.partition("/")[0]
@@ -174,7 +202,9 @@ class Deployment(_Section):
     @property
     def requests_per_minute(self) -> int | None:
         """``rpm``, or the default for a vendor; the offline model has no vendor to spare."""
-        return self.rpm or (None if self.provider == "offline" else DEFAULT_RPM)
+        if self.rpm == "unlimited" or (self.rpm is None and self.provider == "offline"):
+            return None
+        return self.rpm or DEFAULT_RPM
 
 
 class Complexity(_Section):

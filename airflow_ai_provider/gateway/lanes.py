@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from airflow_ai_provider.gateway.identity import ReuseKey
 from airflow_ai_provider.gateway.providers import open_provider
 from airflow_ai_provider.gateway.providers.base import Provider
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.traffic import Gate
+from airflow_ai_provider.gateway.traffic import CircuitChanged, Gate, open_gates
 from airflow_ai_provider.ledger.prices import ModelFacts, model_facts
 from airflow_ai_provider.policy import Deployment, Policy, Route, Tier
 
@@ -86,17 +86,24 @@ def open_lanes(
     route: Route,
     settings: Settings,
     *,
+    team: str,
+    on_circuit: Callable[[CircuitChanged], None],
     max_tokens: int,
     output_schema: Mapping[str, Any] | None,
     prompt_version: str,
 ) -> dict[Tier, tuple[Lane, ...]]:
     """The lanes of every tier of a route, in order of preference; a deployment in two tiers is one lane.
 
+    ``on_circuit`` hears of every circuit that opens or closes.
+
     Raises ``PolicyError`` where a deployment has no price or its connection cannot be resolved.
     """
     terms: dict[str, Any] = {"max_tokens": max_tokens, "output_schema": output_schema, "prompt_version": prompt_version}
     tiers = offers(policy, route, settings, **terms)
-    lanes = {offer.name: _open(offer, settings) for offer in _each(tiers)}
+    each = {offer.name: offer for offer in _each(tiers)}
+    called = {name: as_called(offer.deployment, settings) for name, offer in each.items()}
+    gates = open_gates(called, team=team, cache_url=settings.cache_url, on_change=on_circuit)
+    lanes = {name: _open(offer, settings, gates[name]) for name, offer in each.items()}
     return {tier: tuple(lanes[offer.name] for offer in found) for tier, found in tiers.items()}
 
 
@@ -110,11 +117,9 @@ def _each(tiers: Mapping[Tier, Iterable[Offer]]) -> Iterable[Offer]:
     return {offer.name: offer for tier in tiers.values() for offer in tier}.values()
 
 
-def _open(offer: Offer, settings: Settings) -> Lane:
-    deployment = offer.deployment
-    gate = Gate(deployment)
-    provider = open_provider(offer.name, deployment, settings)
-    return Lane(offer.name, deployment, offer.facts, offer.key, provider, gate)
+def _open(offer: Offer, settings: Settings, gate: Gate) -> Lane:
+    provider = open_provider(offer.name, offer.deployment, settings)
+    return Lane(offer.name, offer.deployment, offer.facts, offer.key, provider, gate)
 
 
 def as_called(deployment: Deployment, settings: Settings) -> Deployment:

@@ -30,6 +30,7 @@ from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
 from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.stopping import Worker
+from airflow_ai_provider.gateway.traffic import CircuitChanged
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import recover
 from airflow_ai_provider.ledger.database import Ledger
@@ -127,18 +128,20 @@ async def _open_gateway(
     keyring = open_keyring(settings.keyring, settings.home)
     scope = token_scope(plan.route, job.team, caller)
     masker = open_masker(plan.policy, plan.route, keyring, team=job.team, scope=scope)
-    lanes = open_lanes(
-        plan.policy,
-        plan.route,
-        settings,
-        max_tokens=plan.max_tokens,
-        output_schema=job.output_schema,
-        prompt_version=plan.renderer.version,
-    )
     owner, task = owner_id(), _task_ref(job, caller)
     spool = settings.audit_spool()
     with Trail(spool, LedgerAuditStore(ledger), context=context_of(caller, job.team)) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
+        lanes = open_lanes(
+            plan.policy,
+            plan.route,
+            settings,
+            team=job.team,
+            on_circuit=partial(_note_circuit, log, recorder),
+            max_tokens=plan.max_tokens,
+            output_schema=job.output_schema,
+            prompt_version=plan.renderer.version,
+        )
         recorder.task_started(policy_digest=plan.policy.digest, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.policy.digest)
         for recovery in recover_open(spool, datetime.now(UTC)):
@@ -222,6 +225,17 @@ def _tell(log: logging.Logger, on_notice: Callable[[Notice], None] | None, notic
             on_notice(notice)
         except Exception as error:  # noqa: BLE001 - user's code
             log.error("telling of a budget's threshold failed: %s", type(error).__name__)
+
+
+def _note_circuit(log: logging.Logger, recorder: Recorder, changed: CircuitChanged) -> None:
+    """Each process says in its log that a deployment rests, or is back; whose calls found out says it in the trail."""
+    match changed.state:
+        case "open":
+            log.warning("deployment %s rests: %s", changed.deployment, changed.reason)
+        case "closed":
+            log.info("deployment %s is back: %s", changed.deployment, changed.reason)
+    if changed.here and changed.state != "half_open":
+        recorder.circuit_changed(changed.deployment, opened=changed.state == "open", reason=changed.reason)
 
 
 def _task_ref(job: MapJob, caller: Caller) -> TaskRef:

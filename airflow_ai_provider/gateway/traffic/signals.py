@@ -1,0 +1,61 @@
+"""What an answer or an error says about the deployment it came from."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from airflow_ai_provider.errors import TransientError, VendorError
+
+Word = Literal["up", "limited", "down"]
+
+COOL = 1.0
+"""Seconds to hold back after a 429 that does not say how long."""
+_SHORT = 0.1
+"""Waits that pacing evens out by itself."""
+_DOWN_STATUSES = frozenset({408})
+
+
+class RateLimits(Protocol):
+    """What a vendor's headers say of its quota; each ``None`` where they do not. Resets are seconds from now."""
+
+    @property
+    def requests(self) -> int | None: ...
+    @property
+    def requests_remaining(self) -> int | None: ...
+    @property
+    def requests_reset(self) -> float | None: ...
+    @property
+    def tokens(self) -> int | None: ...
+    @property
+    def tokens_remaining(self) -> int | None: ...
+    @property
+    def tokens_reset(self) -> float | None: ...
+
+
+def said_by(error: VendorError) -> Word:
+    """``down`` is what a circuit counts: 5xx, time-outs, lost connections. A refused request was at least answered."""
+    if error.http_status == 429:
+        return "limited"
+    if not isinstance(error, TransientError):
+        return "up"
+    status = error.http_status
+    return "down" if status is None or status >= 500 or status in _DOWN_STATUSES else "up"
+
+
+def cool_down(limits: RateLimits, tokens: int) -> float:
+    """Seconds until a call of ``tokens`` fits again, as the headers have it; 0 where it does now.
+
+    OpenAI's and Anthropic's resets are the time until all of the quota is back, at an even pace.
+    """
+    waits = (
+        _wait(limits.requests, limits.requests_remaining, limits.requests_reset, 1),
+        _wait(limits.tokens, limits.tokens_remaining, limits.tokens_reset, tokens),
+    )
+    wait = max(waits)
+    return wait if wait >= _SHORT else 0.0
+
+
+def _wait(limit: int | None, remaining: int | None, reset: float | None, need: int) -> float:
+    if limit is None or remaining is None or reset is None or remaining >= need or remaining >= limit:
+        return 0.0
+    return reset * min(1.0, (need - remaining) / (limit - remaining))
