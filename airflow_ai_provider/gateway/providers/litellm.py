@@ -105,6 +105,7 @@ class LitellmProvider:
             arguments["response_format"] = replies.schema_format(dict(request.output_schema))
         if request.tools:
             arguments["tools"] = list(request.tools)
+            arguments["_skip_mcp_handler"] = True  # which needs a package more, and calls tools by itself
         if request.tool_choice is not None:
             arguments["tool_choice"] = request.tool_choice
         return arguments
@@ -179,7 +180,13 @@ def _not_sent(name: str, links: Sequence[BaseException]) -> VendorError:
 
 
 def _transport(links: Sequence[BaseException]) -> list[BaseException]:
-    return [link for link in links if type(link).__module__.partition(".")[0] in {"httpx", "httpcore", "aiohttp"}]
+    """Errors of the layers that send, without those by which httpx only calls one of aiohttp's its own."""
+    found = [link for link in links if _package(link) in {"httpx", "httpcore", "aiohttp"}]
+    return [link for link in found if _package(link) == "aiohttp" or _package(link.__cause__) != "aiohttp"]
+
+
+def _package(error: BaseException | None) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _names(links: Sequence[BaseException]) -> set[str]:

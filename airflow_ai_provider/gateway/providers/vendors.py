@@ -52,6 +52,8 @@ _AZURE_LOGIN = frozenset({"tenant_id", "client_id", "client_secret", "azure_scop
 """With these, litellm signs in to Entra ID."""
 _NO_MAX_TOKENS = re.compile(r"(?:o\d|gpt-[5-9])(?:[.-].*)?")
 """OpenAI's reasoning models refuse ``max_tokens`` and take ``max_completion_tokens``."""
+_AZURE_V1 = ("v1", "latest", "preview")
+"""litellm's words for the interface that has no versions."""
 _AZURE_SERIES = ("o_series/", "gpt5_series/")
 """litellm's way to say what a deployment of Azure is whose name does not: ``azure/o_series/NAME``."""
 
@@ -146,14 +148,15 @@ def _completions(base: str) -> str:
 
 def _azure_url(place: str, base: str, model: str, given: Mapping[str, Any]) -> str:
     """Azure's own paths with their ``api-version``, or its newer ``/openai/v1``, which has none."""
-    path = urlsplit(base).path
+    path, version = urlsplit(base).path, given.get("api_version")
     if "/openai/v1" in path:
         return _completions(base)
-    version = given.get("api_version")
+    if version in _AZURE_V1:
+        return _completions(f"{base}/openai/v1")
     if not isinstance(version, str) or not version:
         raise PolicyError(
-            f"{place}: api_version is not given: Azure OpenAI needs one, such as 2024-10-21, in the extra of the "
-            "connection; or end api_base in /openai/v1, which has none"
+            f"{place}: api_version is not given: Azure OpenAI needs one, such as 2024-10-21 or v1, in the extra of the "
+            "connection"
         )
     if "/openai/deployments/" not in path:
         base = f"{base.removesuffix('/openai')}/openai/deployments/{quote(model, safe='')}"
