@@ -41,7 +41,8 @@ def show_review(args: Namespace) -> int:
     with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
         item = review_of(conn, args.item)
     times = {name: _time(item[name]) for name in ("created_at", "decided_at", "updated_at")}
-    whole = {name: "" if value is None else value for name, value in {**item, **times}.items()}
+    # SQLAlchemy's names of columns are texts of a kind of their own, which YAML does not take.
+    whole = {str(name): "" if value is None else value for name, value in {**item, **times}.items()}
     down = args.output in ("table", "plain")  # its columns are too many for the width of a screen
     show([{"column": name, "value": value} for name, value in whole.items()] if down else [whole], args.output)
     return GOOD

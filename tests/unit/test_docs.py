@@ -33,6 +33,7 @@ from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.periods import budget_period
 from airflow_ai_provider.ledger.reconciled import FindingKind
 from airflow_ai_provider.ledger.reprice import read_price_list
+from airflow_ai_provider.ledger.reviews import ReviewItem, open_reviews
 from airflow_ai_provider.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, metadata
 from airflow_ai_provider.testing.behaviour import Behaviour, Fault
 
@@ -325,7 +326,8 @@ def fill(ledger: Ledger) -> None:
 
     def request(number: int) -> Request:
         names = ("support", "simple", "small", "openai/gpt-4o-mini", "openai", "policy-0")
-        return Request(f"request-{number}", task, f"row-{number}", *names)
+        passed_over = {"fallback_from": "house", "fallback_reason": "circuit_open"} if number else {}
+        return Request(f"request-{number}", task, f"row-{number}", *names, routed_by="column", **passed_over)
 
     attempts = [OpenAttempt(f"attempt-{n}", "hold", 1000, now, request(n)) for n in range(4)]
     settled = [
@@ -340,6 +342,8 @@ def fill(ledger: Ledger) -> None:
         open_attempts(conn, attempts)
         settle(conn, settled, now)
         adjust(conn, settled[0], now)
+        place = ("row-1", "support", "schema", "not JSON", "/answers")
+        open_reviews(conn, [ReviewItem("item", "request-1", task, *place)], now)
         day = timedelta(days=1)
         conn.execute(sa.update(llm_budgets).values(starts_at=datetime.now(UTC) - day, ends_at=datetime.now(UTC) + day))
 

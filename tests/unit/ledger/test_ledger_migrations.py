@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ledger_making import NOW, item, written
+from ledger_making import NOW, item, request, written
 
-from airflow_ai_provider.errors import LedgerUnavailable
+from airflow_ai_provider.errors import LedgerError, LedgerUnavailable
 from airflow_ai_provider.ledger.database import HEAD, Ledger, migrate
+from airflow_ai_provider.ledger.partitions import make_months, month_of
 from airflow_ai_provider.ledger.schema import metadata
 
 FIRST_TABLES = {
     *("llm_requests", "llm_open_attempts", "llm_budgets", "llm_holds", "llm_cost_daily"),
     *("audit_pins", "audit_writers"),
 }
+SECOND_TABLES = FIRST_TABLES | {
+    *("llm_budget_limits", "llm_budget_notices", "llm_budget_sets", "llm_stopped_deployments", "llm_adjustments"),
+}
+ROUTING = ["routed_by", "fallback_from", "fallback_reason"]
 MOMENTS = [
     datetime(2024, 2, 29, 12, 30, 0, 123_456, tzinfo=UTC),
     datetime(2025, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
@@ -113,7 +119,7 @@ def test_everything_is_kept_up_down_and_up_again(first: Ledger) -> None:
     at_first = contents(first, FIRST_TABLES)
 
     move(first, "0002")
-    assert set(metadata.tables) <= tables(first)
+    assert tables(first) - months(first) == SECOND_TABLES
     second = contents(first, FIRST_TABLES)
     assert_kept(at_first, second)
     assert views(first) == {"llm_request_costs": len(MOMENTS), "team_daily_cost": len(MOMENTS)}
@@ -121,12 +127,12 @@ def test_everything_is_kept_up_down_and_up_again(first: Ledger) -> None:
     assert {row["prompt_bytes"] for name in ("llm_requests", "llm_open_attempts") for row in second[name]} == {0}
     assert {(row["baseline_nano"], row["adjusted_nano"]) for row in second["llm_cost_daily"]} == {(0, 0)}
 
-    new_tables = set(metadata.tables) - FIRST_TABLES
+    new_tables = SECOND_TABLES - FIRST_TABLES
     fill(first, new_tables)
     with first.write() as conn:
         conn.execute(sa.text("UPDATE llm_requests SET baseline_nano = 5, budget_set = 'x', vendor_request_id = 'v'"))
         conn.execute(sa.text("UPDATE llm_cost_daily SET baseline_nano = 5, adjusted_nano = 6"))
-    whole = contents(first, set(metadata.tables))
+    whole = contents(first, SECOND_TABLES)
     assert_kept(at_first, whole)
 
     move(first, "0001")
@@ -145,6 +151,59 @@ def test_everything_is_kept_up_down_and_up_again(first: Ledger) -> None:
     move(first, "base")
     assert tables(first) == set()
     assert views(first) == {}
+
+
+def test_the_third_revision_keeps_everything_up_down_and_up_again(ledger: Ledger) -> None:
+    """In every month that there is; the new columns are empty in what stood there before."""
+    move(ledger, "base")
+    move(ledger, "0002")
+    if not ledger.sqlite:
+        with ledger.write() as conn:
+            make_months(conn, {month_of(moment) for moment in MOMENTS})
+    fill(ledger, SECOND_TABLES)
+    at_second = contents(ledger, SECOND_TABLES)
+
+    move(ledger, "0003")
+    assert tables(ledger) >= set(metadata.tables)
+    third = contents(ledger, SECOND_TABLES)
+    assert_kept(at_second, third)
+    for name in ("llm_requests", "llm_open_attempts"):
+        assert list(third[name][0]) == [*at_second[name][0], *ROUTING]
+        assert {row[column] for row in third[name] for column in ROUTING} == {None}
+    fill(ledger, {"review_items"})
+    with ledger.write() as conn:
+        conn.execute(sa.text("UPDATE llm_requests SET routed_by = 'column', fallback_reason = 'timeout'"))
+    assert views(ledger) == {"llm_request_costs": len(MOMENTS), "team_daily_cost": len(MOMENTS)}
+
+    move(ledger, "0002")
+    assert tables(ledger) - months(ledger) == SECOND_TABLES
+    back = contents(ledger, SECOND_TABLES)
+    assert [list(rows[0]) for rows in back.values()] == [list(rows[0]) for rows in at_second.values()]
+    assert_kept(at_second, back)
+
+    move(ledger, "head")
+    assert_kept(at_second, contents(ledger, SECOND_TABLES))
+    written(ledger, item(MOMENTS[1], request=replace(request(), routed_by="column", fallback_reason="timeout")))
+    move(ledger, "base")
+    assert tables(ledger) == set()
+    assert views(ledger) == {}
+
+
+def months(ledger: Ledger) -> set[str]:
+    """Partitions, which PostgreSQL tells among the tables."""
+    return {name for name in tables(ledger) if name.startswith("llm_requests_")}
+
+
+def test_one_request_has_one_open_item_on_both_databases(ledger: Ledger) -> None:
+    fill(ledger, {"review_items"})
+    rename = sa.text("UPDATE review_items SET request_id = 'same', status = :status WHERE try_number < :most")
+    with ledger.read() as conn:
+        tries = sorted(row["try_number"] for row in rows_of(conn, table(conn, "review_items")))
+    with ledger.write() as conn:
+        conn.execute(rename, {"status": "decided", "most": tries[-1]})
+        conn.execute(rename, {"status": "open", "most": tries[1]})
+    with pytest.raises(LedgerError, match="it refuses a row"), ledger.write() as conn:
+        conn.execute(rename, {"status": "open", "most": tries[2]})
 
 
 def test_on_postgresql_rows_are_in_the_partition_of_their_month(postgres_url: str) -> None:
