@@ -8,7 +8,7 @@ import pytest
 from reuse_place import Place, stored
 from reuse_place import place as _place
 
-from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, waiting
+from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, store, waiting
 from airflow_ai_provider.gateway.reuse.backend import OWNER_SECONDS, Seen
 
 place = _place
@@ -192,8 +192,11 @@ async def test_a_cancelled_wait_is_looked_at_no_more(place: Place) -> None:
     await closed(one, two)
 
 
-async def test_after_an_outage_nobody_waits_for_what_was_held_before_it(place: Place) -> None:
+async def test_after_an_outage_nobody_waits_for_what_was_held_before_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A lease that could not be given up is no longer counted once its owner, who is another one now, is silent."""
+    monkeypatch.setattr(store, "_SLOW_SECONDS", 1e9)
     one, two = place.open(), place.open()
     assert await claim(one) == [True]
     place.take_away()
