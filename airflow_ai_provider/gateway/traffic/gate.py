@@ -9,7 +9,6 @@ last calls went. For one event loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections import deque
@@ -240,12 +239,10 @@ class TrafficGate:
         for handle in (self._timer, self._alarm):
             if handle is not None:
                 handle.cancel()
-        if self._messenger is not None:
-            self._messenger.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._messenger
-            await self._desk.ask(self._ask(leaving=True))
         self._turn_away(everybody=True)
+        if self._messenger is not None and self._wake is not None:
+            self._wake.set()
+            await self._messenger
         await self._desk.close()
 
     # -- the line
@@ -428,10 +425,13 @@ class TrafficGate:
         self._alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
 
     async def _run(self, wake: asyncio.Event) -> None:
-        """Go to the desk whenever there is reason to."""
+        """Go to the desk whenever there is reason to, and a last time when the gate closes."""
         while True:
             await wake.wait()
             wake.clear()
+            if self._closed:
+                await self._desk.ask(self._ask(leaving=True))
+                return
             if self._alarm is not None:
                 self._alarm.cancel()
                 self._alarm = None
