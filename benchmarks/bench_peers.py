@@ -65,7 +65,7 @@ class _Lab:
         _print(f"{title}, {rows:,} rows, concurrency {concurrency}", runs, concurrency / latency if latency else None)
 
     def _governed(self, adapter: str, base_url: str, rows: int, concurrency: int) -> dict[str, Figures]:
-        """A first pass, and one in which every row is reused; its rows are its own, for both adapters share the store."""
+        """A first pass, and one that reuses every row. The rows are its own: all adapters share the store."""
         place, first = Path(tempfile.mkdtemp(dir=self._home)), self._take(rows)
         named = adapter if knows_adapters() else None
         limits = {"rpm": 10_000_000, "concurrency": concurrency}

@@ -130,16 +130,14 @@ class Client:
         """One measurement. The arguments go through a pipe: an address may hold a password."""
         given = {"function": self.function, **dict(self.options), **arguments}
         command = [str(self.python), str(BENCHMARKS / self.script)]
-        done = subprocess.run(
-            command, input=json.dumps(given), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{self.name} failed:\n{done.stderr[-3000:]}")
         return Figures(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def answer(functions: Mapping[str, Callable[..., Figures]]) -> None:
-    """The other end of ``Client.run``: call the function that is asked for, on the clients' core, and print what it took."""
+    """The other end of ``Client.run``: the function that is asked for, on the clients' core."""
     arguments = json.loads(sys.stdin.read())
     keep_to_core(0)
     figures = functions[arguments.pop("function")](**arguments)
