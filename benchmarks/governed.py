@@ -32,7 +32,8 @@ def run(
 
     def send(source: str, sink: str, run: str, shard: Shard) -> tuple[int, int, int]:
         job = MapJob(source, sink, "{{ text }}", "id", "bench", "bench", shard=shard, batch_rows=batch_rows)
-        done = run_map(job, Caller("bench", run, "answer"), settings, log=log)
+        map_index = shard.index if shard.count > 1 else -1  # shards are mapped tasks
+        done = run_map(job, Caller("bench", run, "answer", map_index), settings, log=log)
         return done.rows, done.ok, done.reused
 
     if warm_up:

@@ -124,7 +124,8 @@ class Client:
     python: Path = Path(sys.executable)
     options: tuple[tuple[str, Any], ...] = ()
     rows: int | None = None
-    """Fewer rows than the others send, where a row takes seconds."""
+    """Fewer rows than the others send, where a row takes long."""
+    rounds: int = 3
 
     def run(self, **arguments: Any) -> Figures:
         """One measurement. The arguments go through a pipe: an address may hold a password."""

@@ -8,8 +8,14 @@ is needed: each runs in an environment that has its own client only.
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+import os
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from lab import MAX_TOKENS, MODEL, Figures, Stopwatch, answer, texts
@@ -18,9 +24,7 @@ Send = Callable[[str], Awaitable[Any]]
 _WARM_UP = 50
 
 
-def raw_aiohttp(base_url: str, first: int, rows: int, concurrency: int, loop: str = "asyncio") -> Figures:
-    import json
-
+def raw_aiohttp(base_url: str, first: int, rows: int, concurrency: int) -> Figures:
     import aiohttp
 
     async def work() -> Figures:
@@ -36,13 +40,13 @@ def raw_aiohttp(base_url: str, first: int, rows: int, concurrency: int, loop: st
 
             return await _measured(send, first, rows, concurrency, f"aiohttp {version('aiohttp')}")
 
-    return _run(work, loop)
+    return asyncio.run(work())
 
 
-def litellm(base_url: str, first: int, rows: int, concurrency: int, retries: bool = False) -> Figures:
+def litellm(
+    base_url: str, first: int, rows: int, concurrency: int, retries: bool = False, warm_up: int = _WARM_UP
+) -> Figures:
     """``litellm.acompletion`` under a semaphore."""
-    import os
-
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm as client
 
@@ -60,11 +64,11 @@ def litellm(base_url: str, first: int, rows: int, concurrency: int, retries: boo
         )
         return str(response.choices[0].message.content)
 
-    return _run(lambda: _measured(send, first, rows, concurrency, f"litellm {version('litellm')}"), "asyncio")
+    return asyncio.run(_measured(send, first, rows, concurrency, f"litellm {version('litellm')}", warm_up))
 
 
 def openai_sdk(
-    base_url: str, first: int, rows: int, concurrency: int, loop: str = "asyncio", retries: bool = False
+    base_url: str, first: int, rows: int, concurrency: int, retries: bool = False, warm_up: int = _WARM_UP
 ) -> Figures:
     """The SDK over its aiohttp transport."""
     from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -82,12 +86,67 @@ def openai_sdk(
                 )
                 return str(response.choices[0].message.content)
 
-            return await _measured(send, first, rows, concurrency, f"openai {version('openai')}")
+            return await _measured(send, first, rows, concurrency, f"openai {version('openai')}", warm_up)
 
-    return _run(work, loop)
+    return asyncio.run(work())
 
 
-async def _measured(send: Send, first: int, rows: int, concurrency: int, name: str) -> Figures:
+def curator(base_url: str, first: int, rows: int, concurrency: int) -> Figures:
+    with tempfile.TemporaryDirectory() as folder:
+        llm = _curator(base_url, concurrency)
+        llm(texts(first + rows, _WARM_UP), working_dir=f"{folder}/warm")
+        some = texts(first, rows)
+        watch = Stopwatch()
+        done = llm(some, working_dir=f"{folder}/rows")
+        return watch.figures(rows, lost=rows - len(done.dataset), version=_curator_version())
+
+
+def curator_file(base_url: str, source: str, sink: str, folder: str, rows: int, concurrency: int) -> Figures:
+    """Parquet to Parquet, reading and keeping answers in ``folder``."""
+    _curator(base_url, concurrency)  # what it imports and asks for is not counted
+    from datasets import Dataset
+
+    watch = Stopwatch()
+    llm = _curator(base_url, concurrency)
+    done = llm(Dataset.from_parquet(source, cache_dir=f"{folder}/datasets")["text"], working_dir=folder)
+    done.dataset.to_parquet(sink)
+    return watch.figures(rows, lost=rows - len(done.dataset), version=_curator_version())
+
+
+def _curator(base_url: str, concurrency: int) -> Any:
+    """curator's OpenAI backend with its limits lifted (by default it sends 3 rows a second), its telemetry off, and
+    the token files that it would fetch taken from litellm's package."""
+    tokenizers = Path(next(iter(find_spec("litellm").submodule_search_locations))) / "litellm_core_utils/tokenizers"
+    os.environ |= {
+        "TIKTOKEN_CACHE_DIR": str(tokenizers),
+        "TELEMETRY_ENABLED": "false",
+        "CURATOR_DISABLE_RICH_DISPLAY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    from bespokelabs import curator as client
+
+    logging.disable(logging.WARNING)
+    limits = {"max_requests_per_minute": 10_000_000, "max_tokens_per_minute": 10_000_000_000, "max_retries": 0}
+    return client.LLM(
+        model_name=MODEL,
+        backend="openai",
+        generation_params={"max_tokens": MAX_TOKENS},
+        backend_params={
+            **limits,
+            "base_url": base_url,
+            "api_key": "none",
+            "max_concurrent_requests": concurrency,
+            "require_all_responses": False,
+        },
+    )
+
+
+def _curator_version() -> str:
+    return f"curator {version('bespokelabs-curator')}"
+
+
+async def _measured(send: Send, first: int, rows: int, concurrency: int, name: str, warm_up: int = _WARM_UP) -> Figures:
     slots = asyncio.Semaphore(concurrency)
 
     async def guarded(text: str) -> Any:
@@ -99,7 +158,7 @@ async def _measured(send: Send, first: int, rows: int, concurrency: int, name: s
         done = await asyncio.gather(*map(guarded, some), return_exceptions=True)
         return sum(not isinstance(outcome, str) for outcome in done)
 
-    await all_of(texts(first + rows, min(concurrency, _WARM_UP)))
+    await all_of(texts(first + rows, warm_up))
     some = texts(first, rows)
     watch = Stopwatch()
     return watch.figures(rows, lost=await all_of(some), version=name)
@@ -109,14 +168,5 @@ def _messages(text: str) -> Any:
     return [{"role": "user", "content": text}]
 
 
-def _run(work: Callable[[], Any], loop: str) -> Figures:
-    if loop == "uvloop":
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work())
-    return asyncio.run(work())
-
-
 if __name__ == "__main__":
-    answer({"raw_aiohttp": raw_aiohttp, "litellm": litellm, "openai_sdk": openai_sdk})
+    answer({each.__name__: each for each in (raw_aiohttp, litellm, openai_sdk, curator, curator_file)})
