@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Figures:
     rows: int
     lost: int = 0
     """Rows without an answer."""
+    reused: int = 0
+    """Rows answered from the client's own store."""
     peak_mb: float = 0.0
     version: str = ""
 
@@ -54,10 +56,15 @@ class Stopwatch:
     def __init__(self) -> None:
         self._cpu, self._wall = _cpu_seconds(), time.perf_counter()
 
-    def figures(self, rows: int, *, lost: int = 0, version: str = "") -> Figures:
+    def figures(self, rows: int, *, lost: int = 0, reused: int = 0, version: str = "") -> Figures:
         cpu, wall = _cpu_seconds() - self._cpu, time.perf_counter() - self._wall
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return Figures(1000 * cpu / rows, rows / wall, rows, lost, peak, version)
+        return Figures(1000 * cpu / rows, rows / wall, rows, lost, reused, _peak_mb(), version)
+
+
+def _peak_mb() -> float:
+    """The most memory this process ever had resident (not ``ru_maxrss``, which begins with what the parent had)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def _cpu_seconds() -> float:
@@ -152,9 +159,10 @@ def keep_to_core(number: int) -> None:
 
 
 def medians(runs: Sequence[Figures]) -> Figures:
+    """Of CPU and rate; of the rest the worst."""
     cpu, rate = (statistics.median(getattr(run, name) for run in runs) for name in ("cpu_ms", "rate"))
-    peak, lost = max(run.peak_mb for run in runs), round(statistics.median(run.lost for run in runs))
-    return Figures(cpu, rate, runs[0].rows, lost, peak, runs[0].version)
+    lost, peak = max(run.lost for run in runs), max(run.peak_mb for run in runs)
+    return replace(runs[0], cpu_ms=cpu, rate=rate, lost=lost, peak_mb=peak)
 
 
 def environment(name: str) -> Path:
