@@ -1,0 +1,173 @@
+"""The call path beside the clients that users would write with instead, on one double, in one run.
+
+``zero`` and ``latency``: CPU of the client's process per row, rows a second, and both beside bare litellm and the
+openai SDK. Every client sends the same distinct rows of 450 characters, in the same number at once; the double's
+answers have about 90. The governed rows are masked, looked up, held, paced, sent, settled on PostgreSQL, kept in Redis
+and audited, from Parquet to Parquet. Figures are medians of three runs, which take turns. The peers run on asyncio's
+own loop; on uvloop theirs are the same within a tenth.
+
+``quota``: the double lets 100 requests in within any second. What share of that a client uses, how often it is refused,
+and what becomes of the rows. Peers have their default retries.
+
+    python benchmarks/bench_peers.py [zero] [latency] [quota]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lab import Client, Figures, environment, keep_to_core, knows_adapters, medians, parquet, policy, servers
+
+from airflow_ai_provider.testing.behaviour import Latency, Limits
+from airflow_ai_provider.testing.vendor import Vendor, VendorProcess
+
+_ROUNDS = 3
+_BASE = "litellm.acompletion"
+_SDK = "openai SDK over aiohttp"
+_SDK_PYTHON = environment("openai")
+_PEERS = [
+    Client("raw aiohttp", "peers.py", "raw_aiohttp"),
+    Client(_SDK, "peers.py", "openai_sdk", _SDK_PYTHON),
+    Client(_BASE, "peers.py", "litellm"),
+    Client("curator, openai backend", "peers.py", "curator", environment("curator")),
+    Client("common.ai LLMOperator, dag.test", "peer_dag.py", "common_ai", rows=20, rounds=1),
+]
+_RETRYING = [
+    Client(f"{_BASE}, its retries", "peers.py", "litellm", options=(("retries", True),)),
+    Client(f"{_SDK}, its retries", "peers.py", "openai_sdk", _SDK_PYTHON, options=(("retries", True),)),
+]
+_QUOTA = 100
+_QUOTA_ROWS = 1_000
+
+
+def main(scenarios: Sequence[str]) -> None:
+    keep_to_core(1)
+    with tempfile.TemporaryDirectory() as folder, servers() as addresses:
+        lab = _Lab(Path(folder), addresses)
+        if "zero" in scenarios:
+            compare(lab, "No latency", latency=0.0, rows=2_000, concurrency=64)
+        if "latency" in scenarios:
+            compare(lab, "0.2 to 0.4 s latency", latency=0.3, rows=4_000, concurrency=200)
+        if "quota" in scenarios:
+            within_quota(lab)
+
+
+class _Lab:
+    """Rows that nobody has sent yet, and our own client on one set of servers."""
+
+    def __init__(self, home: Path, addresses: dict[str, str]) -> None:
+        self._home = home
+        self._addresses = addresses
+        self._next = 0
+
+    def take(self, rows: int) -> int:
+        """The first of so many rows, and of some more for a warm-up, none of which was sent before."""
+        first, self._next = self._next, self._next + rows + 1_000
+        return first
+
+    def job(self, adapter: str, rows: int, **deployment: Any) -> dict[str, Any]:
+        """A job over new rows, as the arguments of ``governed.run``. It has no warm-up yet."""
+        place, first = Path(tempfile.mkdtemp(dir=self._home)), self.take(rows)
+        named = {"adapter": adapter} if knows_adapters() else {}
+        return {
+            "policy": str(policy(place / "policy.yaml", **named, **deployment)),
+            "home": str(place / "home"),
+            "source": str(parquet(place / "rows.parquet", first, rows)),
+            "sink": str(place / "out"),
+            "run": f"{adapter}-{first}",
+            **self._addresses,
+        }
+
+    def warm_up(self) -> str:
+        return str(parquet(Path(tempfile.mkdtemp(dir=self._home)) / "rows.parquet", self.take(100), 100))
+
+
+def compare(lab: _Lab, title: str, *, latency: float, rows: int, concurrency: int) -> None:
+    """Every client in turn, three times over, on rows that none has sent before."""
+    runs: dict[str, list[Figures]] = {}
+    with VendorProcess(latency=Latency(latency, latency / 3)) as vendor:
+        for number in range(_ROUNDS):
+            first = lab.take(rows)
+            for peer in (peer for peer in _PEERS if number < peer.rounds):
+                given = {"base_url": vendor.base_url, "first": first, "rows": peer.rows or rows}
+                runs.setdefault(peer.name, []).append(peer.run(**given, concurrency=concurrency))
+            for adapter in _adapters():
+                for name, done in _first_and_again(lab, adapter, vendor, rows, concurrency).items():
+                    runs.setdefault(name, []).append(done)
+    _print(f"{title}, {rows:,} rows, {concurrency} at once", runs, concurrency / latency if latency else None)
+
+
+def _first_and_again(lab: _Lab, adapter: str, vendor: Vendor, rows: int, concurrency: int) -> dict[str, Figures]:
+    """A first pass, and another run that reuses every row."""
+    job = lab.job(adapter, rows, api_base=vendor.base_url, rpm=10_000_000, concurrency=concurrency)
+    job["warm_up"] = lab.warm_up()
+    client = Client(f"governed, {adapter}", "governed.py", "run")
+    first = client.run(**job)
+    again = client.run(**job | {"sink": f"{job['sink']}-again", "run": f"{job['run']}-again"})
+    assert (first.reused, again.reused) == (0, rows), "the first pass reuses nothing and the second all"
+    return {client.name: first, f"{client.name}, reused": again}
+
+
+def _adapters() -> list[str]:
+    return ["openai_compatible", "litellm"] if knows_adapters() else ["litellm"]
+
+
+def _print(title: str, runs: dict[str, list[Figures]], ideal: float | None) -> None:
+    done = {name: medians(figures) for name, figures in runs.items()}
+    print(f"\n{title}")
+    print(f"{'client':<38}{'CPU ms/row':>11}{'÷ litellm':>10}{'÷ SDK':>7}{'rows/s':>9}{'ideal':>7}  notes")
+    for name, one in done.items():
+        beside = [one.cpu_ms / done[base].cpu_ms for base in (_BASE, _SDK)]
+        share = f"{one.rate / ideal:.0%}" if ideal and "reused" not in name else ""
+        notes = [one.version, f"{one.rows:,} rows" if one.rows != done[_BASE].rows else ""]
+        notes.append(f"{one.lost} lost" if one.lost else "")
+        print(
+            f"{name:<38}{one.cpu_ms:>11.3f}{beside[0]:>10.2f}{beside[1]:>7.2f}{one.rate:>9,.0f}{share:>7}"
+            f"  {', '.join(filter(None, notes))}"
+        )
+
+
+def within_quota(lab: _Lab) -> None:
+    limits = Limits(requests_per_minute=_QUOTA, window_s=1.0)
+    sends: dict[str, Callable[[Vendor], int]] = {peer.name: partial(_retrying, lab, peer) for peer in _RETRYING}
+    adapter = _adapters()[0]
+    for workers, named in ((1, "1 process"), (4, "4 processes")):
+        sends[f"governed, {adapter}, {named}"] = partial(_paced, lab, adapter, workers)
+    print(f"\nA quota of {_QUOTA} requests a second, {_QUOTA_ROWS:,} rows, 0.2 to 0.4 s latency")
+    print(f"{'client':<46}{'of the quota':>13}{'refused':>9}{'rows lost':>11}")
+    for name, send in sends.items():
+        with VendorProcess(limits=limits, latency=Latency(0.3, 0.1)) as vendor:
+            lost = send(vendor)
+            refused = vendor.stats().outcomes.get("over_limit", 0)
+            print(f"{name:<46}{_share(vendor):>13.1%}{refused:>9,}{lost / _QUOTA_ROWS:>11.1%}")
+
+
+def _share(vendor: Vendor) -> float:
+    """What was let in over what could have been: within any second 100, so one second's worth more than the time."""
+    times = [line.at for line in vendor.invoice()]
+    return len(times) / (_QUOTA * (max(times) - min(times) + 1))
+
+
+def _retrying(lab: _Lab, peer: Client, vendor: Vendor) -> int:
+    first = lab.take(_QUOTA_ROWS)
+    return peer.run(base_url=vendor.base_url, first=first, rows=_QUOTA_ROWS, concurrency=200, warm_up=0).lost
+
+
+def _paced(lab: _Lab, adapter: str, workers: int, vendor: Vendor) -> int:
+    """As many processes as ``workers``, each with its share of the rows."""
+    job = lab.job(adapter, _QUOTA_ROWS, api_base=vendor.base_url, rpm=60 * _QUOTA, concurrency=200)
+    client = Client("governed", "governed.py", "run")
+    batch_rows = min(250, _QUOTA_ROWS // workers)
+    with ThreadPoolExecutor(workers) as pool:
+        runs = [pool.submit(client.run, **job, shard=(n, workers), batch_rows=batch_rows) for n in range(workers)]
+        return sum(run.result().lost for run in runs)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["zero", "latency", "quota"])
