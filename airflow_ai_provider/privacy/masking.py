@@ -129,6 +129,9 @@ class Masker:
             "read the row's known values",
         )
 
+    def expect(self, texts: Iterable[str]) -> None:
+        """Say which texts will come with every row."""
+
     def __repr__(self) -> str:
         return f"Masker(scope={self._scope!r})"
 
