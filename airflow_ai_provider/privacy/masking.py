@@ -15,7 +15,7 @@ The map from tokens to values lives in ``RowMask`` and is computed again from th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from airflow_ai_provider.privacy import nested, normalise, tokens
 from airflow_ai_provider.privacy.detect import KINDS, Detector, expand
 from airflow_ai_provider.privacy.guard import LeakGuard
 from airflow_ai_provider.privacy.json_text import Unescaped, unescaped
-from airflow_ai_provider.privacy.known import KnownValues
+from airflow_ai_provider.privacy.known import KnownValues, fold
 from airflow_ai_provider.privacy.names import PERSON, NameFinder, load_backend
 from airflow_ai_provider.privacy.restoring import TEXT, Restorer, TokenReport
 from airflow_ai_provider.privacy.spans import Span, resolve
@@ -117,6 +117,7 @@ class Masker:
         """Types of the tokens that it mints."""
         self._pattern = tokens.TokenPattern(self.entities)
         self._guard = LeakGuard(rules.detector(by_word=False))
+        self._expected: dict[str, _Expected] = {}
 
     def for_row(self, row: Mapping[str, Any], record: str | None = None) -> RowMask:
         """Return the mask of one row: its known values, and the tokens minted for it.
@@ -130,7 +131,9 @@ class Masker:
         )
 
     def expect(self, texts: Iterable[str]) -> None:
-        """Say which texts will come with every row."""
+        """Say which texts come with every row: what is in them whatever the row is looked for once."""
+        for text in texts:
+            self._expected[text] = _Expected(text)
 
     def __repr__(self) -> str:
         return f"Masker(scope={self._scope!r})"
@@ -141,11 +144,16 @@ class Masker:
         A number that touches a name is part of a longer word, until the name is masked; so the rest is searched
         again, with tokens' brackets in place of what was found, until nothing more is found: once for most texts.
         """
+        expected = self._expected.get(text)
+        if expected is not None and not expected.may_hold(known) and self._is_free(expected):
+            return []
         named = self._names.find(text) if self._names else []
         covered: list[Span] = []
         rest = text
         for _ in range(_MAX_ROUNDS):
             findings = [*named, *self._findings(rest, known)]
+            if not findings:
+                return covered
             if any(not 0 <= start < end <= len(text) for start, end, _ in findings):
                 raise PrivacyError("masking: a detector returned a span that is not within the text; it is not sent")
             spans = resolve([*covered, *findings], _RANK)
@@ -156,7 +164,10 @@ class Masker:
         raise PrivacyError("masking: the text keeps uncovering new values; it is not sent")
 
     def _check(self, masked: str, known: KnownValues, minted: Iterable[str]) -> None:
-        left = list(_also_escaped(masked, lambda text: chain(known.find(text), self._guard.findings(text))))
+        expected = self._expected.get(masked)
+        if expected is not None and not expected.may_hold(known) and self._is_guarded(expected):
+            return
+        left = self._left(masked, known)
         if not left:
             return
         skipped = [*_also_escaped(masked, known.find_skipped), *_places(masked, minted)]
@@ -166,18 +177,61 @@ class Masker:
                 f"a masked text still holds a value of kind {', '.join(sorted(kinds))}; nothing was sent"
             )
 
-    def _findings(self, text: str, known: KnownValues) -> Iterable[Span]:
+    def _left(self, masked: str, known: KnownValues) -> list[Span]:
+        """What a masked text still holds."""
+        return _also_escaped(masked, lambda text: [*known.find(text), *self._guard.findings(text)])
+
+    def _is_free(self, expected: _Expected) -> bool:
+        """Whether masking finds nothing in an expected text but for values of a row."""
+        if expected.free is None:
+            named = self._names.find(expected.text) if self._names else []
+            expected.free = not named and not self._findings(expected.text, _NO_VALUES)
+        return expected.free
+
+    def _is_guarded(self, expected: _Expected) -> bool:
+        """Whether the guard finds nothing in it."""
+        if expected.guarded is None:
+            expected.guarded = not self._left(expected.text, _NO_VALUES)
+        return expected.guarded
+
+    def _findings(self, text: str, known: KnownValues) -> list[Span]:
         return _also_escaped(text, lambda part: self._found(part, known))
 
-    def _found(self, text: str, known: KnownValues) -> Iterator[Span]:
+    def _found(self, text: str, known: KnownValues) -> list[Span]:
         view = normalise.view(text)
-        yield from known.find(text)
-        skipped = list(known.find_skipped(text))
-        for span in self._detector.candidates(view):
-            if not any(_within(span, part) for part in skipped):
-                yield span._replace(entity=span.entity.upper())
+        found = list(known.find(text))
+        if candidates := self._detector.candidates(view):
+            skipped = known.find_skipped(text)
+            for span in candidates:
+                if not any(_within(span, part) for part in skipped):
+                    found.append(Span(span.start, span.end, span.entity.upper()))
         for token in self._pattern.find(view):
-            yield Span(token.start, token.end, TEXT)
+            found.append(Span(token.start, token.end, TEXT))
+        return found
+
+
+_NO_VALUES = KnownValues({}, {})
+
+
+class _Expected:
+    """A text that comes with every row: what is in it whatever the row is asked once, when it first comes."""
+
+    __slots__ = ("_readings", "free", "guarded", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.free: bool | None = None
+        self.guarded: bool | None = None
+        self._readings = [fold(text)]
+        _also_escaped(text, self._note)
+
+    def may_hold(self, known: KnownValues) -> bool:
+        """Whether a value of the row may be in it."""
+        return any(known.may_be_in(reading) for reading in self._readings)
+
+    def _note(self, text: str) -> list[Span]:
+        self._readings.append(fold(text))
+        return []
 
 
 class RowMask:
@@ -302,16 +356,19 @@ class RowMask:
             taken[token] = value[1]
 
 
-def _also_escaped(text: str, find: Callable[[str], Iterable[Span]]) -> Iterator[Span]:
+def _also_escaped(text: str, find: Callable[[str], Sequence[Span]]) -> list[Span]:
     """What is found in a text as written, and as it reads without JSON's escapes: models read through them."""
-    yield from find(text)
+    found = list(find(text))
+    if "\\" not in text:
+        return found
     ways: list[Unescaped] = []
     while len(ways) < _MAX_ESCAPED and (read := unescaped(ways[-1].text if ways else text)):
         ways.append(read)
         for start, end, entity in find(read.text):
             for way in reversed(ways):
                 start, end = way.written(start), way.written(end)
-            yield Span(start, end, entity)
+            found.append(Span(start, end, entity))
+    return found
 
 
 def _places(text: str, minted: Iterable[str]) -> Iterator[Span]:

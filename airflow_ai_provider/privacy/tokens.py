@@ -29,6 +29,7 @@ _SYMBOLS = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
 _UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))
 """Bytes left out of a digest, so that every symbol is as likely as another."""
 
+_DIGITS = "".join(filter(str.isdigit, ALPHABET)).encode("ascii")
 _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
 _OPEN = rb"(?:\\{0,2}\[|&(?:#91|#x5b|lbrack|lsqb);|%5b)"
 _CLOSE = rb"(?:\\{0,2}\]|&(?:#93|#x5d|rbrack|rsqb);|%5d)"
@@ -86,6 +87,8 @@ class TokenPattern:
     def find(self, view: View) -> Iterator[Found]:
         """Yield token-like texts, in order. One as ``write`` writes it is found without what surrounds it."""
         data = view.data
+        if len(data.translate(None, _DIGITS)) == len(data):
+            return  # every code has a digit
         for match in self._pattern.finditer(data):
             opening, name, join, code, closing = match.groups()
             if not _is_token(data, match.span(), opening, join, code, closing):
