@@ -15,7 +15,7 @@ The map from tokens to values lives in ``RowMask`` and is computed again from th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
@@ -144,9 +144,6 @@ class Masker:
         A number that touches a name is part of a longer word, until the name is masked; so the rest is searched
         again, with tokens' brackets in place of what was found, until nothing more is found: once for most texts.
         """
-        expected = self._expected.get(text)
-        if expected is not None and not expected.may_hold(known) and self._is_free(expected):
-            return []
         named = self._names.find(text) if self._names else []
         covered: list[Span] = []
         rest = text
@@ -154,8 +151,9 @@ class Masker:
             findings = [*named, *self._findings(rest, known)]
             if not findings:
                 return covered
-            if any(not 0 <= start < end <= len(text) for start, end, _ in findings):
-                raise PrivacyError("masking: a detector returned a span that is not within the text; it is not sent")
+            for start, end, _ in findings:
+                if not 0 <= start < end <= len(text):
+                    raise PrivacyError("masking: a detector returned a span that is not within the text; not sent")
             spans = resolve([*covered, *findings], _RANK)
             if spans == covered:
                 return spans
@@ -164,9 +162,6 @@ class Masker:
         raise PrivacyError("masking: the text keeps uncovering new values; it is not sent")
 
     def _check(self, masked: str, known: KnownValues, minted: Iterable[str]) -> None:
-        expected = self._expected.get(masked)
-        if expected is not None and not expected.may_hold(known) and self._is_guarded(expected):
-            return
         left = self._left(masked, known)
         if not left:
             return
@@ -181,18 +176,16 @@ class Masker:
         """What a masked text still holds."""
         return _also_escaped(masked, lambda text: [*known.find(text), *self._guard.findings(text)])
 
-    def _is_free(self, expected: _Expected) -> bool:
-        """Whether masking finds nothing in an expected text but for values of a row."""
-        if expected.free is None:
-            named = self._names.find(expected.text) if self._names else []
-            expected.free = not named and not self._findings(expected.text, _NO_VALUES)
-        return expected.free
-
-    def _is_guarded(self, expected: _Expected) -> bool:
-        """Whether the guard finds nothing in it."""
-        if expected.guarded is None:
-            expected.guarded = not self._left(expected.text, _NO_VALUES)
-        return expected.guarded
+    def _lets_pass(self, text: str, known: KnownValues) -> bool:
+        """Whether a text comes with every row, neither masking nor the guard finds anything in it, and nor does the
+        row: all but the last is known from the first row."""
+        expected = self._expected.get(text)
+        if expected is None or any(known.may_be_in(reading) for reading in expected.readings):
+            return False
+        if expected.clean is None:
+            named = self._names.find(text) if self._names else []
+            expected.clean = not (named or self._findings(text, _NO_VALUES) or self._left(text, _NO_VALUES))
+        return expected.clean
 
     def _findings(self, text: str, known: KnownValues) -> list[Span]:
         return _also_escaped(text, lambda part: self._found(part, known))
@@ -203,7 +196,7 @@ class Masker:
         if candidates := self._detector.candidates(view):
             skipped = known.find_skipped(text)
             for span in candidates:
-                if not any(_within(span, part) for part in skipped):
+                if not skipped or not any(_within(span, part) for part in skipped):
                     found.append(Span(span.start, span.end, span.entity.upper()))
         for token in self._pattern.find(view):
             found.append(Span(token.start, token.end, TEXT))
@@ -214,23 +207,19 @@ _NO_VALUES = KnownValues({}, {})
 
 
 class _Expected:
-    """A text that comes with every row: what is in it whatever the row is asked once, when it first comes."""
+    """A text that comes with every row."""
 
-    __slots__ = ("_readings", "free", "guarded", "text")
+    __slots__ = ("clean", "readings")
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.free: bool | None = None
-        self.guarded: bool | None = None
-        self._readings = [fold(text)]
-        _also_escaped(text, self._note)
+        self.clean: bool | None = None
+        """Whether there is nothing in it, whatever the row; ``None`` until somebody has looked."""
+        self.readings: list[str] = []
+        """As values of rows are looked for in it: folded, and without JSON's escapes."""
+        _also_escaped(text, self._read)
 
-    def may_hold(self, known: KnownValues) -> bool:
-        """Whether a value of the row may be in it."""
-        return any(known.may_be_in(reading) for reading in self._readings)
-
-    def _note(self, text: str) -> list[Span]:
-        self._readings.append(fold(text))
+    def _read(self, text: str) -> list[Span]:
+        self.readings.append(fold(text))
         return []
 
 
@@ -259,6 +248,14 @@ class RowMask:
     def mask(self, text: str) -> str:
         """Return ``text`` with a token for every known value and every finding. Raises ``PrivacyError``."""
         return _without_text(lambda: self._mask(text), "mask a text")
+
+    def masked(self, text: str) -> str:
+        """Return ``mask(text)`` once ``check`` has passed it. Raises ``PrivacyError``."""
+        if _without_text(lambda: self._masker._lets_pass(text, self._known), "mask a text"):
+            return text
+        masked = self.mask(text)
+        self.check(masked)
+        return masked
 
     def mask_value(self, value: Any) -> Any:
         """Mask inside a value of any nesting: lists, tuples and mappings (their keys too), JSON in strings, bytes.
@@ -335,25 +332,35 @@ class RowMask:
 
     def _mint(self, values: Iterable[tuple[str, str]]) -> None:
         """Give each new value its token; values whose codes begin alike all get longer ones."""
-        fresh = {value: tokens.SHORTEST for value in values if value not in self._minted}
+        fresh = {value: self._symbols(value) for value in values if value not in self._minted}
         if not fresh:
             return
         taken = self._restorer.texts
-        symbols = {value: tokens.code_symbols(self._masker._key, self._scope, *value) for value in fresh}
-        while True:
-            owners: dict[str, list[tuple[str, str]]] = {}
-            for value, length in fresh.items():
-                owners.setdefault(tokens.write(value[0], symbols[value][:length]), []).append(value)
-            clashes = [group for token, group in owners.items() if len(group) > 1 or token in taken]
-            if not clashes:
-                break
-            for value in chain.from_iterable(clashes):
-                fresh[value] += 1
-                if fresh[value] > tokens.LONGEST:
-                    raise PrivacyError("masking: two values of a row have the same keyed hash")
-        for token, (value,) in owners.items():
+        minted = {tokens.write(value[0], symbols[: tokens.SHORTEST]): value for value, symbols in fresh.items()}
+        if len(minted) < len(fresh) or not taken.keys().isdisjoint(minted):
+            minted = _told_apart(fresh, taken)
+        for token, value in minted.items():
             self._minted[value] = token
             taken[token] = value[1]
+
+    def _symbols(self, value: tuple[str, str]) -> str:
+        return tokens.code_symbols(self._masker._key, self._scope, *value)
+
+
+def _told_apart(symbols: Mapping[tuple[str, str], str], taken: Container[str]) -> dict[str, tuple[str, str]]:
+    """Tokens for values, by their symbols: as short as they can be without one of two, or one that is taken."""
+    lengths = dict.fromkeys(symbols, tokens.SHORTEST)
+    while True:
+        owners: dict[str, list[tuple[str, str]]] = {}
+        for value, length in lengths.items():
+            owners.setdefault(tokens.write(value[0], symbols[value][:length]), []).append(value)
+        clashes = [group for token, group in owners.items() if len(group) > 1 or token in taken]
+        if not clashes:
+            return {token: value for token, (value,) in owners.items()}
+        for value in chain.from_iterable(clashes):
+            lengths[value] += 1
+            if lengths[value] > tokens.LONGEST:
+                raise PrivacyError("masking: two values of a row have the same keyed hash")
 
 
 def _also_escaped(text: str, find: Callable[[str], Sequence[Span]]) -> list[Span]:

@@ -35,6 +35,7 @@ def variants(name: str) -> tuple[str, ...]:
     return tuple(sorted(forms - {name}, key=lambda form: (-len(form), form)))
 
 
+@lru_cache(maxsize=4096)
 def in_every_form(name: str) -> str:
     """What stands in a folded name and in each of its other forms: the family name, to its first hyphen."""
     if _WIDE_NAME.fullmatch(name):
