@@ -68,6 +68,8 @@ RESERVED_PARAMS = frozenset(
 )
 """What the gateway sets itself, and what would make a call cost more than its hold or go where no policy sent it."""
 
+_ATTACHMENT_PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "https", "http")
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -251,6 +253,32 @@ class Deadline(_Section):
     """From the beginning of the row's batch on, whatever it waits for."""
 
 
+def _usable_place(place: str) -> str:
+    """Raises ``ValueError`` for a place of attachments that could mean more than it says."""
+    protocol, separator, rest = place.partition("://")
+    if not separator:
+        protocol, rest = "file", place
+    if protocol not in _ATTACHMENT_PROTOCOLS:
+        raise ValueError(f"{protocol}:// cannot be used; expected one of {', '.join(_ATTACHMENT_PROTOCOLS)}")
+    if not rest.strip("/") or rest.startswith("/") != (protocol == "file"):
+        raise ValueError("expected an absolute folder such as /data/scans, or s3://bucket/folder, or https://host/path")
+    web = protocol in ("http", "https")
+    if {*"?#*%\\", *("@" if web else "")} & set(place) or {".", ".."} & set(rest.split("/")):
+        raise ValueError("expected a plain folder: no pattern, query, user name or dots")
+    return place.rstrip("/")
+
+
+class Attachments(_Section):
+    """Images and files that a route lets out: nothing in them can be masked."""
+
+    kinds: Annotated[tuple[Literal["image", "file"], ...], Field(min_length=1)]
+    from_: Annotated[tuple[Annotated[str, AfterValidator(_usable_place)], ...], Field(min_length=1, alias="from")]
+    """Folders, of this machine or of an object store, that they may be read from; and web addresses whose images are
+    passed on to the vendor as they are."""
+    max_mb: int = Field(default=20, gt=0, le=100)
+    """Megabytes of one."""
+
+
 class Route(_Section):
     """A way from rows to models."""
 
@@ -264,6 +292,8 @@ class Route(_Section):
     deadline: Deadline = Deadline()
     max_tokens: int = Field(default=512, gt=0)
     system_prompt: str | None = None
+    attachments: Attachments | None = None
+    """What may leave unmasked as an image or a file; ``None`` is nothing."""
     over_budget: Literal["stop", "cheaper", "wait"] = "stop"
     """What becomes of rows for which a budget has no room: nothing, a lower tier that fits, or waiting for room."""
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.rows.shard import Shard
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 Row = Mapping[str, Any]
 Message = Mapping[str, Any]
-"""``{"role": "system" | "user" | "assistant", "content": str}``."""
+"""``{"role": "system" | "user" | "assistant", "content": str | list of parts}``; see ``messages.py``."""
 RowPrompt = Callable[[Row], "str | Sequence[Message]"]
 """A function from a row to its prompt, or to whole messages."""
+Prompt = str | Sequence[Message] | RowPrompt
+"""A template, messages whose texts and URIs are templates, or a function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,8 @@ class MapJob:
 
     source: str
     sink: str
-    prompt: str | RowPrompt
-    """A sandboxed Jinja template over the row's columns, ``file:PATH`` of one, or a function."""
+    prompt: Prompt
+    """A sandboxed Jinja template over the row's columns, ``file:PATH`` of one, messages of templates, or a function."""
     key: str
     """Column that names a row, unique in the source; ``#row`` is the row's number, for files without one."""
     team: str
@@ -45,6 +50,11 @@ class MapJob:
     system_prompt: str | None = None
     output_schema: Mapping[str, Any] | None = None
     """JSON schema the answer must satisfy."""
+    output_model: type[BaseModel] | None = None
+    """Pydantic model that the answer must satisfy as well; ``output_schema`` is then its schema."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Functions the model may call, as OpenAI defines them; see ``tools.py``."""
+    tool_choice: str | Mapping[str, Any] | None = None
     shard: Shard = field(default_factory=lambda: Shard(0, 1))
     max_tokens: int | None = None
     """Output limit in tokens; ``None`` takes the route's."""
@@ -78,3 +88,5 @@ class MapSummary:
     """Room that the rows over budget would have needed, as a decimal string."""
     over_budget_then: str = "stop"
     """What the route says of such rows: ``stop``, ``cheaper`` or ``wait``."""
+    cached_input_tokens: int = 0
+    """Of ``input_tokens``, those that the vendor had in its cache."""

@@ -36,6 +36,7 @@ from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.tools import tools_bytes
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
 from airflow_ai_provider.ledger.limits import budgets_in_force
@@ -167,7 +168,7 @@ class _Look:
             output_schema=job.output_schema,
             prompt_version=plan.renderer.version,
         )
-        self._schema = schema_bytes(job.output_schema)
+        self._schema = schema_bytes(job.output_schema) + tools_bytes(job.tools)
         self._forecast = Forecast(plan.route, self._tiers, history, plan.max_tokens)
         self._asked = _Digests()
         self._counts: Counter[str] = Counter()

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from airflow_ai_provider.errors import AIProviderError, PolicyError
+from airflow_ai_provider.gateway.attachments import AttachmentReader
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.gateway.render import Renderer
@@ -23,6 +24,9 @@ from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, load_p
 from airflow_ai_provider.rows.defaults import DefaultedSource
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
 from airflow_ai_provider.rows.source import Source, open_source
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def plan_job(
 
     ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand; ``defaults`` are columns
     that the rows get where the source lacks them. Raises ``PolicyError``, ``PromptError`` or ``SourceError`` that names
-    the place and the remedy.
+    the place and the remedy, and ``PrivacyError`` for a prompt with attachments that the route does not let out.
     """
     read_at = datetime.now(UTC)
     policy = load_policy(settings.policy_path)
@@ -67,7 +71,14 @@ def plan_job(
     for name in dict.fromkeys(name for names in route.tiers.values() for name in names):
         model_facts(name, policy.deployments[name], policy.digest)
     renderer = Renderer(job.prompt, job.system_prompt or route.system_prompt)
-    checks = AnswerChecks(route.escalate.on, job.output_schema)
+    AttachmentReader(route.attachments).check_kinds(sorted(renderer.attached))
+    checks = AnswerChecks(
+        route.escalate.on,
+        job.output_schema,
+        output_model=job.output_model,
+        tools=job.tools,
+        tool_choice=job.tool_choice,
+    )
     source: Source = open_source(job.source, storage_options=settings.storage_options, database=settings.database)
     if defaults:
         source = DefaultedSource(source, defaults)
@@ -127,6 +138,7 @@ def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer
         "caller": (caller.dag_id, caller.run_id, caller.task_id),
         "source": (job.source, inspection.version, inspection.rows, inspection.columns),
         "job": (job.key, job.team, job.route, job.max_tokens, job.batch_rows, job.output_schema),
+        "answer": (_model_version(job.output_model), job.tools, job.tool_choice),
         "prompt": (renderer.version, _code_version(job.prompt)),
         "route": route.model_dump(mode="json", by_alias=True),
         "deployments": {name: policy.deployments[name].model_dump(mode="json") for name in used},
@@ -139,6 +151,16 @@ def _code_version(prompt: object) -> str | None:
     """A hash of a prompt function's own code, wherever its file lies: a changed function makes its parts anew."""
     code = getattr(prompt, "__code__", None)
     return hashlib.sha256(repr(_essence(code)).encode()).hexdigest() if isinstance(code, CodeType) else None
+
+
+def _model_version(model: type[BaseModel] | None) -> str | None:
+    """A hash of the code in a pydantic model and its bases: a changed validator looks at finished rows anew."""
+    if model is None:
+        return None
+    bodies = [vars(base) for base in model.__mro__ if base.__module__.partition(".")[0] != "pydantic"]
+    members = [getattr(member, "__wrapped__", member) for body in bodies for _, member in sorted(body.items())]
+    codes = [_code_version(getattr(member, "__func__", member)) for member in members]
+    return hashlib.sha256(repr([code for code in codes if code]).encode()).hexdigest()
 
 
 def _essence(code: CodeType) -> tuple[object, ...]:

@@ -1,19 +1,40 @@
-"""From a row to a masked request: render, mask, route. Pure CPU; nothing here waits or costs."""
+"""From a row to a masked request: render, mask, route. Pure CPU, but for attachments, which are read off the loop.
+
+Nothing here costs money. The texts that are the same for every row are looked through once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
-from airflow_ai_provider.errors import PrivacyError
+from airflow_ai_provider.errors import PrivacyError, PromptError
+from airflow_ai_provider.gateway.attachments import Attachment, AttachmentReader, references, with_parts
 from airflow_ai_provider.gateway.job import Message, Row
 from airflow_ai_provider.gateway.render import Renderer
+from airflow_ai_provider.gateway.routing import Choice, Needs
 from airflow_ai_provider.policy import NO_MASKING, TIERS, MaskingProfile, Policy, Route, Tier
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 from airflow_ai_provider.privacy.restoring import TokenReport
 from airflow_ai_provider.privacy.tokens import PURPOSE as TOKENS_PURPOSE
+
+_Place = tuple[int, int]
+"""Of a part: the number of its message, and its own number in it."""
+
+
+class Chooser(Protocol):
+    """Chooses a row's tier."""
+
+    def choose(self, row: Row, text: str, needs: Needs) -> Choice:
+        """``text`` is masked."""
+        ...
+
+    def classify(self, row: Row) -> str | None:
+        """The class of the row's data, where the route has classes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +44,37 @@ class Prepared:
     row_key: str
     tier: Tier
     messages: Sequence[Message] = field(repr=False)
-    """Masked."""
+    """Masked. An attachment stands in them as the hash of its content: equal messages ask the same."""
     text: str = field(repr=False)
     """All of the masked text."""
     size: int
     """UTF-8 bytes of ``text``."""
     mask: RowMask | None = field(repr=False)
+    needs: Needs
+    routed_by: str
+    """What chose the tier."""
+    attachments: Mapping[_Place, Attachment] = field(default_factory=dict, repr=False)
+    """To be read, by where they stand in ``messages``."""
+    reader: AttachmentReader | None = field(default=None, repr=False)
+
+    @property
+    def evidence(self) -> str:
+        """What was asked, as the trail hashes it: the text, and the hashes of attachments."""
+        hashes = [str(self.messages[n]["content"][part].get("sha256", "")) for n, part in self.attachments]
+        return "\n".join((self.text, *hashes))
+
+    async def wire_messages(self) -> Sequence[Message]:
+        """The messages with the contents of attachments in them: to be made just before the call, and let go after.
+
+        Raises ``PromptError`` or ``PrivacyError`` where an attachment cannot be read any more, or is another one now.
+        """
+        if not self.attachments:
+            return self.messages
+        assert self.reader is not None
+        made = {}
+        for place, attachment in self.attachments.items():  # one by one: a row's are in memory together anyway
+            made[place] = await self.reader.inlined(attachment, self.messages[place[0]]["content"][place[1]])
+        return with_parts(self.messages, made)
 
     def restored(self, answer: str) -> str:
         """The answer with this row's own values in place of its tokens; JSON stays JSON.
@@ -48,35 +94,159 @@ class Prepared:
 class Preparer:
     """Renders, masks and routes the rows of one job."""
 
-    def __init__(self, renderer: Renderer, route: Route, masker: Masker | None) -> None:
+    def __init__(
+        self,
+        renderer: Renderer,
+        route: Route,
+        masker: Masker | None,
+        *,
+        chooser: Chooser | None = None,
+        json: bool = False,
+        tools: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``json`` and ``tools`` say whether the job has an output schema, and tools."""
         self._renderer = renderer
         self._route = route
         self._masker = masker
+        self._chooser = chooser or _ByColumn(route)
+        self._json, self._tools = json, tools
+        self._reader = AttachmentReader(route.attachments, storage_options)
+        # Where no answer is shared, no two rows need tokens in common.
+        self._apart = route.shares_nothing
+        if masker is not None:
+            masker.expect(renderer.constants)
+
+    async def prepare_many(
+        self, rows: Sequence[Row], row_keys: Sequence[str]
+    ) -> list[Prepared | PromptError | PrivacyError]:
+        """The request of each row, or why it gets no call; attachments are read once, for their hashes."""
+        made = [self._tried(row, key) for row, key in zip(rows, row_keys, strict=True)]
+        with_some = [n for n, one in enumerate(made) if isinstance(one, Prepared) and one.attachments]
+        if with_some:
+            hashed = await asyncio.gather(*(self._hashed(made[number]) for number in with_some))
+            for number, one in zip(with_some, hashed, strict=True):
+                made[number] = one
+        return made
 
     def prepare(self, row: Row, row_key: str) -> Prepared:
-        """Raises ``PromptError`` or ``PrivacyError``: the row gets no call."""
+        """The request of one row, its attachments not read yet: in the messages stand their URIs.
+
+        Raises ``PromptError`` or ``PrivacyError``: the row gets no call.
+        """
         messages = self._renderer.messages(row)
-        # Where no answer is shared, no two rows need tokens in common.
-        record = row_key if self._route.shares_nothing else None
-        mask = self._masker.for_row(row, record) if self._masker else None
-        if mask is not None:
-            messages = [{**message, "content": mask.mask(message["content"])} for message in messages]
-            for message in messages:
-                mask.check(message["content"])
-        text = "\n".join(message["content"] for message in messages)
+        mask = self._masker.for_row(row, row_key if self._apart else None) if self._masker else None
+        texts: list[str] = []
+        masked: list[Message] = []
+        plain = True
+        for message in messages:
+            content = message["content"]
+            if type(content) is str:
+                content = _masked(mask, content)
+                texts.append(content)
+                masked.append({"role": message["role"], "content": content})
+            else:
+                plain = False
+                parts = [_masked_part(mask, part) for part in content]
+                texts += [part["text"] for part in parts if part["type"] == "text"]
+                masked.append({"role": message["role"], "content": parts})
+        text = "\n".join(texts)
+        size = _utf8_size(text)
+        if plain:
+            return self._routed(row, row_key, masked, text, size, mask)
+        return self._with_attachments(row, row_key, masked, text, size, mask)
+
+    def _tried(self, row: Row, row_key: str) -> Prepared | PromptError | PrivacyError:
         try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            raise PrivacyError("the prompt holds half of a surrogate pair and cannot be sent as UTF-8") from None
-        return Prepared(row_key, tier_of(row, self._route), messages, text, size, mask)
+            return self.prepare(row, row_key)
+        except (PromptError, PrivacyError) as error:
+            return error.with_traceback(None)  # it would keep the row
+
+    async def _hashed(self, prepared: Prepared | Exception) -> Prepared | PromptError | PrivacyError:
+        assert isinstance(prepared, Prepared)
+        try:
+            parts = {place: await self._reader.hashed(one) for place, one in prepared.attachments.items()}
+        except (PromptError, PrivacyError) as error:
+            return error.with_traceback(None)
+        return replace(prepared, messages=with_parts(prepared.messages, parts))
+
+    def _with_attachments(
+        self, row: Row, row_key: str, messages: Sequence[Message], text: str, size: int, mask: RowMask | None
+    ) -> Prepared:
+        counts = {"image": 0, "file": 0}
+        attachments: dict[_Place, Attachment] = {}
+        on_the_wire: dict[_Place, Mapping[str, Any]] = {}
+        for number, index, part in references(messages):
+            kind = part["type"]
+            counts[kind] += 1
+            made = self._reader.refer(kind, part["uri"], f"{kind} {counts[kind]}", _unmasked_by(mask))
+            if isinstance(made, Attachment):
+                attachments[number, index] = made
+            else:
+                on_the_wire[number, index] = made
+        messages = with_parts(messages, on_the_wire)
+        prepared = self._routed(row, row_key, messages, text, size, mask, **{f"{k}s": n for k, n in counts.items()})
+        return replace(prepared, attachments=attachments, reader=self._reader)
+
+    def _routed(
+        self,
+        row: Row,
+        row_key: str,
+        messages: Sequence[Message],
+        text: str,
+        size: int,
+        mask: RowMask | None,
+        images: int = 0,
+        files: int = 0,
+    ) -> Prepared:
+        needs = Needs(size, images, files, self._json, self._tools, self._chooser.classify(row))
+        choice = self._chooser.choose(row, text, needs)
+        return Prepared(row_key, choice.tier, messages, text, size, mask, needs, choice.routed_by)
+
+
+class _ByColumn:
+    """The tier that a row's column names, or the route's default."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._column = route.complexity.column if route.complexity.from_ == "column" else None
+        self._named: dict[str, Choice] = {tier: Choice(route.tier_at_least(tier), "column") for tier in TIERS}
+        self._default = Choice(route.default_tier, "default")
+
+    def choose(self, row: Row, text: str, needs: Needs) -> Choice:
+        wanted = row.get(self._column) if self._column else None
+        if wanted is None:
+            return self._default
+        found = self._named.get(wanted) if type(wanted) is str else None
+        return found or self._named.get(str(wanted).strip().lower(), self._default)
+
+    def classify(self, row: Row) -> str | None:
+        return None
 
 
 def tier_of(row: Row, route: Route) -> Tier:
     """The tier a row asks for, or the route's default where it asks for none or for what there is not."""
-    wanted: Any = row.get(route.complexity.column) if route.complexity.from_ == "column" else None
-    name = str(wanted).strip().lower() if wanted is not None else ""
-    found = next((tier for tier in TIERS if tier == name), None)
-    return route.tier_at_least(found) if found else route.default_tier
+    return _ByColumn(route).choose(row, "", Needs(0)).tier
+
+
+def _masked(mask: RowMask | None, text: str) -> str:
+    return text if mask is None else mask.masked(text)
+
+
+def _masked_part(mask: RowMask | None, part: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"type": "text", "text": _masked(mask, part["text"])} if part["type"] == "text" else part
+
+
+def _unmasked_by(mask: RowMask | None) -> Callable[[str], bool]:
+    """Whether masking would leave a text as it is."""
+    return lambda text: _masked(mask, text) == text
+
+
+def _utf8_size(text: str) -> int:
+    try:
+        return len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise PrivacyError("the prompt holds half of a surrogate pair and cannot be sent as UTF-8") from None
 
 
 def open_masker(policy: Policy, route: Route, keyring: Keyring, *, team: str, scope: str) -> Masker | None:

@@ -24,7 +24,7 @@ from airflow_ai_provider.operators.base import (
 from airflow_ai_provider.rows.shard import Shard
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary, RowPrompt
+    from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary, Prompt
     from airflow_ai_provider.ledger.notices import Notice
 
 
@@ -37,12 +37,15 @@ class LLMMapOperator(HeartOperator):
     :param source: URI of the rows: a file or folder of CSV, JSONL or Parquet, or ``sql://CONN_ID?query=…`` (templated).
     :param sink: folder or object-store URL of Parquet parts (templated). Use one sink for
         one run, for example ``…/{{ macros.ai.run_folder(run_id) }}``.
-    :param prompt: sandboxed Jinja template over the row's columns, or ``file:PATH`` of one.
+    :param prompt: sandboxed Jinja template over the row's columns, ``file:PATH`` of one, or messages whose texts and
+        URIs are such templates: ``[{"role": "user", "content": "{{ text }}"}]``.
     :param key: column that names a row, unique in the source; ``#row`` is the row's number (templated).
     :param team: who pays (templated).
     :param route: route of the policy (templated).
     :param system_prompt: replaces the route's.
-    :param output_schema: JSON schema that answers must satisfy, or a pydantic model.
+    :param output_schema: JSON schema that answers must satisfy, or a pydantic model, whose own validators count too.
+    :param tools: functions the model may ask for, as OpenAI defines them; the calls it asks for are the answer.
+    :param tool_choice: ``auto``, ``none``, ``required``, or one function, as OpenAI writes it.
     :param policy: path of a policy file, instead of ``[ai] policy_path`` (templated).
     :param shard: ``"INDEX/COUNT"``, the share of the source that this task instance takes; see ``shards``.
     :param max_tokens: limit of an answer, in tokens; replaces the route's.
@@ -67,12 +70,14 @@ class LLMMapOperator(HeartOperator):
         *,
         source: str,
         sink: str,
-        prompt: str | RowPrompt,
+        prompt: Prompt,
         key: str,
         team: str,
         route: str,
         system_prompt: str | None = None,
         output_schema: Mapping[str, Any] | type | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] | None = None,
         policy: str | None = None,
         shard: Shard | Mapping[str, Any] | str | None = None,
         max_tokens: int | None = None,
@@ -102,7 +107,11 @@ class LLMMapOperator(HeartOperator):
         self.team = team
         self.route = route
         self.system_prompt = system_prompt
+        check_prompt(prompt)
         self.output_schema = json_schema(output_schema)
+        self.output_model = None if output_schema is None or isinstance(output_schema, Mapping) else output_schema
+        self.tools = checked_tools(tools, tool_choice)
+        self.tool_choice = tool_choice
         self.policy = policy
         self.shard = parse_time_shard(shard)
         self.max_tokens = None if max_tokens is None else at_least_one("max_tokens", max_tokens)
@@ -155,6 +164,9 @@ class LLMMapOperator(HeartOperator):
             route=self.route,
             system_prompt=self.system_prompt,
             output_schema=self.output_schema,
+            output_model=self.output_model,
+            tools=self.tools,
+            tool_choice=self.tool_choice,
             shard=self.shard,
             max_tokens=self.max_tokens,
             batch_rows=self.batch_rows,
@@ -219,6 +231,22 @@ def to_xcom(summary: MapSummary) -> dict[str, Any]:
     """The summary as JSON values."""
     values = {field.name: getattr(summary, field.name) for field in fields(summary)}
     return {**values, "errors": dict(summary.errors)}
+
+
+def check_prompt(prompt: object) -> None:
+    """Raise ``ValueError`` for messages of the wrong shape; templates are read when the task runs."""
+    from airflow_ai_provider.gateway.messages import shape_problem
+
+    if not isinstance(prompt, str) and not callable(prompt) and (problem := shape_problem(prompt)):
+        raise ValueError(f"prompt: {problem}")
+
+
+def checked_tools(tools: Sequence[Mapping[str, Any]], tool_choice: object) -> tuple[Mapping[str, Any], ...]:
+    """The tools. Raises ``ValueError`` where they, or the choice among them, are not as OpenAI defines them."""
+    from airflow_ai_provider.gateway.tools import check_tools
+
+    check_tools(tools, tool_choice)
+    return tuple(tools)
 
 
 def json_schema(schema: Mapping[str, Any] | type | None) -> Mapping[str, Any] | None:

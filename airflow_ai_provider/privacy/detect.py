@@ -29,7 +29,7 @@ from airflow_ai_provider.privacy import (
 from airflow_ai_provider.privacy.allowed import Allowed
 from airflow_ai_provider.privacy.normalise import View
 from airflow_ai_provider.privacy.numbers import NumberFinder, NumberKind
-from airflow_ai_provider.privacy.regex import Gate, bytes_options
+from airflow_ai_provider.privacy.regex import shared_gate
 from airflow_ai_provider.privacy.spans import Span, resolve
 from airflow_ai_provider.privacy.userpatterns import UserPatterns
 
@@ -114,7 +114,7 @@ class Detector:
         self._allowed = Allowed(allow)
         self._patterns = UserPatterns(patterns) if patterns else None
         self._scanners, signs = _scanners(self.kinds, by_word)
-        self._gate = Gate(signs, bytes_options()) if signs else None
+        self._gate = shared_gate(tuple(signs)) if signs else None
 
     def find(self, text: str) -> list[Span]:
         """Return what is found, in order and disjoint. Offsets count code points of ``text``."""

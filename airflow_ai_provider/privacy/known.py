@@ -11,13 +11,13 @@ import math
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from airflow_ai_provider.privacy.normalise import is_invisible
 from airflow_ai_provider.privacy.spans import Span
-from airflow_ai_provider.privacy.variants import variants
+from airflow_ai_provider.privacy.variants import in_every_form, variants
 
 _HIDDEN = "\xad"
 _QUOTES = dict.fromkeys(map(ord, "’‘ʼ′＇`´"), "'")
@@ -33,6 +33,7 @@ _WORDS = re.compile(rf"[{_WIDE}]|\d+|[^\W\d_{_WIDE}]+")
 """What a text is made of: letters, digits, and single characters of scripts without spaces."""
 _FEW = 32
 """Values up to which looking for each is faster than splitting the text into words."""
+_AT_START = (0,)
 _LONG_BLANKS = re.compile("  +")
 
 
@@ -79,7 +80,7 @@ class _Folded(NamedTuple):
 
 def folded(text: str) -> str:
     """A text as values are compared."""
-    return _squeeze(text.translate(_TABLE)).text.strip()
+    return fold(text).strip()
 
 
 class KnownValues:
@@ -87,21 +88,30 @@ class KnownValues:
 
     __slots__ = ("_skipped", "_values")
 
-    def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str], *, skip: Iterable[str] = ()) -> None:
+    def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str], *, skip: Sequence[str] = ()) -> None:
         """``columns`` maps names of columns to types; values shorter than 2 characters are not looked for.
 
         ``skip`` names columns whose values are to be left alone.
         """
-        self._values = _Values(row, columns, varied=True)
-        self._skipped = _Values(row, dict.fromkeys(skip, ""), varied=False)
+        self._values = _Values(row, columns, varied=True) if columns else _NO_VALUES
+        self._skipped = _Values(row, dict.fromkeys(skip, ""), varied=False) if skip else _NO_VALUES
 
-    def find(self, text: str) -> Iterator[Span]:
-        """Yield where a value stands as a whole word, in any of its forms; findings may overlap."""
+    def find(self, text: str) -> Sequence[Span]:
+        """Where a value stands as a whole word, in any of its forms; findings may overlap."""
         return self._values.find(text)
 
-    def find_skipped(self, text: str) -> Iterator[Span]:
-        """Yield where a value that is to be left alone stands as a whole word."""
+    def find_skipped(self, text: str) -> Sequence[Span]:
+        """Where a value that is to be left alone stands as a whole word."""
         return self._skipped.find(text)
+
+    def may_be_in(self, folded: str) -> bool:
+        """Whether ``find`` might find something in the text of which ``folded`` is what ``fold`` made."""
+        return bool(self._values.candidates(folded))
+
+
+def fold(text: str) -> str:
+    """A text as values are looked for in it."""
+    return _squeeze(text.translate(_TABLE)).text
 
 
 class _Values:
@@ -111,49 +121,74 @@ class _Values:
     values the time is that of a few passes over the text.
     """
 
-    __slots__ = ("_signs", "_values", "_varied")
+    __slots__ = ("_free", "_signs", "_values", "_varied")
 
     def __init__(self, row: Mapping[str, Any], columns: Mapping[str, str], *, varied: bool) -> None:
         self._values: dict[str, str] = {}
         for column, entity in columns.items():
-            for leaf in _leaves(row.get(column)):
+            held = row.get(column)
+            for leaf in (held,) if type(held) is str else _leaves(held):
                 value = folded(leaf)
-                if len(value) >= 2 and any(map(str.isalnum, value)):
+                if len(value) >= 2 and (value.isalnum() or any(map(str.isalnum, value))):
                     self._values.setdefault(value, entity)
         self._varied = varied
-        self._signs = {value: _signs(value, varied) for value in self._values}
+        self._signs: dict[str, Sequence[str]] | None = None
+        self._free: str | None = None
+        """The last text that held none of them: most are looked at twice, to mask and to guard."""
 
-    def find(self, text: str) -> Iterator[Span]:
-        if not self._values:
-            return
+    def find(self, text: str) -> Sequence[Span]:
+        if not self._values or text is self._free:
+            return ()
         plain = text.translate(_TABLE)
-        if _HIDDEN not in plain and not self._candidates(plain):
-            return
+        if _HIDDEN not in plain and not self._with_a_word_in(plain):
+            self._free = text
+            return ()
         folded = _squeeze(plain)
-        for value in self._candidates(folded.text):
+        found: list[Span] = []
+        for value in self.candidates(folded.text):
             rest = folded.text  # "Lee, Ann" is no other form of a name in "Ann Lee, Ann Lee"
             forms = (value, *variants(value)) if self._varied else (value,)
             for form in [form for form in forms if form in rest]:
                 places = list(_occurrences(rest, form))
                 for start, end in places:
-                    yield Span(folded.original(start), folded.original(end - 1) + 1, self._values[value])
+                    found.append(Span(folded.original(start), folded.original(end - 1) + 1, self._values[value]))
                 rest = _without(rest, places)
+        return found
 
-    def _candidates(self, text: str) -> list[str]:
-        """The values that may be in a text, longest first."""
-        words: Container[str] = text if len(self._values) <= _FEW else set(_WORDS.findall(text))
-        found = [value for value, signs in self._signs.items() if any(sign in words for sign in signs)]
-        return sorted(found, key=lambda value: (-len(value), value))
+    def candidates(self, folded: str) -> Sequence[str]:
+        """The values that may be in a folded text, longest first."""
+        found = self._with_a_word_in(folded)
+        # Of the values that share a word with a text, few have in it what each of their forms holds.
+        found = [value for value in found if (in_every_form(value) if self._varied else value) in folded]
+        return sorted(found, key=lambda value: (-len(value), value)) if len(found) > 1 else found
+
+    def _with_a_word_in(self, text: str) -> Sequence[str]:
+        """Values of which a word is in a text; all that are in it in any form are among them."""
+        if not self._values:
+            return ()
+        few = len(self._values) <= _FEW
+        if self._signs is None:
+            # Looking for letters in a row, the words of a value will do: whatever two of them make holds both.
+            self._signs = {value: _WORDS.findall(value) if few else _signs(value) for value in self._values}
+        words: Container[str] = text if few else set(_WORDS.findall(text))
+        found: list[str] = []
+        for value, signs in self._signs.items():
+            for sign in signs:  # twice as fast as any()
+                if sign in words:
+                    found.append(value)
+                    break
+        return found
 
 
-def _signs(value: str, varied: bool) -> tuple[str, ...]:
+_NO_VALUES = _Values({}, {}, varied=False)
+
+
+def _signs(value: str) -> tuple[str, ...]:
     """Words of which one is in every text that holds the value in any form.
 
     A form of a name has one of its words whole, or is two of them written as one.
     """
     words = _WORDS.findall(value)
-    if not varied:
-        return tuple(words[:1])
     joined = (left + right for left, right in (*pairwise(words), (words[0], words[-1]), (words[-1], words[0])))
     return tuple(dict.fromkeys((*words, *joined)))
 
@@ -201,6 +236,8 @@ def _leaves(value: Any) -> Iterator[str]:
 
 def _squeeze(text: str) -> _Folded:
     """Leave out invisible characters, and blanks beyond one or between wide characters."""
+    if text.isascii() and "  " not in text:
+        return _Folded(text, _AT_START, _AT_START, None)
     visible = None
     if _HIDDEN in text:
         visible = [index for index, char in enumerate(text) if char != _HIDDEN]

@@ -17,11 +17,14 @@ from airflow_ai_provider.privacy.spans import Span
 _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
 
 # The local part leaves out what RFC 5322 allows but texts use as delimiters: / = ? ` { | }
-_EMAIL = compile_bytes(rb"[A-Za-z0-9!#$%&'*+^_~.\xe0-]+@[A-Za-z0-9\xe0.-]+")
+_LETTERS_DIGITS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz\xe0"
+_EMAIL_LOCAL = _LETTERS_DIGITS + b"!#$%&'*+^_~.-"
+_EMAIL_DOMAIN = _LETTERS_DIGITS + b".-"
 _WIDE_EMAIL = compile_bytes(rb"[A-Za-z0-9+_.\xe0\xc0-]+@[A-Za-z0-9\xe0\xc0-]+\.\xc0{2,6}")
 _EMAIL_LEADING = b"!#$%&'*^~.-"
 _LABEL = re.compile(rb"[A-Za-z0-9\xe0]+(?:-+[A-Za-z0-9\xe0]+)*")
 _TOP_LABEL = re.compile(rb"[A-Za-z\xe0]{2,63}|[xX][nN]--[A-Za-z0-9-]{2,59}")
+_DOMAIN = re.compile(rb"(?:" + _LABEL.pattern + rb"\.)+(?:" + _TOP_LABEL.pattern + rb")")
 _MAX_EMAIL = 320
 """Octets: 64 of local part, 255 of domain (RFC 5321 §4.5.3.1)."""
 
@@ -41,25 +44,36 @@ _ZONE = re.compile(rb"%[A-Za-z0-9]{1,15}")
 
 def find_emails(view: View) -> Iterator[Span]:
     """Yield e-mail addresses: a local part, and a domain with a top level of letters."""
-    if b"@" not in view.data:
-        return
-    for match in _EMAIL.finditer(view.data):
-        found = _email(view.data, *match.span())
-        if found:
-            yield Span(*view.original(*found), "email")
-    if 0xC0 in view.data:
-        for match in _WIDE_EMAIL.finditer(view.data):
+    data = view.data
+    at = data.find(b"@")
+    free = 0  # from here on
+    while at >= 0:
+        following = data.find(b"@", at + 1)
+        # What stands between two signs is looked at by one slice from either side, so the time is linear.
+        start = free + len(data[free:at].rstrip(_EMAIL_LOCAL))
+        after = data[at + 1 : following] if following >= 0 else data[at + 1 :]
+        end = at + 1 + len(after) - len(after.lstrip(_EMAIL_DOMAIN))
+        free = at + 1
+        if start < at and end > at + 1:
+            free = end
+            if found := _email(data, start, at, end):
+                yield Span(*view.original(*found), "email")
+        at = following
+    if 0xC0 in data:
+        for match in _WIDE_EMAIL.finditer(data):
             yield Span(*view.original(*match.span()), "email")
 
 
-def _email(data: bytes, start: int, end: int) -> tuple[int, int] | None:
-    at = data.index(b"@", start, end)
+def _email(data: bytes, start: int, at: int, end: int) -> tuple[int, int] | None:
     local = data[start:at].lstrip(_EMAIL_LEADING)
     if not local:
         return None
+    domain = data[at + 1 : min(end, at + 256)].rstrip(b".")
+    if _DOMAIN.fullmatch(domain):
+        return max(at - len(local), at - _MAX_EMAIL), at + 1 + len(domain)
     # Cut the domain back to its last label that can be a top level: "a@b.co.uk.7" ends at "uk".
     labels: list[bytes] = []
-    for label in data[at + 1 : min(end, at + 256)].split(b"."):
+    for label in domain.split(b"."):
         whole = _LABEL.match(label)
         if whole is None:
             break

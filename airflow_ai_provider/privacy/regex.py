@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 
 import re2
 
@@ -37,11 +38,29 @@ class Gate:
         # RE2 reports a search for which it had too little memory as one without a match. This one always matches.
         self._always = self._set.Add("")
         self._set.Compile()
+        self._last: tuple[bytes | str, Sequence[int]] = (b"", self._searched(b""))
 
-    def open_for(self, data: bytes | str) -> Iterable[int]:
-        """Indexes of the patterns that are there; all of them where the search gave up."""
+    def open_for(self, data: bytes | str) -> Sequence[int]:
+        """Indexes of the patterns that are there; all of them where the search gave up.
+
+        What is masked and what guards it look at most texts one right after the other, and unchanged.
+        """
+        last, found = self._last
+        if last != data:
+            found = self._searched(data)
+            self._last = data, found
+        return found
+
+    def _searched(self, data: bytes | str) -> Sequence[int]:
         found: list[int] | None = self._set.Match(data)
         if found is None or self._always not in found:
             return self._everything
         found.remove(self._always)
-        return sorted(found)
+        found.sort()
+        return found
+
+
+@lru_cache(maxsize=64)
+def shared_gate(signs: tuple[bytes, ...]) -> Gate:
+    """The gate of some patterns on bytes, one for all who have the same."""
+    return Gate(signs, bytes_options())

@@ -11,10 +11,11 @@ masked itself, so an input can neither smuggle a token in nor change by being ma
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from airflow_ai_provider.privacy.normalise import LETTER, View
 from airflow_ai_provider.privacy.regex import compile_bytes
@@ -31,6 +32,10 @@ _SYMBOLS = bytes(ord(ALPHABET[byte % len(ALPHABET)]) for byte in range(256))
 _UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))
 """Bytes left out of a digest, so that every symbol is as likely as another."""
 
+_BLOCK = 64
+"""Bytes that SHA-256 takes in at once."""
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+_DIGITS = "".join(filter(str.isdigit, ALPHABET)).encode("ascii")
 _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") | {LETTER}
 _OPEN = rb"(?:\\{0,2}\[|&(?:#91|#x5b|lbrack|lsqb);|%5b)"
 _CLOSE = rb"(?:\\{0,2}\]|&(?:#93|#x5d|rbrack|rsqb);|%5d)"
@@ -65,12 +70,27 @@ def code_symbols(key: bytes, scope: str, entity: str, value: str) -> str:
     block = f"{len(scope)}:{scope}{entity}:{value}".encode("utf-8", "surrogatepass")
     symbols = ""
     while True:
-        block = hmac.digest(key, block, "sha256")
+        block = _mac(key, block)
         symbols += block.translate(_SYMBOLS, _UNEVEN).decode("ascii")
         for offset in range(len(symbols) - LONGEST + 1):
             head = symbols[offset : offset + SHORTEST]
             if not head.isdigit() and not head.isalpha():
                 return symbols[offset : offset + LONGEST]
+
+
+def _mac(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA256 (RFC 2104) in a third of the time of ``hmac.digest``, which works the key in anew each time."""
+    keyed_inner, keyed_outer = _keyed(key)
+    inner, outer = keyed_inner.copy(), keyed_outer.copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+@lru_cache(maxsize=64)
+def _keyed(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    padded = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+    return hashlib.sha256(padded.translate(_INNER)), hashlib.sha256(padded.translate(_OUTER))
 
 
 class TokenPattern:
@@ -88,6 +108,8 @@ class TokenPattern:
     def find(self, view: View) -> Iterator[Found]:
         """Yield token-like texts, in order. One as ``write`` writes it is found without what surrounds it."""
         data = view.data
+        if len(data.translate(None, _DIGITS)) == len(data):
+            return  # every code has a digit
         for match in self._pattern.finditer(data):
             opening, name, join, code, closing = match.groups()
             if not _is_token(data, match.span(), opening, join, code, closing):

@@ -27,14 +27,32 @@ _COMPOUND = frozenset(
 def variants(name: str) -> tuple[str, ...]:
     """The other ways to write a folded name; none for what does not read as a name of two to five parts."""
     if _WIDE_NAME.fullmatch(name):
-        family = name[:2] if name[:2] in _COMPOUND else name[:1]
-        return tuple(family + title for title in _WIDE_TITLES)
-    family, comma, given = name.partition(", ")
-    parts = [*given.split(" "), *family.split(" ")] if comma else name.split(" ")
-    if not 2 <= len(parts) <= _MOST_PARTS or not all(map(_PART.fullmatch, parts)):
+        return tuple(_wide_family(name) + title for title in _WIDE_TITLES)
+    parts = _parts(name)
+    if not parts:
         return ()
     forms = {form for written in _spellings(parts) for form in _orders(written)}
     return tuple(sorted(forms - {name}, key=lambda form: (-len(form), form)))
+
+
+@lru_cache(maxsize=4096)
+def in_every_form(name: str) -> str:
+    """What stands in a folded name and in each of its other forms: the family name, to its first hyphen."""
+    if _WIDE_NAME.fullmatch(name):
+        return _wide_family(name)
+    parts = _parts(name)
+    return parts[-1].partition("-")[0] if parts else name
+
+
+def _wide_family(name: str) -> str:
+    return name[:2] if name[:2] in _COMPOUND else name[:1]
+
+
+def _parts(name: str) -> list[str]:
+    """Given names, then the family name; nothing for what does not read as a name."""
+    family, comma, given = name.partition(", ")
+    parts = [*given.split(" "), *family.split(" ")] if comma else name.split(" ")
+    return parts if 2 <= len(parts) <= _MOST_PARTS and all(map(_PART.fullmatch, parts)) else []
 
 
 def _spellings(parts: list[str]) -> Iterator[list[str]]:
