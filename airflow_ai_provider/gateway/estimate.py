@@ -15,15 +15,12 @@ from decimal import Decimal
 from fractions import Fraction
 
 from airflow_ai_provider.gateway.lanes import Offer
+from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, OTHER_BYTES_PER_TOKEN
 from airflow_ai_provider.ledger.history import CallHistory
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.room import Room
 from airflow_ai_provider.policy import TIERS, Deployment, Route, Tier
 
-ASCII_BYTES_PER_TOKEN = 4
-"""OpenAI's rule of thumb for English, "What are tokens and how to count them?"; DeepSeek's documentation says 3.3."""
-OTHER_BYTES_PER_TOKEN = 3
-"""One token per Han character. DeepSeek's documentation says 0.6 tokens; older vocabularies take one and more."""
 ESCALATED = Fraction(1, 10)
 """Share of answers taken to be asked again in the higher tier while nobody knows."""
 LATENCY_MS = 2000
@@ -102,12 +99,6 @@ class BudgetLine:
     after_worst_nano: int
     rows_over: int
     """About how many rows would be ``over_budget``."""
-
-
-def tokens_of(text: str, size: int) -> int:
-    """Input tokens of a text of ``size`` UTF-8 bytes, by the rule of thumb."""
-    ascii_bytes = size if size == len(text) else len(text.encode("ascii", "ignore"))
-    return -(-ascii_bytes // ASCII_BYTES_PER_TOKEN) + -(-(size - ascii_bytes) // OTHER_BYTES_PER_TOKEN)
 
 
 def expectation(history: Sequence[CallHistory], deployment: str, model: str, max_tokens: int) -> Expectation:

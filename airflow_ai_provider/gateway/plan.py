@@ -21,13 +21,11 @@ import pyarrow as pa
 
 from airflow_ai_provider.errors import PrivacyError, PromptError
 from airflow_ai_provider.gateway.estimate import (
-    ASCII_BYTES_PER_TOKEN,
     Ask,
     BudgetLine,
     DeploymentFigures,
     Forecast,
     budget_line,
-    tokens_of,
 )
 from airflow_ai_provider.gateway.identity import reuse_scope, run_tag, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob
@@ -36,6 +34,7 @@ from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, tokens_of
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
 from airflow_ai_provider.ledger.limits import budgets_in_force

@@ -64,7 +64,7 @@ def plan_job(
     scope = {"team": job.team, "dag": caller.dag_id, "route": job.route}
     policy.budgets_for(**scope, in_force=in_force)
     budgets = tuple(budget for budget in policy.budgets if budget.applies(**scope))
-    for name in dict.fromkeys(name for names in route.tiers.values() for name in names):
+    for name in route.deployments:
         model_facts(name, policy.deployments[name], policy.digest)
     renderer = Renderer(job.prompt, job.system_prompt or route.system_prompt)
     checks = AnswerChecks(route.escalate.on, job.output_schema)
@@ -73,6 +73,7 @@ def plan_job(
         source = DefaultedSource(source, defaults)
     columns = source.columns()
     require_columns(job.source, columns, {"key": [] if job.key == ROW_NUMBER_KEY else [job.key]})
+    _check_routing_columns(job.route, route, columns)
     renderer.check_columns(columns)
     check_output_columns(job.source, columns, job.key)
     inspection = inspect(source, key=job.key, columns=[])
@@ -88,6 +89,14 @@ def plan_job(
         fingerprint=_fingerprint(job, caller, policy, renderer, inspection),
         read_at=read_at,
     )
+
+
+def _check_routing_columns(name: str, route: Route, columns: Sequence[str]) -> None:
+    for column, key in route.needed_columns.items():
+        if column not in columns:
+            raise PolicyError(
+                f"routes.{name}.{key}: no column {column!r} in the rows; they have: {', '.join(sorted(columns))}"
+            )
 
 
 def check_policy(settings: Settings) -> list[str]:
@@ -106,7 +115,7 @@ def check_policy(settings: Settings) -> list[str]:
             "budgets: there are none, and a call no budget applies to is refused; add one, or set one by "
             "airflow ai budgets set"
         )
-    used = {name for route in policy.routes.values() for names in route.tiers.values() for name in names}
+    used = {name for route in policy.routes.values() for name in route.deployments}
     findings += [f"deployments.{name}: no route uses it" for name in policy.deployments if name not in used]
     return findings
 
@@ -122,7 +131,7 @@ def _finding(look: Callable[[], Any], place: str = "") -> list[str]:
 def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, inspection: Inspection) -> str:
     """A retry that finds the same fingerprint keeps finished parts. Budgets are left out: a raise changes no row."""
     route = policy.routes[job.route]
-    used = sorted({name for names in route.tiers.values() for name in names})
+    used = sorted(route.deployments)
     parts = {
         "caller": (caller.dag_id, caller.run_id, caller.task_id),
         "source": (job.source, inspection.version, inspection.rows, inspection.columns),

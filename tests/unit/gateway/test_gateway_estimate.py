@@ -19,10 +19,10 @@ from airflow_ai_provider.gateway.estimate import (
     _Even,
     budget_line,
     expectation,
-    tokens_of,
 )
 from airflow_ai_provider.gateway.lanes import Offer, offers
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.tokens import tokens_of
 from airflow_ai_provider.ledger.history import CallHistory
 from airflow_ai_provider.ledger.room import Room
 from airflow_ai_provider.policy import Policy, Route, Tier, parse_policy
