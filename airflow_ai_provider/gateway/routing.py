@@ -102,18 +102,21 @@ class Router:
         self._constant = Choice(self._default, "constant")
         self._rules = [_compiled(rule) for rule in route.complexity.rules]
         self._keywords = _Keywords(route.complexity.keywords) if route.complexity.keywords else None
-        self.choose: Callable[[Row, str, Needs], Choice] = {
+        self._choose: Callable[[Row, str, Needs], Choice] = {
             "column": self._by_column,
             "rules": self._by_rules,
             "constant": lambda row, text, needs: self._constant,
         }[route.complexity.from_]
-        """The tier of a row, from the row, its masked text and its needs."""
         self._splits = {tier: _splits(name, tier, places) for tier, places in route.tiers.items()}
         self._sizes = sorted({limit for found in self._known.values() if (limit := _most_bytes(found)) is not None})
         self._ways: dict[tuple[object, ...], _Ways] = {}
         self._stands_for: dict[tuple[Tier, tuple[str, ...]], tuple[str | None, ...]] = {}
         classes = route.classification
         self._anywhere: frozenset[str] | None = frozenset(classes.vendor) if classes else None
+
+    def choose(self, row: Row, text: str, needs: Needs) -> Choice:
+        """The tier of a row, from the row, its masked text and its needs."""
+        return self._choose(row, text, needs)
 
     def classify(self, row: Row) -> str | None:
         """The class of a row's data, one of the policy's own names or ``UNKNOWN_CLASS``; ``None`` without classes."""
@@ -213,7 +216,7 @@ class Router:
                 data = "of an unknown class" if needs.classification in (None, UNKNOWN_CLASS) else needs.classification
                 return f"a vendor's, and the data is {data}"
             case "context_window":
-                return f"the row needs more than the {facts.context_tokens} tokens that it takes"
+                return f"takes {facts.context_tokens} tokens, and the row needs more"
             case "json":
                 return "answers by no schema"
             case "images" | "files" | "tools":
