@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from airflow_ai_provider.errors import DeploymentStopped, PrivacyError, PromptError, VendorError
+from airflow_ai_provider.errors import DeploymentStopped, PrivacyError, PromptError, RoutingError, VendorError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
-from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope, run_tag
+from airflow_ai_provider.gateway.identity import arm_scope, attempt_id, request_id, reuse_scope, run_tag
 from airflow_ai_provider.gateway.job import Caller, Row
 from airflow_ai_provider.gateway.lanes import Lane, schema_bytes
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer
@@ -29,6 +29,7 @@ from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.retry import Again, Decision, decide
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
+from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
 from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal
@@ -50,7 +51,6 @@ class Plan:
     route_name: str
     route: Route
     budgets: Sequence[Budget]
-    max_tokens: int
     output_schema: Mapping[str, object] | None
     owner: str
     """Names this process in the ledger."""
@@ -81,6 +81,7 @@ class Gateway:
         plan: Plan,
         *,
         preparer: Preparer,
+        router: Router,
         lanes: Mapping[Tier, Sequence[Lane]],
         checks: AnswerChecks,
         store: ResponseStore,
@@ -90,7 +91,9 @@ class Gateway:
     ) -> None:
         self._plan = plan
         self._preparer = preparer
+        self._router = router
         self._lanes = lanes
+        self._by_tier = {tier: {lane.name: lane for lane in found} for tier, found in lanes.items()}
         self._by_name = {lane.name: lane for tier in lanes.values() for lane in tier}
         self._baseline = lanes[max(lanes, key=TIERS.index)][0].facts.rate
         self._checks = checks
@@ -205,9 +208,19 @@ class Gateway:
 
     async def _reply(self, prepared: Prepared, tier: Tier, name: str, funds: BatchFunds) -> _Reply:
         """A tier's answer: from whoever is asking the same, from the store, or by calling."""
-        lanes = self._lanes[tier]
+        prepared = prepared.at(tier)
+        try:
+            order = self._router.order(tier, prepared.needs, prepared.row_key)
+        except RoutingError as error:
+            failure = f"{error.reason}: {error}"
+            return _Reply(None, tier, self._lanes[tier][0], failure=failure, status="error")
+        lanes = [self._by_tier[tier][name] for name in order]
         scope = reuse_scope(self._plan.route, self._plan.team, self._plan.caller, prepared.row_key)
-        keys = [lane.key.of(scope, prepared.messages) for lane in lanes]
+        arms = self._router.stands_for(tier, order)
+        keys = [
+            lane.key.of(scope if arm is None else arm_scope(scope, arm), prepared.messages)
+            for lane, arm in zip(lanes, arms, strict=True)
+        ]
         while (asked := self._in_flight.get(keys[0])) is not None:
             if (stored := await asyncio.shield(asked)) is not None:
                 return await self._reused(prepared, tier, name, stored)
@@ -219,7 +232,7 @@ class Gateway:
             answer = await self._store.find(keys, run=self._run, ttl=ttl)
             if answer is not None:
                 return await self._reused(prepared, tier, name, answer)
-            reply = await self._call(prepared, tier, name, funds, keys)
+            reply = await self._call(prepared, tier, name, funds, lanes, keys)
             answer = reply.stored
             return reply
         except BaseException as error:
@@ -244,17 +257,18 @@ class Gateway:
         return _Reply(stored, tier, lane, reused=True)
 
     async def _call(
-        self, prepared: Prepared, tier: Tier, name: str, funds: BatchFunds, keys: Sequence[bytes]
+        self,
+        prepared: Prepared,
+        tier: Tier,
+        name: str,
+        funds: BatchFunds,
+        lanes: Sequence[Lane],
+        keys: Sequence[bytes],
     ) -> _Reply:
         """Lane after lane, attempt after attempt, until one answers or none is left."""
-        lanes = self._lanes[tier]
         share = max(self._bound(prepared, lane) for lane in lanes)
         held, spent, failure = False, 0, "no deployment"
         for lane, key in zip(lanes, keys, strict=True):
-            if not lane.takes(prepared.size):
-                limit = lane.facts.context_tokens
-                failure = f"context_window: the row needs more than the {limit} tokens that {lane.name} takes"
-                continue
             attempt = 0
             while True:
                 if not held and (short := await funds.room(share)):
@@ -283,15 +297,14 @@ class Gateway:
         return _Reply(None, tier, lanes[-1], cost_nano=spent, failure=failure, status="error")
 
     def _bound(self, prepared: Prepared, lane: Lane) -> int:
-        size = prepared.size + self._schema_bytes  # a token is a byte at least
-        return lane.bound(size=size, messages=len(prepared.messages), max_tokens=self._plan.max_tokens)
+        return lane.bound(prepared.needs, schema=self._schema_bytes, messages=len(prepared.messages))
 
     async def _attempt(
         self, prepared: Prepared, tier: Tier, name: str, lane: Lane, key: bytes, hold_id: str, share: int, number: int
     ) -> _Attempted:
         """One HTTP request, the lane's ``number``-th for the row: open, send, store, settle."""
         request = self._request(prepared, tier, name, lane)
-        expected = prepared.size // 4 + self._plan.max_tokens
+        expected = prepared.size // 4 + lane.terms.max_tokens
         async with lane.pacer.slots:
             await lane.pacer.wait(expected)
             attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
@@ -320,7 +333,7 @@ class Gateway:
         return ModelRequest(
             attempt_id=attempt,
             messages=prepared.messages,
-            max_tokens=self._plan.max_tokens,
+            max_tokens=lane.terms.max_tokens,
             output_schema=self._plan.output_schema,
             timeout=lane.deployment.timeout,
         )

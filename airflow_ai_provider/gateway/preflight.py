@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from types import CodeType
@@ -15,11 +15,12 @@ import orjson
 from airflow_ai_provider.errors import AIProviderError, PolicyError
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.render import Renderer
+from airflow_ai_provider.gateway.render import Renderer, read_system
 from airflow_ai_provider.gateway.results import check_output_columns
+from airflow_ai_provider.gateway.routing import Terms, terms_of
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.prices import model_facts
-from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, load_policy
+from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, Tier, load_policy
 from airflow_ai_provider.rows.defaults import DefaultedSource
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
 from airflow_ai_provider.rows.source import Source, open_source
@@ -37,7 +38,8 @@ class JobPlan:
     checks: AnswerChecks
     source: Source
     inspection: Inspection
-    max_tokens: int
+    terms: Mapping[Tier, Terms]
+    """What each tier asks with; system prompts are their text."""
     fingerprint: str
     """Names the job and the rows it is over; the same for all shards and tries, new for each run."""
     read_at: datetime
@@ -66,7 +68,8 @@ def plan_job(
     budgets = tuple(budget for budget in policy.budgets if budget.applies(**scope))
     for name in route.deployments:
         model_facts(name, policy.deployments[name], policy.digest)
-    renderer = Renderer(job.prompt, job.system_prompt or route.system_prompt)
+    terms = _terms(job, route)
+    renderer = Renderer(job.prompt, terms[route.default_tier].system_prompt)
     checks = AnswerChecks(route.escalate.on, job.output_schema)
     source: Source = open_source(job.source, storage_options=settings.storage_options, database=settings.database)
     if defaults:
@@ -85,10 +88,18 @@ def plan_job(
         checks=checks,
         source=source,
         inspection=inspection,
-        max_tokens=job.max_tokens or route.max_tokens,
-        fingerprint=_fingerprint(job, caller, policy, renderer, inspection),
+        terms=terms,
+        fingerprint=_fingerprint(job, caller, policy, renderer, terms, inspection),
         read_at=read_at,
     )
+
+
+def _terms(job: MapJob, route: Route) -> dict[Tier, Terms]:
+    """Raises ``PromptError`` where a system prompt's file cannot be read."""
+    terms = {
+        tier: terms_of(route, tier, max_tokens=job.max_tokens, system_prompt=job.system_prompt) for tier in route.tiers
+    }
+    return {tier: replace(found, system_prompt=read_system(found.system_prompt)) for tier, found in terms.items()}
 
 
 def _check_routing_columns(name: str, route: Route, columns: Sequence[str]) -> None:
@@ -128,7 +139,9 @@ def _finding(look: Callable[[], Any], place: str = "") -> list[str]:
     return []
 
 
-def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, inspection: Inspection) -> str:
+def _fingerprint(
+    job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, terms: Mapping[Tier, Terms], inspection: Inspection
+) -> str:
     """A retry that finds the same fingerprint keeps finished parts. Budgets are left out: a raise changes no row."""
     route = policy.routes[job.route]
     used = sorted(route.deployments)
@@ -136,7 +149,7 @@ def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer
         "caller": (caller.dag_id, caller.run_id, caller.task_id),
         "source": (job.source, inspection.version, inspection.rows, inspection.columns),
         "job": (job.key, job.team, job.route, job.max_tokens, job.batch_rows, job.output_schema),
-        "prompt": (renderer.version, _code_version(job.prompt)),
+        "prompt": (renderer.version, _code_version(job.prompt), [terms[tier].system_prompt for tier in sorted(terms)]),
         "route": route.model_dump(mode="json", by_alias=True),
         "deployments": {name: policy.deployments[name].model_dump(mode="json") for name in used},
         "masking": None if route.masking == NO_MASKING else policy.masking[route.masking].model_dump(mode="json"),

@@ -91,8 +91,8 @@ class Renderer:
     def __init__(self, prompt: str | RowPrompt, system_prompt: str | None = None) -> None:
         self._template = RowTemplate(prompt) if isinstance(prompt, str) else None
         self._function = None if isinstance(prompt, str) else prompt
-        self._system = _read_system(system_prompt)
-        digest = hashlib.sha256((self._system or "").encode()).hexdigest()[:16]
+        self.system = read_system(system_prompt)
+        digest = hashlib.sha256((self.system or "").encode()).hexdigest()[:16]
         self.version = f"{self._template.version if self._template else 'function'}-{digest}"
 
     @property
@@ -106,10 +106,11 @@ class Renderer:
 
     def messages(self, row: Row) -> list[dict[str, Any]]:
         """Chat messages for one row. Raises ``PromptError``."""
-        body = self._user_messages(row)
-        return [{"role": "system", "content": self._system}, *body] if self._system else body
+        body = self.body(row)
+        return [{"role": "system", "content": self.system}, *body] if self.system else body
 
-    def _user_messages(self, row: Row) -> list[dict[str, Any]]:
+    def body(self, row: Row) -> list[dict[str, Any]]:
+        """What the prompt itself makes of a row, without the system prompt. Raises ``PromptError``."""
         if self._template:
             return [{"role": "user", "content": self._template.render(row)}]
         assert self._function is not None
@@ -140,7 +141,7 @@ def _is_message(value: object) -> bool:
     )
 
 
-def _read_system(system_prompt: str | None) -> str | None:
+def read_system(system_prompt: str | None) -> str | None:
     if system_prompt and system_prompt.startswith(_FILE):
         return _read(Path(system_prompt.removeprefix(_FILE)))
     return system_prompt

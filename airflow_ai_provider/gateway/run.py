@@ -33,6 +33,7 @@ from airflow_ai_provider.gateway.progress import Progress, progress_line
 from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder, context_of
 from airflow_ai_provider.gateway.results import Tally, to_table
 from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
+from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import recover
@@ -132,10 +133,12 @@ async def _open_gateway(
         plan.policy,
         plan.route,
         settings,
-        max_tokens=plan.max_tokens,
+        terms=plan.terms,
         output_schema=job.output_schema,
         prompt_version=plan.renderer.version,
     )
+    router = Router(job.route, plan.route, lanes)
+    preparer = Preparer(plan.renderer, plan.route, masker, router, plan.terms, json=job.output_schema is not None)
     owner, task = owner_id(), _task_ref(job, caller)
     spool = settings.audit_spool()
     with Trail(spool, LedgerAuditStore(ledger), context=context_of(caller, job.team)) as trail:
@@ -156,11 +159,11 @@ async def _open_gateway(
                 route=plan.route,
                 budgets=plan.budgets,
                 read_at=plan.read_at,
-                max_tokens=plan.max_tokens,
                 output_schema=job.output_schema,
                 owner=owner,
             ),
-            preparer=Preparer(plan.renderer, plan.route, masker),
+            preparer=preparer,
+            router=router,
             lanes=lanes,
             checks=plan.checks,
             store=store,
@@ -314,7 +317,7 @@ def _summary(job: MapJob, plan: JobPlan, tally: Tally, seconds: float) -> MapSum
 
 def _parts_line(settings: Settings, ledger: Ledger, plan: JobPlan, job: MapJob) -> str:
     """Which parts this task uses, embedded or real; without secrets."""
-    models = sorted({plan.policy.deployments[n].model for names in plan.route.tiers.values() for n in names})
+    models = sorted({plan.policy.deployments[name].model for name in plan.route.deployments})
     parts = {
         "ledger": ledger.place,
         "response store": "Redis" if settings.cache_url else f"SQLite {settings.home / 'responses.db'}",
