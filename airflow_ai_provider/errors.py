@@ -13,6 +13,7 @@
         ├── SourceError             input rows cannot be read
         ├── SinkError               output rows cannot be written
         ├── PromptError             a prompt template is wrong
+        ├── RoutingError            no deployment may have a row: no call is made
         ├── PrivacyError            personal data could not be masked: no call is made
         ├── KeyringError            a key is missing or unusable
         ├── LedgerError             the ledger refuses (no budget, fenced off, wrong schema)
@@ -103,6 +104,18 @@ class SinkError(PermanentError):
 
 class PromptError(PermanentError):
     """A prompt template is wrong, or names a column the rows do not have."""
+
+
+class RoutingError(PermanentError):
+    """No deployment of a row's tier can take the row, or may have it; no call is made.
+
+    ``reason`` is a short stable name for tables: what keeps the row from all of them, or ``no_deployment`` where
+    different things do.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class PrivacyError(PermanentError):

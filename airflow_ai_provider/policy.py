@@ -69,6 +69,15 @@ RESERVED_PARAMS = frozenset(
 """What the gateway sets itself, and what would make a call cost more than its hold or go where no policy sent it."""
 
 _ATTACHMENT_PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "https", "http")
+Language = Literal["zh", "ja", "ko", "el", "he", "th", "latin", "cyrillic", "arabic", "devanagari"]
+"""What a text's letters tell: a language where it alone uses its script, else the script."""
+_SHARED_SCRIPTS = {
+    "latin": "en de fr es it pt nl pl cs sk hu ro sv da no fi tr vi id ms tl sw",
+    "cyrillic": "ru uk be bg sr mk kk mn",
+    "arabic": "ar fa ur ps",
+    "devanagari": "hi mr ne",
+}
+_SCRIPT_OF = {code: script for script, codes in _SHARED_SCRIPTS.items() for code in codes.split()}
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -85,6 +94,38 @@ def _decimal(value: Any) -> Any:
     return Decimal(repr(value)) if isinstance(value, float) else value
 
 
+def _listed(value: Any) -> Any:
+    """One name may stand without the brackets of a list."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _no_reserved_params(params: dict[str, Any]) -> dict[str, Any]:
+    if bad := sorted(RESERVED_PARAMS & params.keys()):
+        raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it, or it would cost unforeseen")
+    return params
+
+
+def as_word(value: Any) -> str:
+    """A value of a row or of the policy as it is compared: as text, in lower case, without blanks around it."""
+    return str(value).strip().lower()
+
+
+def _words(value: Any) -> Any:
+    """Plain values as words; one needs no list."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if any(one is None or isinstance(one, list | dict) for one in values):
+        raise ValueError("expected a value, or a list of values")
+    return tuple(map(as_word, values))
+
+
+def _tellable(language: Any) -> Any:
+    if script := _SCRIPT_OF.get(language) if isinstance(language, str) else None:
+        raise ValueError(f"letters do not tell {language!r} from other languages of its script; write {script}")
+    return language
+
+
+Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_words), Field(min_length=1)]
+Params = Annotated[dict[str, Any], AfterValidator(_no_reserved_params)]
 Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600)]
 Usd = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, max_digits=19, decimal_places=9)]
@@ -180,15 +221,19 @@ class Deployment(_Section):
     timeout: Duration = Field(default=60, gt=0)
     context_tokens: int | None = Field(default=None, gt=0)
     """Input and output tokens that fit the model; ``None`` takes litellm's figure where it has one."""
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: Params = Field(default_factory=dict)
     """Sent with every request (``temperature``, ``top_p``, …)."""
-
-    @field_validator("params")
-    @classmethod
-    def _no_reserved_params(cls, params: dict[str, Any]) -> dict[str, Any]:
-        if bad := sorted(RESERVED_PARAMS & params.keys()):
-            raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it, or it would cost unforeseen")
-        return params
+    json_: bool | None = Field(default=None, alias="json")
+    """Whether it answers by a schema; ``None`` is yes, unless litellm's map says no. So with ``tools``."""
+    tools: bool | None = None
+    image_tokens: int | None = Field(default=None, gt=0)
+    """The most input tokens that one image is charged; ``None``: it takes none."""
+    file_tokens: int | None = Field(default=None, gt=0)
+    """The same of a file."""
+    region: Annotated[str, AfterValidator(as_word), Field(min_length=1)] | None = None
+    """Where it stands, in the policy's own words."""
+    hosting: Literal["vendor", "self"] | None = None
+    """Who runs it; ``None`` is a vendor, but for the offline model."""
 
     @field_validator("shares")
     @classmethod
@@ -202,6 +247,10 @@ class Deployment(_Section):
         return self.model.partition("/")[0]
 
     @property
+    def self_hosted(self) -> bool:
+        return self.hosting == "self" or (self.hosting is None and self.provider == "offline")
+
+    @property
     def requests_per_minute(self) -> int | None:
         """``rpm``, or the default for a vendor; the offline model has no vendor to spare."""
         if self.rpm == "unlimited" or (self.rpm is None and self.provider == "offline"):
@@ -209,13 +258,112 @@ class Deployment(_Section):
         return self.rpm or DEFAULT_RPM
 
 
+def _not_learned(value: Any) -> Any:
+    if value == "learned":
+        raise ValueError("learned routing is not there yet; expected 'column', 'rules' or 'constant'")
+    return value
+
+
+class Rule(_Section):
+    """Rows that meet all the conditions take the tier."""
+
+    tier: Tier
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 _.-]{0,29}$")] | None = None
+    """Recorded with the rows it routes; ``None`` takes the names of its conditions."""
+    over_tokens: int | None = Field(default=None, ge=0)
+    """By the rule of thumb: four bytes a token, three outside ASCII."""
+    over_bytes: int | None = Field(default=None, ge=0)
+    images: bool | None = None
+    files: bool | None = None
+    tools: bool | None = None
+    schema_: bool | None = Field(default=None, alias="schema")
+    language: Annotated[tuple[Annotated[Language, BeforeValidator(_tellable)], ...], BeforeValidator(_listed)] = ()
+    classification: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    columns: dict[str, Words] = Field(default_factory=dict)
+    """Values of columns, compared as words."""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """By their names in the policy, in the order of the fields."""
+        given = {field.alias or name: getattr(self, name) for name, field in type(self).model_fields.items()}
+        return {k: v for k, v in given.items() if k not in ("tier", "name") and v is not None and v not in ((), {})}
+
+    def covers(self, other: Rule) -> bool:
+        """Whether every row that meets ``other`` meets this rule as well, as far as the conditions tell."""
+        theirs = other.conditions
+        return all(name in theirs and _implied(value, theirs[name]) for name, value in self.conditions.items())
+
+
+def _implied(mine: Any, theirs: Any) -> bool:
+    """Whether a condition follows from a stricter one of the same name."""
+    match mine:
+        case bool():
+            return bool(mine == theirs)
+        case int():
+            return bool(mine <= theirs)
+        case dict():
+            return all(column in theirs and {*theirs[column]} <= {*values} for column, values in mine.items())
+        case _:
+            return {*theirs} <= {*mine}
+
+
 class Complexity(_Section):
     """How a row's tier is found."""
 
-    from_: Literal["column", "constant"] = Field(default="constant", alias="from")
+    from_: Annotated[Literal["column", "rules", "constant"], BeforeValidator(_not_learned)] = Field(
+        default="constant", alias="from"
+    )
     column: str = "difficulty"
     default: Tier | None = None
     """Tier of rows that say nothing; ``None`` takes the lowest the route has."""
+    rules: tuple[Rule, ...] = Field(default=(), max_length=200)
+    """The first that a row meets gives its tier."""
+    keywords: dict[Tier, Annotated[Words, Field(max_length=500)]] = Field(default_factory=dict)
+    """Words of a prompt by the tier they speak for, for rows that meet no rule."""
+
+    @model_validator(mode="after")
+    def _rules_where_they_are_asked(self) -> Self:
+        given = bool(self.rules or self.keywords)
+        if self.from_ == "rules" and not given:
+            raise ValueError("expected rules, for example [{over_tokens: 4000, tier: complex}]")
+        if self.from_ != "rules" and given:
+            raise ValueError("rules and keywords are read with from: rules only")
+        return self
+
+
+class Classification(_Section):
+    """How sensitive a row's data is, and what may leave for a vendor. What is not known to may not."""
+
+    column: str = Field(min_length=1)
+    default: Annotated[str, AfterValidator(as_word)] | None = None
+    """Class of rows that say nothing; ``None`` keeps them on self-hosted deployments."""
+    vendor: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    """Classes that any deployment may get."""
+    self_hosted: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    """Classes that self-hosted deployments alone may get, as may whatever is in neither list."""
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        return self.vendor + self.self_hosted
+
+    @model_validator(mode="after")
+    def _sorted_out(self) -> Self:
+        if not self.known:
+            raise ValueError("names no class; write, for example, vendor: [public, internal]")
+        if both := sorted({*self.vendor} & {*self.self_hosted}):
+            raise ValueError(f"class {both[0]!r} stands under vendor and under self_hosted; take it out of one")
+        if self.default is not None and self.default not in self.known:
+            raise ValueError(f"the default {self.default!r} stands neither under vendor nor under self_hosted")
+        return self
+
+
+class TierOptions(_Section):
+    """What a tier asks with, in place of what its route says."""
+
+    system_prompt: str | None = None
+    max_tokens: int | None = Field(default=None, gt=0)
+    params: Params = Field(default_factory=dict)
+    """Added to the route's own, before which they go."""
 
 
 class Escalate(_Section):
@@ -279,10 +427,30 @@ class Attachments(_Section):
     """Megabytes of one."""
 
 
+def _name_or_split(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    weights = list(value.values()) if isinstance(value, dict) else []
+    if len(weights) < 2 or not all(type(weight) is int and 0 <= weight <= 1_000_000 for weight in weights):
+        raise ValueError("expected a deployment, or several with their weights, for example {small: 90, trial: 10}")
+    if not any(weights):
+        raise ValueError("no weight is above 0")
+    return value
+
+
+Place = Annotated[str | dict[str, int], BeforeValidator(_name_or_split)]
+"""A deployment, or several that share the rows by weight. A weight of 0 gets rows only where the others fail."""
+
+
+def _one_place(value: Any) -> Any:
+    return (value,) if isinstance(value, str | dict) else value
+
+
 class Route(_Section):
     """A way from rows to models."""
 
-    tiers: dict[Tier, tuple[str, ...]]
+    tiers: dict[Tier, Annotated[tuple[Place, ...], BeforeValidator(_one_place)]]
+    """Deployments in order of preference."""
     masking: str
     """Name of a masking profile, or ``off``: there is no default, so that nobody sends personal data unawares."""
     complexity: Complexity = Complexity()
@@ -294,17 +462,42 @@ class Route(_Section):
     system_prompt: str | None = None
     attachments: Attachments | None = None
     """What may leave unmasked as an image or a file; ``None`` is nothing."""
+    params: Params = Field(default_factory=dict)
+    """Sent with every request of the route; they go before the deployment's."""
+    tier_options: dict[Tier, TierOptions] = Field(default_factory=dict)
+    classification: Classification | None = None
+    regions: Words | None = None
+    """Regions whose deployments alone may be asked; ``None`` is anywhere."""
     over_budget: Literal["stop", "cheaper", "wait"] = "stop"
     """What becomes of rows for which a budget has no room: nothing, a lower tier that fits, or waiting for room."""
 
     @field_validator("tiers")
     @classmethod
-    def _some_tier(cls, tiers: dict[Tier, tuple[str, ...]]) -> dict[Tier, tuple[str, ...]]:
+    def _some_tier(cls, tiers: dict[Tier, tuple[Place, ...]]) -> dict[Tier, tuple[Place, ...]]:
         if not tiers:
             raise ValueError("expected at least one tier, for example {simple: [small]}")
-        if empty := [tier for tier, names in tiers.items() if not names]:
-            raise ValueError(f"tier {empty[0]} names no deployment")
+        for tier, places in tiers.items():
+            names = _names(places)
+            if not names:
+                raise ValueError(f"tier {tier} names no deployment")
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"tier {tier} names {twice[0]} twice; retry.attempts says how often one is asked")
         return tiers
+
+    def names(self, tier: Tier) -> tuple[str, ...]:
+        """A tier's deployments, in order of preference."""
+        return _names(self.tiers[tier])
+
+    @property
+    def deployments(self) -> tuple[str, ...]:
+        """Of all tiers, each once."""
+        return tuple(dict.fromkeys(name for tier in self.tiers for name in self.names(tier)))
+
+    @property
+    def needed_columns(self) -> dict[str, str]:
+        """Columns that rows must have, by the key that names them: without them a rule or a class says nothing."""
+        named = {column: "complexity.rules" for rule in self.complexity.rules for column in rule.columns}
+        return named | ({self.classification.column: "classification.column"} if self.classification else {})
 
     @property
     def shares_nothing(self) -> bool:
@@ -326,6 +519,10 @@ class Route(_Section):
         """The tier asked for or, where the route lacks it, the next one up, else the highest it has."""
         above = [name for name in TIERS[TIERS.index(tier) :] if name in self.tiers]
         return above[0] if above else [name for name in TIERS if name in self.tiers][-1]
+
+
+def _names(places: Sequence[Place]) -> tuple[str, ...]:
+    return tuple(name for place in places for name in ([place] if isinstance(place, str) else place))
 
 
 class Budget(_Section):
@@ -359,11 +556,6 @@ class Budget(_Section):
     def applies(self, *, team: str, dag: str, route: str) -> bool:
         wanted = ((self.team, team), (self.dag, dag), (self.route, route))
         return all(mine is None or mine == theirs for mine, theirs in wanted)
-
-
-def _listed(value: Any) -> Any:
-    """One name may stand without the brackets of a list."""
-    return (value,) if isinstance(value, str) else value
 
 
 def _usable(pattern: str) -> str:
@@ -574,10 +766,12 @@ def _inconsistencies(policy: Policy) -> _Inconsistencies:
     """Names that are used and not defined, as (place, problem)."""
     known = ", ".join(sorted(policy.deployments))
     for route_name, route in policy.routes.items():
-        for tier, names in route.tiers.items():
-            for index, name in enumerate(names):
-                if name not in policy.deployments:
-                    yield ("routes", route_name, "tiers", tier, index), f"no deployment {name!r}; there are: {known}"
+        for tier, places in route.tiers.items():
+            for index, place in enumerate(places):
+                for name in _names([place]):
+                    if name not in policy.deployments:
+                        where = ("routes", route_name, "tiers", tier, index)
+                        yield where, f"no deployment {name!r}; there are: {known}"
         if route.masking != NO_MASKING and route.masking not in policy.masking:
             profiles = ", ".join(sorted(policy.masking)) or "none"
             yield (
@@ -587,6 +781,7 @@ def _inconsistencies(policy: Policy) -> _Inconsistencies:
         for place, tier_name in (("complexity", route.complexity.default), ("escalate", route.escalate.to)):
             if tier_name and tier_name not in route.tiers:
                 yield ("routes", route_name, place), f"the route has no tier {tier_name!r}"
+        yield from ((("routes", route_name, *loc), problem) for loc, problem in _misrouted(policy, route))
     seen: set[str] = set()
     for index, budget in enumerate(policy.budgets):
         if budget.route and budget.route not in policy.routes:
@@ -594,6 +789,33 @@ def _inconsistencies(policy: Policy) -> _Inconsistencies:
         if budget.name in seen:
             yield ("budgets", index), f"a second budget {budget.name}; keep one limit per scope and period"
         seen.add(budget.name)
+
+
+def _misrouted(policy: Policy, route: Route) -> _Inconsistencies:
+    """What a route's rules and limits leave without effect, or without a deployment."""
+    rules, keywords = route.complexity.rules, route.complexity.keywords
+    asked: list[tuple[tuple[str | int, ...], Tier]] = [
+        *((("complexity", "rules", number, "tier"), rule.tier) for number, rule in enumerate(rules)),
+        *((("complexity", "keywords", tier), tier) for tier in keywords),
+        *((("tier_options", tier), tier) for tier in route.tier_options),
+    ]
+    yield from ((loc, f"the route has no tier {tier!r}") for loc, tier in asked if tier not in route.tiers)
+    for number, rule in enumerate(rules):
+        earlier = next((index for index in range(number) if rules[index].covers(rule)), None)
+        if earlier is not None:
+            yield ("complexity", "rules", number), f"never reached: rules.{earlier} takes all of its rows before it"
+        known = route.classification.known if route.classification else ()
+        for name in rule.classification:
+            if name not in known:
+                problem = f"no class {name!r}; the route's classification has: {', '.join(known) or 'none'}"
+                yield ("complexity", "rules", number, "classification"), problem
+    if keywords and any(not rule.conditions for rule in rules):
+        yield ("complexity", "keywords"), "never reached: a rule without conditions takes every row"
+    for tier in route.tiers if route.regions else ():
+        named = {name: policy.deployments.get(name) for name in route.names(tier)}
+        if not any(found is None or found.region in (route.regions or ()) for found in named.values()):
+            regions = ", ".join(f"{name} ({found.region or 'no region'})" for name, found in named.items() if found)
+            yield ("regions",), f"tier {tier} has no deployment there: {regions}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,13 +18,14 @@ from typing import TypeVar
 
 from airflow_ai_provider.errors import VendorError, VendorTransientError
 from airflow_ai_provider.gateway.identity import attempt_id
-from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.gateway.job import Caller, Message
 from airflow_ai_provider.gateway.lanes import Lane, schema_bytes
 from airflow_ai_provider.gateway.prepare import Prepared
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest, RateLimits
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 from airflow_ai_provider.gateway.stopping import Walks
+from airflow_ai_provider.gateway.tools import tools_bytes
 from airflow_ai_provider.gateway.traffic import Pass
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
 from airflow_ai_provider.ledger.holds import TaskRef
@@ -47,8 +48,9 @@ class Plan:
     route_name: str
     route: Route
     budgets: Sequence[Budget]
-    max_tokens: int
     output_schema: Mapping[str, object] | None
+    tools: Sequence[Mapping[str, object]]
+    tool_choice: str | Mapping[str, object] | None
     owner: str
     """Names this process in the ledger."""
     read_at: datetime
@@ -103,12 +105,11 @@ class Attempts:
         self._journal = journal
         self._recorder = recorder
         self._walks = walks
-        self._schema_bytes = schema_bytes(plan.output_schema)
+        self._schema_bytes = schema_bytes(plan.output_schema) + tools_bytes(plan.tools)
 
     def bound(self, ask: Ask, lane: Lane) -> int:
         """The most that asking a lane can cost, in nano-dollars."""
-        size = ask.prepared.size + self._schema_bytes  # a token is a byte at least
-        return lane.bound(size=size, messages=len(ask.prepared.messages), max_tokens=self._plan.max_tokens)
+        return lane.bound(ask.prepared.needs, schema=self._schema_bytes, messages=len(ask.prepared.messages))
 
     async def make(
         self,
@@ -122,18 +123,21 @@ class Attempts:
         ends: float | None,
         row_seconds: float | None,
         passed_over: PassedOver | None,
+        on_turn: Callable[[], None],
     ) -> tuple[Outcome, float | None]:
         """One request. ``share`` of the hold is its own; it is used up unless the outcome says ``still_held``.
 
         ``ends`` is when the row is given up; ``row_seconds`` brings that nearer, to so long after the request leaves.
-        Returns what came of it, and when the row is given up now.
+        ``on_turn`` is called once the request may leave. Returns what came of it, and when the row is given up now.
 
         Raises ``DeploymentResting``, ``DeploymentStopped``, ``JobStopped`` or ``TimeoutError`` where nothing was sent;
-        then the share is untouched.
+        then the share is
+        untouched; so with ``PromptError`` and ``PrivacyError``, where an attachment cannot be read any more.
         """
         prepared = ask.prepared
-        entering = lane.gate.enter(input_tokens=prepared.size // 4, output_tokens=self._plan.max_tokens)
+        entering = lane.gate.enter(input_tokens=prepared.size // 4, output_tokens=lane.terms.max_tokens)
         turn = await in_time(entering, ends)
+        on_turn()
         if row_seconds is not None:
             ends = min(asyncio.get_running_loop().time() + row_seconds, ends or math.inf)
         with self._walks.sending():
@@ -141,6 +145,7 @@ class Attempts:
                 self._walks.check()
                 request = self.request(ask, tier, lane, passed_over)
                 attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
+                messages = await prepared.wire_messages()
                 self._recorder.ensure_durable()
                 await self._journal.open(attempt)
             except BaseException:
@@ -149,7 +154,7 @@ class Attempts:
                 raise
             started = time.monotonic()
             try:
-                outcome, settled = await self._send(ask, tier, lane, key, attempt, ends, started)
+                outcome, settled = await self._send(ask, tier, lane, messages, key, attempt, ends, started)
                 _tell(turn, outcome, settled.usage, time.monotonic() - started)
             finally:
                 turn.leave()
@@ -157,11 +162,19 @@ class Attempts:
         return outcome, ends
 
     async def _send(
-        self, ask: Ask, tier: Tier, lane: Lane, key: bytes, attempt: OpenAttempt, ends: float | None, started: float
+        self,
+        ask: Ask,
+        tier: Tier,
+        lane: Lane,
+        messages: Sequence[Message],
+        key: bytes,
+        attempt: OpenAttempt,
+        ends: float | None,
+        started: float,
     ) -> tuple[Outcome, Settled]:
         """The answer, safe in the response store; or the error. Returns what the ledger is to say of it."""
         try:
-            reply = await lane.provider.complete(self._model_request(attempt.attempt_id, ask.prepared, lane, ends))
+            reply = await lane.provider.complete(self._model_request(attempt.attempt_id, messages, lane, ends))
         except VendorError as error:
             settled = self._failed(attempt, error, started)
             return Outcome(None, error, settled.cost_nano, still_held=settled.keeps_hold), settled
@@ -174,16 +187,19 @@ class Attempts:
         await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
         return Outcome(stored, None, settled.cost_nano, limits=reply.limits), settled
 
-    def _model_request(self, attempt: str, prepared: Prepared, lane: Lane, ends: float | None) -> ModelRequest:
+    def _model_request(self, attempt: str, messages: Sequence[Message], lane: Lane, ends: float | None) -> ModelRequest:
         timeout = float(lane.deployment.timeout)
         if ends is not None:
             timeout = max(0.001, min(timeout, ends - asyncio.get_running_loop().time()))
         return ModelRequest(
             attempt_id=attempt,
-            messages=prepared.messages,
-            max_tokens=self._plan.max_tokens,
+            messages=messages,
+            max_tokens=lane.terms.max_tokens,
             output_schema=self._plan.output_schema,
             timeout=timeout,
+            params=lane.terms.params,
+            tools=self._plan.tools,
+            tool_choice=self._plan.tool_choice,
         )
 
     def _succeeded(
@@ -250,7 +266,7 @@ class Attempts:
 
     async def _settle(self, settled: Settled, prepared: Prepared, text: str | None) -> None:
         """The event first: what the ledger says was paid is in the trail, also when the process dies in between."""
-        self._recorder.call(settled, prompt=prepared.text, answer=text)
+        self._recorder.call(settled, prompt=prepared.evidence, answer=text)
         await self._recorder.flush()
         await self._journal.settle([settled])
 
@@ -268,6 +284,7 @@ class Attempts:
             provider=lane.deployment.provider,
             price_version=lane.facts.rate.version,
             prompt_bytes=prepared.size + self._schema_bytes,
+            routed_by=prepared.routed_by,
             fallback_from=passed_over.deployment if passed_over else None,
             fallback_reason=passed_over.reason if passed_over else None,
         )

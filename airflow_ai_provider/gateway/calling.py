@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, VendorError
+from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, PrivacyError, PromptError, VendorError
 from airflow_ai_provider.gateway.answer import RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Outcome, PassedOver, Plan, in_time
 from airflow_ai_provider.gateway.funds import BatchFunds
@@ -38,13 +38,25 @@ class Reply:
     """The vendor will never accept this row: it is for a person to look at."""
 
 
-@dataclass(slots=True)
-class _Way:
-    """How far one row has come."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A row as one tier asks it, and the deployments that can take it, in order."""
 
     ask: Ask
     tier: Tier
+    lanes: Sequence[Lane]
+    keys: Sequence[bytes]
+    """Of the answers that each of them would give."""
+
+
+@dataclass(slots=True)
+class _Walk:
+    """How far one row has come."""
+
+    way: Way
     funds: BatchFunds
+    doors: asyncio.Semaphore
+    """How many rows choose among the tier's deployments at a time."""
     share: int
     """What any attempt of the row can cost at most, in nano-dollars."""
     ends: float | None
@@ -55,114 +67,129 @@ class _Way:
     spent: int = 0
     failure: str = "no deployment"
     passed_over: PassedOver | None = None
+    at_doors: bool = False
 
     def pass_over(self, lane: Lane, reason: str, failure: str) -> None:
         """The next deployment is asked instead; the ledger's row says so."""
         self.failure = failure
         self.passed_over = PassedOver(lane.name, reason)
 
+    async def enter_doors(self) -> None:
+        if not self.at_doors:
+            await self.doors.acquire()
+            self.at_doors = True
+
+    def leave_doors(self) -> None:
+        if self.at_doors:
+            self.at_doors = False
+            self.doors.release()
+
 
 class Calls:
     """Asks deployments until one answers, for one job and one event loop."""
 
-    def __init__(self, plan: Plan, attempts: Attempts) -> None:
+    def __init__(self, plan: Plan, attempts: Attempts, lanes: Mapping[Tier, Sequence[Lane]]) -> None:
         self._plan = plan
         self._attempts = attempts
         self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
+        # Rows choose a deployment late: who already stood in line at one would not hear that a better one is back.
+        slots = {tier: sum(lane.deployment.concurrency for lane in found) for tier, found in lanes.items()}
+        self._doors = {tier: asyncio.Semaphore(2 * count) for tier, count in slots.items()}
 
-    async def reply(
-        self,
-        ask: Ask,
-        tier: Tier,
-        lanes: Sequence[Lane],
-        keys: Sequence[bytes],
-        funds: BatchFunds,
-        ends: float | None,
-    ) -> Reply:
-        """The answer of the first of ``lanes`` that gives one; ``keys`` are those of their answers.
+    async def reply(self, way: Way, funds: BatchFunds, ends: float | None) -> Reply:
+        """The answer of the first deployment on the way that gives one.
 
         ``ends`` is when, by the loop's clock, the row's batch must be done.
         """
-        share = max(self._attempts.bound(ask, lane) for lane in lanes)
-        way = _Way(ask, tier, funds, share, ends, self._plan.route.deadline.row)
-        reply = await self._ask_all(way, lanes, keys)
-        if way.held:
+        share = max(self._attempts.bound(way.ask, lane) for lane in way.lanes)
+        walk = _Walk(way, funds, self._doors[way.tier], share, ends, self._plan.route.deadline.row)
+        try:
+            reply = await self._ask_all(walk)
+        finally:
+            walk.leave_doors()
+        if walk.held:
             await funds.give_back(share)
-        return replace(reply, cost_nano=way.spent)
+        return replace(reply, cost_nano=walk.spent)
 
-    async def _ask_all(self, way: _Way, lanes: Sequence[Lane], keys: Sequence[bytes]) -> Reply:
+    async def _ask_all(self, walk: _Walk) -> Reply:
         """Lane after lane, until one answers, the deadline has come, or none is left to ask.
 
         While the circuits of all that could answer are open the row waits, as long as its retries might have taken.
         """
-        retry = self._plan.route.retry
+        retry, way = self._plan.route.retry, walk.way
         patience = asyncio.get_running_loop().time() + retry.attempts * retry.max_wait
         try:
             while True:
                 resting = False
-                for lane, key in zip(lanes, keys, strict=True):
-                    if (reply := await self._ask_lane(way, lane, key)) is not None:
+                for lane, key in zip(way.lanes, way.keys, strict=True):
+                    if (reply := await self._ask_lane(walk, lane, key)) is not None:
                         return reply
-                    resting |= way.passed_over == PassedOver(lane.name, _OPEN)
+                    resting |= walk.passed_over == PassedOver(lane.name, _OPEN)
                 if not resting or asyncio.get_running_loop().time() > patience:
                     break
-                await in_time(asyncio.sleep(_LOOK_AGAIN_SECONDS * self._rng.uniform(0.5, 1.5)), way.ends)
+                walk.leave_doors()
+                await in_time(asyncio.sleep(_LOOK_AGAIN_SECONDS * self._rng.uniform(0.5, 1.5)), walk.ends)
         except TimeoutError:
-            way.failure = f"deadline: no answer in the time that the route allows; before that: {way.failure}"
-        return Reply(None, way.tier, lanes[-1], failure=way.failure, status="error")
+            walk.failure = f"deadline: no answer in the time that the route allows; before that: {walk.failure}"
+        return Reply(None, way.tier, way.lanes[-1], failure=walk.failure, status="error")
 
-    async def _ask_lane(self, way: _Way, lane: Lane, key: bytes) -> Reply | None:
+    async def _ask_lane(self, walk: _Walk, lane: Lane, key: bytes) -> Reply | None:
         """The lane's answer or its final refusal; ``None`` where the next one is to be asked."""
-        if not lane.takes(way.ask.prepared.size):
-            limit = lane.facts.context_tokens
-            explanation = f"context_window: the row needs more than the {limit} tokens that {lane.name} takes"
-            way.pass_over(lane, "context_window", explanation)
-            return None
-        number = 0
+        tier, number = walk.way.tier, 0
         while True:
             number += 1
-            if not way.held and (short := await in_time(way.funds.room(way.share), way.ends)):
+            if not walk.held and (short := await in_time(walk.funds.room(walk.share), walk.ends)):
                 reason = f"over_budget: no room left in budget {short}"
-                over = Reply(None, way.tier, lane, failure=reason, status="over_budget")
-                return replace(over, short_nano=way.share)
-            way.held = True
+                over = Reply(None, tier, lane, failure=reason, status="over_budget")
+                return replace(over, short_nano=walk.share)
+            walk.held = True
             try:
-                outcome = await self._attempt(way, lane, key)
+                outcome = await self._attempt(walk, lane, key)
             except DeploymentResting as resting:
-                way.pass_over(lane, _OPEN, f"{_OPEN}: {resting}")
+                walk.pass_over(lane, _OPEN, f"{_OPEN}: {resting}")
                 return None
             except DeploymentStopped as stopped:
-                way.pass_over(lane, "deployment_stopped", f"deployment_stopped: {stopped}")
+                walk.pass_over(lane, "deployment_stopped", f"deployment_stopped: {stopped}")
                 return None
+            except (PromptError, PrivacyError) as error:  # of its attachments
+                kind = "prompt" if isinstance(error, PromptError) else "privacy"
+                return Reply(None, tier, lane, failure=f"{kind}: {error}", status="error", permanent=True)
             if outcome.stored is not None:
-                return Reply(outcome.stored, way.tier, lane)
+                return Reply(outcome.stored, tier, lane)
             assert outcome.error is not None
-            decision = self._decide(outcome.error, number, way)
-            way.pass_over(lane, outcome.error.kind, f"{outcome.error.kind}: {outcome.error}")
+            decision = self._decide(outcome.error, number, walk, lane)
+            walk.pass_over(lane, outcome.error.kind, f"{outcome.error.kind}: {outcome.error}")
             if decision == "give up":
-                return Reply(None, way.tier, lane, failure=way.failure, status="error", permanent=True)
+                return Reply(None, tier, lane, failure=walk.failure, status="error", permanent=True)
             if not isinstance(decision, Again):
                 return None
-            await in_time(lane.gate.pause(decision.seconds), way.ends)
+            await lane.gate.pause(decision.seconds)
 
-    async def _attempt(self, way: _Way, lane: Lane, key: bytes) -> Outcome:
-        if way.ends is not None and asyncio.get_running_loop().time() >= way.ends:
+    async def _attempt(self, walk: _Walk, lane: Lane, key: bytes) -> Outcome:
+        await in_time(walk.enter_doors(), walk.ends)
+        if walk.ends is not None and asyncio.get_running_loop().time() >= walk.ends:
             raise TimeoutError
-        outcome, way.ends = await self._attempts.make(
-            way.ask,
-            way.tier,
+        elsewhere = walk.passed_over if walk.passed_over and walk.passed_over.deployment != lane.name else None
+        outcome, walk.ends = await self._attempts.make(
+            walk.way.ask,
+            walk.way.tier,
             lane,
             key,
-            hold_id=way.funds.hold_id,
-            share=way.share,
-            ends=way.ends,
-            row_seconds=way.row_seconds,
-            passed_over=way.passed_over,
+            hold_id=walk.funds.hold_id,
+            share=walk.share,
+            ends=walk.ends,
+            row_seconds=walk.row_seconds,
+            passed_over=elsewhere,
+            on_turn=walk.leave_doors,
         )
-        way.row_seconds = None
-        way.spent += outcome.cost_nano
-        way.held = outcome.still_held
+        walk.row_seconds = None
+        walk.spent += outcome.cost_nano
+        walk.held = outcome.still_held
         return outcome
 
-    def _decide(self, error: VendorError, number: int, way: _Way) -> Decision:
-        return decide(error, attempt=number, retry=self._plan.route.retry, rng=self._rng)
+    def _decide(self, error: VendorError, number: int, walk: _Walk, lane: Lane) -> Decision:
+        left = None if walk.ends is None else walk.ends - asyncio.get_running_loop().time()
+        decision = decide(error, attempt=number, retry=self._plan.route.retry, rng=self._rng, left=left)
+        if isinstance(decision, Again) and not lane.gate.may_retry():
+            return "fall back"  # an outage is not multiplied
+        return decision

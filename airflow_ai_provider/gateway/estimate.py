@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
+from airflow_ai_provider.errors import RoutingError
 from airflow_ai_provider.gateway.lanes import Offer
+from airflow_ai_provider.gateway.routing import Needs, Router
+from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, OTHER_BYTES_PER_TOKEN
 from airflow_ai_provider.ledger.history import CallHistory
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.room import Room
 from airflow_ai_provider.policy import TIERS, Deployment, Route, Tier
 
-ASCII_BYTES_PER_TOKEN = 4
-"""OpenAI's rule of thumb for English, "What are tokens and how to count them?"; DeepSeek's documentation says 3.3."""
-OTHER_BYTES_PER_TOKEN = 3
-"""One token per Han character. DeepSeek's documentation says 0.6 tokens; older vocabularies take one and more."""
 ESCALATED = Fraction(1, 10)
 """Share of answers taken to be asked again in the higher tier while nobody knows."""
 LATENCY_MS = 2000
@@ -38,13 +37,17 @@ PRIOR_CALLS = 2
 class Ask:
     """One row's request, by what it costs to ask."""
 
-    size: int
-    """UTF-8 bytes of the masked prompt."""
+    needs: Needs
     schema: int
     """Bytes that the answer's schema adds."""
     tokens: int
     """Input tokens by the rule of thumb."""
     messages: int
+    row_key: str = ""
+
+
+AskOf = Callable[[Tier], Ask]
+"""A row's request as a tier asks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,6 @@ class BudgetLine:
     """About how many rows would be ``over_budget``."""
 
 
-def tokens_of(text: str, size: int) -> int:
-    """Input tokens of a text of ``size`` UTF-8 bytes, by the rule of thumb."""
-    ascii_bytes = size if size == len(text) else len(text.encode("ascii", "ignore"))
-    return -(-ascii_bytes // ASCII_BYTES_PER_TOKEN) + -(-(size - ascii_bytes) // OTHER_BYTES_PER_TOKEN)
-
-
 def expectation(history: Sequence[CallHistory], deployment: str, model: str, max_tokens: int) -> Expectation:
     """What a deployment's calls are expected to be like; the rule of thumb counts as ``PRIOR_CALLS`` more calls."""
     found = [past for past in history if (past.deployment, past.model) == (deployment, model)]
@@ -145,15 +142,16 @@ class Forecast:
         route: Route,
         tiers: Mapping[Tier, Sequence[Offer]],
         history: Sequence[CallHistory],
-        max_tokens: int,
+        router: Router,
     ) -> None:
         self._route = route
         self._tiers = tiers
         self._history = history
-        self._max_tokens = max_tokens
-        offers = {offer.name: offer for tier in tiers.values() for offer in tier}
+        self._router = router
+        self._offers = {(tier, offer.name): offer for tier, found in tiers.items() for offer in found}
         self._expected = {
-            name: expectation(history, name, offer.deployment.model, max_tokens) for name, offer in offers.items()
+            place: expectation(history, offer.name, offer.deployment.model, offer.terms.max_tokens)
+            for place, offer in self._offers.items()
         }
         self._flows: dict[tuple[Tier, Tier | None, tuple[str, ...]], _Flow] = {}
         self._worst: dict[tuple[Tier, str], int] = defaultdict(int)
@@ -163,17 +161,16 @@ class Forecast:
         upper = self._route.escalate.to
         return upper if upper is not None and TIERS.index(upper) > TIERS.index(tier) else None
 
-    def call(self, tier: Tier, ask: Ask, *, equal: bool = False) -> int | None:
+    def call(self, tier: Tier, ask: AskOf, *, equal: bool = False) -> int:
         """A row that no stored answer serves. ``equal`` says that another row asks the same, and is expected to be
         answered first.
 
-        Returns the most that the row may hold at once, in nano-dollars; ``None`` where it fits no deployment's context.
+        Returns the most that the row may hold at once, in nano-dollars. Raises ``RoutingError`` where no deployment of
+        the tier can take it.
         """
         share = self._charge(tier, ask)
-        if share is None:
-            return None
         upper = self.higher(tier)
-        second = self._charge(upper, ask) if upper is not None else None
+        second = self._charge_if_possible(upper, ask) if upper is not None else None
         if self._route.over_budget == "cheaper":
             self._charge_below(tier, ask, asked_again=upper is not None)
         if not equal:
@@ -193,43 +190,55 @@ class Forecast:
             chance = self._escalated(came_from) if came_from is not None else Fraction(1)
             for offer, weight in zip(flow.offers, self._weights(tier, flow.offers), strict=True):
                 sums[tier, offer.name].add(flow.lanes[offer.name], chance * weight)
-        offers = {(tier, offer.name): offer for tier, found in self._tiers.items() for offer in found}
         return [
             self._line(tier, offer, sums[tier, name], self._worst[tier, name])
-            for (tier, name), offer in offers.items()
+            for (tier, name), offer in self._offers.items()
             if self._worst[tier, name] or sums[tier, name].calls
         ]
 
-    def _charge(self, tier: Tier, ask: Ask) -> int | None:
-        """Count the worst of a row in a tier; returns what each of its attempts holds, ``None`` if there is none."""
-        offers = self._tiers[tier]
-        fitting = [offer for offer in offers if offer.takes(ask.size)]
-        if not fitting:
-            return None
-        size = ask.size + ask.schema
-        share = max(offer.bound(size=size, messages=ask.messages, max_tokens=self._max_tokens) for offer in offers)
+    def _fitting(self, tier: Tier, ask: Ask) -> list[Offer]:
+        """The deployments that may be asked, in order. Raises ``RoutingError`` where there are none."""
+        return [self._offers[tier, name] for name in self._router.order(tier, ask.needs, ask.row_key)]
+
+    def _charge(self, tier: Tier, ask_of: AskOf) -> int:
+        """Count the worst of a row in a tier; returns what each of its attempts holds. Raises ``RoutingError``."""
+        ask = ask_of(tier)
+        fitting = self._fitting(tier, ask)
+        share = max(offer.bound(ask.needs, schema=ask.schema, messages=ask.messages) for offer in fitting)
         for offer in fitting:
             self._worst[tier, offer.name] += share * self._route.retry.attempts
         return share
 
-    def _charge_below(self, tier: Tier, ask: Ask, *, asked_again: bool) -> None:
+    def _charge_if_possible(self, tier: Tier, ask: AskOf) -> int | None:
+        try:
+            return self._charge(tier, ask)
+        except RoutingError:
+            return None
+
+    def _charge_below(self, tier: Tier, ask: AskOf, *, asked_again: bool) -> None:
         """Count the worst of the cheaper tiers that a row may fall to in the middle of its attempts."""
         below = self._route.tier_below(tier)
         while below is not None:
-            self._charge(below, ask)
+            self._charge_if_possible(below, ask)
             if not asked_again and (upper := self.higher(below)) is not None:
-                asked_again = self._charge(upper, ask) is not None
+                asked_again = self._charge_if_possible(upper, ask) is not None
             below = self._route.tier_below(below)
 
-    def _flow(self, tier: Tier, came_from: Tier | None, ask: Ask, share: int) -> None:
-        fitting = [offer for offer in self._tiers[tier] if offer.takes(ask.size)]
+    def _flow(self, tier: Tier, came_from: Tier | None, ask_of: AskOf, share: int) -> None:
+        ask = ask_of(tier)
+        fitting = self._fitting(tier, ask)
         place = (tier, came_from, tuple(offer.name for offer in fitting))
         if place not in self._flows:
-            self._flows[place] = _Flow(fitting, self._expected)
+            self._flows[place] = _Flow(fitting, {offer.name: self._expected[tier, offer.name] for offer in fitting})
         self._flows[place].add(ask, share)
 
     def _weights(self, tier: Tier, offers: Sequence[Offer]) -> list[Fraction]:
-        """Which share of a tier's answers each deployment gives: the first all of them, but for what history says."""
+        """Which share of a tier's answers each deployment gives: the first all of them, but for what history says.
+
+        Of a trial, history tells how its weights shared the rows, and not who answered for whom.
+        """
+        if any(not isinstance(place, str) for place in self._route.tiers[tier]):
+            return [Fraction(not position) for position in range(len(offers))]
         answered = [
             sum(past.answered for past in self._history if (past.tier, past.deployment) == (tier, offer.name))
             for offer in offers
@@ -248,7 +257,7 @@ class Forecast:
         return (went_up + PRIOR_CALLS * ESCALATED) / (answered + PRIOR_CALLS)
 
     def _line(self, tier: Tier, offer: Offer, sums: _Sums, worst: int) -> DeploymentFigures:
-        expected = self._expected[offer.name]
+        expected = self._expected[tier, offer.name]
         return DeploymentFigures(
             tier=tier,
             deployment=offer.name,
@@ -329,7 +338,7 @@ class _LaneSum:
         self.calls = self.input = self.output = self.cost = self.held = 0
 
     def add(self, ask: Ask, share: int) -> None:
-        tokens = self._input.next(ask.size + ask.schema) if self._input else ask.tokens
+        tokens = self._input.next(ask.needs.size + ask.schema) if self._input else ask.tokens
         cached = min(self._cached.next(tokens), tokens)
         written = min(self._written.next(tokens), tokens - cached)
         usage = Usage(tokens, self._output.next(1), cached, written)

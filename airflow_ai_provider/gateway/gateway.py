@@ -12,20 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from airflow_ai_provider.errors import JobStopped, PrivacyError, PromptError
+from airflow_ai_provider.errors import JobStopped, PrivacyError, PromptError, RoutingError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan
-from airflow_ai_provider.gateway.calling import Calls, Reply
+from airflow_ai_provider.gateway.calling import Calls, Reply, Way
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
-from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope
+from airflow_ai_provider.gateway.identity import arm_scope, attempt_id, request_id, reuse_scope
 from airflow_ai_provider.gateway.job import Row
 from airflow_ai_provider.gateway.lanes import Lane
-from airflow_ai_provider.gateway.prepare import Preparer
+from airflow_ai_provider.gateway.prepare import Prepared, Preparer
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 from airflow_ai_provider.gateway.reviews import Reviews
+from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.stopping import Walks
+from airflow_ai_provider.gateway.tools import answer_of
 from airflow_ai_provider.ledger.attempts import Settled
 from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import LimitChange
@@ -44,6 +46,7 @@ class Gateway:
         plan: Plan,
         *,
         preparer: Preparer,
+        router: Router,
         lanes: Mapping[Tier, Sequence[Lane]],
         checks: AnswerChecks,
         store: ResponseStore,
@@ -54,7 +57,8 @@ class Gateway:
     ) -> None:
         self._plan = plan
         self._preparer = preparer
-        self._lanes = lanes
+        self._router = router
+        self._lanes = {tier: {lane.name: lane for lane in found} for tier, found in lanes.items()}
         self._by_name = {lane.name: lane for tier in lanes.values() for lane in tier}
         self._checks = checks
         self._store = store
@@ -66,7 +70,7 @@ class Gateway:
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
         self._walks = Walks()
         self._attempts = Attempts(plan, lanes, store, journal, recorder, self._walks)
-        self._calls = Calls(plan, self._attempts)
+        self._calls = Calls(plan, self._attempts, lanes)
         reuse = plan.route.reuse
         self._ttl = reuse.ttl if reuse.scope != "off" else 0
         self._shared_scope = None if plan.route.shares_nothing else reuse_scope(plan.route, plan.team, plan.caller, "")
@@ -85,12 +89,13 @@ class Gateway:
         await self._recorder.batch_started(len(rows))
         answers: list[Answer | None] = [None] * len(rows)
         asks: dict[int, Ask] = {}
-        for index, (row, key) in enumerate(zip(rows, row_keys, strict=True)):
-            made = self._ask(row, key)
-            if isinstance(made, Ask):
-                asks[index] = made
+        prepared = await self._preparer.prepare_many(rows, row_keys)
+        for index, (key, made) in enumerate(zip(row_keys, prepared, strict=True)):
+            name = request_id(self._plan.caller, key, self._plan.route_name)
+            if isinstance(made, Prepared):
+                asks[index] = Ask(made, name)
             else:
-                answers[index] = made
+                answers[index] = _refused(made, name)
         found = await self._look_up(asks)
         left: dict[int, tuple[Ask, Reply | None]] = {}
         for index, ask in asks.items():
@@ -109,21 +114,11 @@ class Gateway:
         await self._recorder.flush()
         return done
 
-    def _ask(self, row: Row, row_key: str) -> Ask | Answer:
-        """The row as it may leave the house; or why it may not."""
-        name = request_id(self._plan.caller, row_key, self._plan.route_name)
-        try:
-            prepared = self._preparer.prepare(row, row_key)
-        except (PromptError, PrivacyError) as error:
-            kind = "prompt" if isinstance(error, PromptError) else "privacy"
-            return Answer("error", name, error=f"{kind}: {error}", permanent=True)
-        return Ask(prepared, name)
-
     # -- what the response store has
 
     async def _look_up(self, asks: Mapping[int, Ask]) -> dict[int, Reply]:
         """Rows of a batch that were answered before: found in one look-up, written to the ledger in one go."""
-        keys = {index: self._keys(ask, ask.prepared.tier) for index, ask in asks.items()}
+        keys = {index: way.keys for index, ask in asks.items() if (way := self._way(ask, ask.prepared.tier))}
         found: dict[int, Stored] = {}
         for place in range(max(map(len, keys.values()), default=0)):  # what was fallen back to is looked up last
             wanted = {index: row[place] for index, row in keys.items() if index not in found and place < len(row)}
@@ -139,7 +134,8 @@ class Gateway:
         return {index: stored for index, stored in zip(wanted, found, strict=True) if stored is not None}
 
     def _found(self, tier: Tier, stored: Stored) -> Reply:
-        return Reply(stored, tier, self._by_name.get(stored.deployment, self._lanes[tier][0]), reused=True)
+        lane = self._lanes[tier].get(stored.deployment) or self._by_name.get(stored.deployment)
+        return Reply(stored, tier, lane or next(iter(self._lanes[tier].values())), reused=True)
 
     async def _settle_reused(self, replies: Sequence[tuple[Ask, Reply]]) -> None:
         now = datetime.now(UTC)
@@ -153,12 +149,25 @@ class Gateway:
         for row in settled:
             self._recorder.reused(row.request.request_id, row.saved_nano)
 
-    def _keys(self, ask: Ask, tier: Tier) -> list[bytes]:
-        """Of the answers that each of the tier's deployments would give."""
+    def _way(self, ask: Ask, tier: Tier) -> Way | None:
+        """How a tier asks for a row; ``None`` where none of its deployments can take the row."""
+        try:
+            return self._way_or_error(ask, tier)
+        except (RoutingError, PrivacyError):
+            return None  # said when the row walks on its own
+
+    def _way_or_error(self, ask: Ask, tier: Tier) -> Way:
+        prepared = ask.prepared.at(tier)
+        order = self._router.order(tier, prepared.needs, prepared.row_key)
+        lanes = [self._lanes[tier][name] for name in order]
         scope = self._shared_scope
         if scope is None:
-            scope = reuse_scope(self._plan.route, self._plan.team, self._plan.caller, ask.prepared.row_key)
-        return [lane.key.of(scope, ask.prepared.messages) for lane in self._lanes[tier]]
+            scope = reuse_scope(self._plan.route, self._plan.team, self._plan.caller, prepared.row_key)
+        keys = [
+            lane.key.of(scope if arm is None else arm_scope(scope, arm), prepared.messages)
+            for lane, arm in zip(lanes, self._router.stands_for(tier, order), strict=True)
+        ]
+        return Way(replace(ask, prepared=prepared) if prepared is not ask.prepared else ask, tier, lanes, keys)
 
     # -- rows on their own
 
@@ -224,27 +233,32 @@ class Gateway:
 
     async def _reply(self, ask: Ask, tier: Tier, funds: BatchFunds, deadline: float | None) -> Reply:
         """A tier's answer: of whoever asks the same, in this process or another, from the store, or by a call."""
-        keys = self._keys(ask, tier)
-        while (asked := self._in_flight.get(keys[0])) is not None:
+        try:
+            way = self._way_or_error(ask, tier)
+        except RoutingError as error:
+            lane = next(iter(self._lanes[tier].values()))
+            return Reply(None, tier, lane, failure=f"{error.reason}: {error}", status="error", permanent=True)
+        key = way.keys[0]
+        while (asked := self._in_flight.get(key)) is not None:
             if (stored := await asyncio.shield(asked)) is not None:
-                return await self._reused(ask, tier, stored)
-        mine = self._in_flight[keys[0]] = asyncio.get_running_loop().create_future()
+                return await self._reused(way, stored)
+        mine = self._in_flight[key] = asyncio.get_running_loop().create_future()
         answer: Stored | None = None
         try:
             if self._shared_scope is None:
-                answer = await self._store.find(keys, run=self._plan.run, ttl=self._ttl)
+                answer = await self._store.find(way.keys, run=self._plan.run, ttl=self._ttl)
             else:
-                answer = await self._of_another(keys[0])
+                answer = await self._of_another(key)
             if answer is not None:
-                return await self._reused(ask, tier, answer)
-            reply = await self._asked(ask, tier, keys, funds, deadline)
+                return await self._reused(way, answer)
+            reply = await self._asked(way, funds, deadline)
             answer = reply.stored
             return reply
         except BaseException as error:
             funds.stop_waiting(error)
             raise
         finally:
-            del self._in_flight[keys[0]]
+            del self._in_flight[key]
             mine.set_result(answer)
 
     async def _of_another(self, key: bytes) -> Stored | None:
@@ -255,26 +269,24 @@ class Gateway:
                 return stored
         return None
 
-    async def _asked(
-        self, ask: Ask, tier: Tier, keys: Sequence[bytes], funds: BatchFunds, deadline: float | None
-    ) -> Reply:
+    async def _asked(self, way: Way, funds: BatchFunds, deadline: float | None) -> Reply:
         """The answer of a deployment; or what one that is fallen back to has answered. Frees what was claimed."""
         freed = self._shared_scope is None
         try:
-            if not freed and keys[1:]:
-                stored = await self._store.find(keys[1:], run=self._plan.run, ttl=self._ttl)
+            if not freed and way.keys[1:]:
+                stored = await self._store.find(way.keys[1:], run=self._plan.run, ttl=self._ttl)
                 if stored is not None:
-                    return await self._reused(ask, tier, stored)
-            reply = await self._calls.reply(ask, tier, self._lanes[tier], keys, funds, deadline)
-            freed |= reply.stored is not None and reply.lane is self._lanes[tier][0]  # kept under the very key
+                    return await self._reused(way, stored)
+            reply = await self._calls.reply(way, funds, deadline)
+            freed |= reply.stored is not None and reply.lane is way.lanes[0]  # kept under the very key
             return reply
         finally:
             if not freed:
-                await asyncio.shield(self._store.release(keys[0]))
+                await asyncio.shield(self._store.release(way.keys[0]))
 
-    async def _reused(self, ask: Ask, tier: Tier, stored: Stored) -> Reply:
-        reply = self._found(tier, stored)
-        await self._settle_reused([(ask, reply)])
+    async def _reused(self, way: Way, stored: Stored) -> Reply:
+        reply = self._found(way.tier, stored)
+        await self._settle_reused([(way.ask, reply)])
         return reply
 
     # -- what a row gets
@@ -282,17 +294,28 @@ class Gateway:
     def _problem(self, ask: Ask, reply: Reply) -> str | None:
         if reply.stored is None:
             return None
+        prepared = ask.prepared
         try:
-            return self._checks.problem(reply.stored.text, ask.prepared.text, ask.prepared.report)
+            return self._checks.problem(
+                self._content(reply.stored),
+                prepared.text,
+                prepared.report,
+                restored=prepared.restored,
+                calls=bool(reply.stored.tool_calls),
+            )
         except PrivacyError as failure:
             return f"restore: {failure}"
+
+    def _content(self, stored: Stored) -> str:
+        """What the reader of an answer gets, still masked: its text, or the JSON of its tool calls."""
+        return self._checks.bare(answer_of(stored.text, stored.tool_calls))
 
     def _answer(self, ask: Ask, reply: Reply, problem: str | None, spent: int) -> Answer:
         stored, status, error, text = reply.stored, reply.status, reply.failure, None
         if stored is not None:
             status, error = _status(problem)
             try:
-                text = ask.prepared.restored(stored.text)
+                text = ask.prepared.restored(self._content(stored))
             except PrivacyError as failure:
                 status, error = "error", f"privacy: {failure}"
         return Answer(
@@ -305,11 +328,20 @@ class Gateway:
             deployment=reply.lane.name,
             model=reply.lane.deployment.model,
             reused=reply.reused,
-            usage=Usage(stored.input_tokens, stored.output_tokens) if stored and not reply.reused else None,
+            usage=_usage(stored) if stored and not reply.reused else None,
             cost_nano=spent,
             saved_nano=stored.cost_nano if stored and reply.reused else 0,
             short_nano=reply.short_nano,
         )
+
+
+def _refused(error: PromptError | PrivacyError, name: str) -> Answer:
+    kind = "prompt" if isinstance(error, PromptError) else "privacy"
+    return Answer("error", name, error=f"{kind}: {error}", permanent=True)
+
+
+def _usage(stored: Stored) -> Usage:
+    return Usage(stored.input_tokens, stored.output_tokens, stored.cached_input_tokens)
 
 
 def _status(problem: str | None) -> tuple[RowStatus, str | None]:

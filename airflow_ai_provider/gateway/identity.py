@@ -76,6 +76,14 @@ def reuse_scope(route: Route, team: str, caller: Caller, row_key: str) -> str:
     return token_scope(route, team, caller)
 
 
+def arm_scope(scope: str, arm: str) -> str:
+    """Who shares an answer that another deployment gave in place of ``arm``, the one that a trial's weights picked.
+
+    The arms of a trial are not answered from each other; a retry still finds what was paid for.
+    """
+    return _joined("arm", scope, arm)
+
+
 def run_tag(caller: Caller) -> str:
     """Names the run that paid for an answer."""
     return hashlib.sha256(orjson.dumps((caller.dag_id, caller.run_id))).hexdigest()[:16]
@@ -91,8 +99,11 @@ class ReuseKey:
         max_tokens: int,
         output_schema: Mapping[str, Any] | None,
         prompt_version: str,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
-        place = (deployment.model, deployment.api_base, deployment.connection, deployment.params)
+        """``params`` are the route's and its tier's, which go before the deployment's."""
+        sent = {**deployment.params, **(params or {})}
+        place = (deployment.model, deployment.api_base, deployment.connection, sent)
         common = (_KEY_VERSION, place, max_tokens, output_schema, prompt_version)
         self._common = hashlib.sha256(orjson.dumps(common, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -13,6 +12,7 @@ from airflow_ai_provider.errors import PolicyError
 from airflow_ai_provider.gateway.identity import ReuseKey
 from airflow_ai_provider.gateway.providers import open_provider
 from airflow_ai_provider.gateway.providers.base import Provider
+from airflow_ai_provider.gateway.routing import Needs, Terms, attachment_tokens
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.traffic import CircuitChanged, Gate, open_gates
 from airflow_ai_provider.ledger.prices import ModelFacts, model_facts
@@ -20,27 +20,22 @@ from airflow_ai_provider.policy import Deployment, Policy, Route, Tier
 
 _SCHEMA_OVERHEAD = 512
 """Tokens a vendor may add for a schema; Anthropic documents up to 346 for the tool it becomes there."""
-_BYTES_PER_TOKEN = 8
-"""No tokenizer in use packs more text than this into a token on average: what is over it cannot fit a context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One deployment on one job's terms, before anything is opened: enough to know what a call can cost."""
+    """One deployment on one tier's terms, before anything is opened: enough to know what a call can cost."""
 
     name: str
     deployment: Deployment
     facts: ModelFacts
     key: ReuseKey
+    terms: Terms
 
-    def takes(self, size: int) -> bool:
-        """Whether a prompt of ``size`` bytes can fit the model at all."""
-        limit = self.facts.context_tokens
-        return not limit or size / _BYTES_PER_TOKEN <= limit
-
-    def bound(self, *, size: int, messages: int, max_tokens: int) -> int:
-        """The most that one request of ``size`` bytes, its schema included, can cost, in nano-dollars."""
-        return self.facts.rate.bound(input_bytes=size, messages=messages, max_tokens=max_tokens)
+    def bound(self, needs: Needs, *, schema: int, messages: int) -> int:
+        """The most that one request can cost, in nano-dollars; ``schema`` are the bytes that the answer's adds."""
+        size = needs.size + schema + attachment_tokens(self.deployment, needs)  # a token is a byte at least
+        return self.facts.rate.bound(input_bytes=size, messages=messages, max_tokens=self.terms.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +56,33 @@ def offers(
     route: Route,
     settings: Settings,
     *,
-    max_tokens: int,
+    terms: Mapping[Tier, Terms],
     output_schema: Mapping[str, Any] | None,
     prompt_version: str,
 ) -> dict[Tier, tuple[Offer, ...]]:
-    """What every tier of a route has on offer, in order of preference; a deployment in two tiers is one offer.
+    """What every tier of a route has on offer on its terms, in the order of the policy.
 
     Raises ``PolicyError`` where a deployment has no price, or a connection that there is not.
     """
-    key = partial(ReuseKey, max_tokens=max_tokens, output_schema=output_schema, prompt_version=prompt_version)
-    made = {}
-    for name in dict.fromkeys(name for tier in route.tiers.values() for name in tier):
-        deployment = policy.deployments[name]
+    facts: dict[str, ModelFacts] = {}
+    for name in route.deployments:
         try:
-            called = as_called(deployment, settings)
+            called = as_called(policy.deployments[name], settings)
         except LookupError as error:
             raise PolicyError(f"deployments.{name}: {error}") from None
-        made[name] = Offer(name, deployment, model_facts(name, called, policy.digest), key(deployment))
-    return {tier: tuple(made[name] for name in names) for tier, names in route.tiers.items()}
+        facts[name] = model_facts(name, called, policy.digest)
+
+    def offer(name: str, terms: Terms) -> Offer:
+        key = ReuseKey(
+            policy.deployments[name],
+            max_tokens=terms.max_tokens,
+            params=terms.params,
+            output_schema=output_schema,
+            prompt_version=prompt_version,
+        )
+        return Offer(name, policy.deployments[name], facts[name], key, terms)
+
+    return {tier: tuple(offer(name, terms[tier]) for name in route.names(tier)) for tier in route.tiers}
 
 
 def open_lanes(
@@ -88,23 +92,26 @@ def open_lanes(
     *,
     team: str,
     on_circuit: Callable[[CircuitChanged], None],
-    max_tokens: int,
+    terms: Mapping[Tier, Terms],
     output_schema: Mapping[str, Any] | None,
     prompt_version: str,
 ) -> dict[Tier, tuple[Lane, ...]]:
-    """The lanes of every tier of a route, in order of preference; a deployment in two tiers is one lane.
+    """The lanes of every tier of a route, in the order of the policy; a deployment in two tiers is opened once.
 
     ``on_circuit`` hears of every circuit that opens or closes.
 
     Raises ``PolicyError`` where a deployment has no price or its connection cannot be resolved.
     """
-    terms: dict[str, Any] = {"max_tokens": max_tokens, "output_schema": output_schema, "prompt_version": prompt_version}
-    tiers = offers(policy, route, settings, **terms)
+    tiers = offers(policy, route, settings, terms=terms, output_schema=output_schema, prompt_version=prompt_version)
     each = {offer.name: offer for offer in _each(tiers)}
     called = {name: as_called(offer.deployment, settings) for name, offer in each.items()}
     gates = open_gates(called, team=team, cache_url=settings.cache_url, on_change=on_circuit)
-    lanes = {name: _open(offer, settings, gates[name]) for name, offer in each.items()}
-    return {tier: tuple(lanes[offer.name] for offer in found) for tier, found in tiers.items()}
+    opened = {name: _open(offer, settings, gates[name]) for name, offer in each.items()}
+
+    def lane(offer: Offer) -> Lane:
+        return replace(opened[offer.name], key=offer.key, terms=offer.terms)
+
+    return {tier: tuple(map(lane, found)) for tier, found in tiers.items()}
 
 
 def batches_at_once(tiers: Mapping[Tier, Iterable[Offer]], batch_rows: int) -> int:
@@ -119,7 +126,7 @@ def _each(tiers: Mapping[Tier, Iterable[Offer]]) -> Iterable[Offer]:
 
 def _open(offer: Offer, settings: Settings, gate: Gate) -> Lane:
     provider = open_provider(offer.name, offer.deployment, settings)
-    return Lane(offer.name, offer.deployment, offer.facts, offer.key, provider, gate)
+    return Lane(offer.name, offer.deployment, offer.facts, offer.key, offer.terms, provider, gate)
 
 
 def as_called(deployment: Deployment, settings: Settings) -> Deployment:

@@ -11,31 +11,32 @@ import asyncio
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from heapq import nlargest
 
 import numpy as np
 import pyarrow as pa
 
-from airflow_ai_provider.errors import PrivacyError, PromptError
+from airflow_ai_provider.errors import PrivacyError, PromptError, RoutingError
 from airflow_ai_provider.gateway.estimate import (
-    ASCII_BYTES_PER_TOKEN,
     Ask,
     BudgetLine,
     DeploymentFigures,
     Forecast,
     budget_line,
-    tokens_of,
 )
-from airflow_ai_provider.gateway.identity import reuse_scope, run_tag, token_scope
+from airflow_ai_provider.gateway.identity import arm_scope, reuse_scope, run_tag, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.gateway.lanes import Offer, batches_at_once, offers, schema_bytes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
+from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, tokens_of
 from airflow_ai_provider.gateway.tools import tools_bytes
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
@@ -63,6 +64,8 @@ class SpendPlan:
     """Answered from the response store."""
     equal: int
     """Expected to be answered by the call of an earlier row that asks the same."""
+    routed: Mapping[str, int]
+    """Rows by their first tier and what led them there, such as ``complex (rules:over_tokens)``."""
     refused: Mapping[str, int]
     """Rows that will get an error instead of a call, by kind."""
     calls: int
@@ -159,20 +162,32 @@ class _Look:
             team=job.team,
             scope=token_scope(plan.route, job.team, caller),
         )
-        self._preparer = Preparer(plan.renderer, plan.route, masker)
         self._tiers: dict[Tier, tuple[Offer, ...]] = offers(
             plan.policy,
             plan.route,
             settings,
-            max_tokens=plan.max_tokens,
+            terms=plan.terms,
             output_schema=job.output_schema,
             prompt_version=plan.renderer.version,
         )
+        self._offers = {tier: {offer.name: offer for offer in found} for tier, found in self._tiers.items()}
+        self._router = Router(job.route, plan.route, self._tiers)
+        self._preparer = Preparer(
+            plan.renderer,
+            plan.route,
+            masker,
+            self._router,
+            plan.terms,
+            json=job.output_schema is not None,
+            tools=bool(job.tools),
+            storage_options=settings.storage_options,
+        )
         self._schema = schema_bytes(job.output_schema) + tools_bytes(job.tools)
-        self._forecast = Forecast(plan.route, self._tiers, history, plan.max_tokens)
+        self._forecast = Forecast(plan.route, self._tiers, history, self._router)
         self._asked = _Digests()
         self._counts: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
+        self._routed: Counter[str] = Counter()
         self._holds: list[int] = []
         """What each batch can hold at once."""
         self._store: ResponseStore | None = None
@@ -211,13 +226,13 @@ class _Look:
         return PartSink(self._job.sink, fingerprint=fingerprint, shard=self._job.shard, storage_options=options)
 
     async def _batch(self, batch: pa.RecordBatch, keys: Sequence[str]) -> None:
-        first = [self._request(item, item.tier) for item in self._prepared(batch, keys)]
+        first = self._requests((item, item.tier) for item in self._prepared(batch, keys))
         found = await self._look_up(first)
-        again = [
-            self._request(request.prepared, upper)
+        again = self._requests(
+            (request.prepared, upper)
             for request, stored in zip(first, found, strict=True)
             if stored is not None and (upper := self._asked_again(request.prepared, stored)) is not None
-        ]
+        )
         found_again = await self._look_up(again)
         pairs = [*zip(first, found, strict=True), *zip(again, found_again, strict=True)]
         missing = [request for request, stored in pairs if stored is None]
@@ -227,15 +242,33 @@ class _Look:
     def _prepared(self, batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[Prepared]:
         for row, key in zip(batch.to_pylist(), keys, strict=True):
             try:
-                yield self._preparer.prepare(row, key)
+                prepared = self._preparer.prepare(row, key)
+                self._routed[f"{prepared.tier} ({prepared.routed_by})"] += 1
+                yield prepared
             except PromptError:
                 self._refused["prompt"] += 1
             except PrivacyError:
                 self._refused["privacy"] += 1
 
+    def _requests(self, asked: Iterable[tuple[Prepared, Tier]]) -> list[_Request]:
+        """What tiers would be asked, but for rows that no deployment of theirs can take."""
+        found = []
+        for prepared, tier in asked:
+            try:
+                found.append(self._request(prepared, tier))
+            except RoutingError as error:
+                self._refused[error.reason] += 1
+        return found
+
     def _request(self, prepared: Prepared, tier: Tier) -> _Request:
+        asked = prepared.at(tier)
         scope = reuse_scope(self._plan.route, self._job.team, self._caller, prepared.row_key)
-        return _Request(prepared, tier, [offer.key.of(scope, prepared.messages) for offer in self._tiers[tier]])
+        order = self._router.order(tier, asked.needs, asked.row_key)
+        keys = [
+            self._offers[tier][name].key.of(scope if arm is None else arm_scope(scope, arm), asked.messages)
+            for name, arm in zip(order, self._router.stands_for(tier, order), strict=True)
+        ]
+        return _Request(prepared, tier, keys)
 
     def _asked_again(self, prepared: Prepared, found: Stored) -> Tier | None:
         """The tier that would be asked as well, since a stored answer does not pass the checks."""
@@ -256,21 +289,20 @@ class _Look:
     def _count_calls(self, missing: Sequence[_Request]) -> None:
         held = 0
         for request, new in zip(missing, self._asked.add([request.keys[0] for request in missing]), strict=True):
-            hold = self._forecast.call(request.tier, self._ask(request.prepared), equal=not new)
-            if hold is None:
-                self._refused["context_window"] += 1
-                continue
+            hold = self._forecast.call(request.tier, partial(self._ask, request.prepared), equal=not new)
             self._counts["calls" if new else "equal"] += 1
             self._counts["holds"] += hold if new else 0
             held += hold
         self._holds.append(held)
 
-    def _ask(self, prepared: Prepared) -> Ask:
+    def _ask(self, prepared: Prepared, tier: Tier) -> Ask:
+        asked = prepared.at(tier)
         return Ask(
-            size=prepared.size,
+            needs=asked.needs,
             schema=self._schema,
-            tokens=tokens_of(prepared.text, prepared.size) + self._schema // ASCII_BYTES_PER_TOKEN,
-            messages=len(prepared.messages),
+            tokens=tokens_of(asked.text, asked.size) + self._schema // ASCII_BYTES_PER_TOKEN,
+            messages=len(asked.messages),
+            row_key=asked.row_key,
         )
 
     def _made(self, budgets: Sequence[Room]) -> SpendPlan:
@@ -282,6 +314,7 @@ class _Look:
             finished=counts["finished"],
             stored=counts["stored"],
             equal=counts["equal"],
+            routed=dict(self._routed),
             refused=dict(self._refused),
             calls=counts["calls"],
             figures=figures,

@@ -26,7 +26,8 @@ def plan_figures(plan: SpendPlan) -> dict[str, str]:
         "finished before": f"{plan.finished:,}" if plan.finished else "",
         "stored answers": f"{plan.stored:,}",
         "equal to another row": f"{plan.equal:,}",
-        "cannot be asked": _refused(plan.refused),
+        "routed": _counts(plan.routed),
+        "cannot be asked": _counts(plan.refused),
         "need a call": f"{plan.calls:,}",
         "tokens in, out": f"{plan.input_tokens:,}, {plan.output_tokens:,}",
         "expected cost": dollars(plan.expected_nano),
@@ -100,6 +101,7 @@ def plan_document(plan: SpendPlan) -> dict[str, Any]:
         "finished": plan.finished,
         "stored": plan.stored,
         "equal": plan.equal,
+        "routed": dict(plan.routed),
         "refused": dict(plan.refused),
         "calls": plan.calls,
         "input_tokens": plan.input_tokens,
@@ -148,5 +150,5 @@ def _usd(nano: int) -> str:
     return f"{usd_from_nano(nano):f}"
 
 
-def _refused(kinds: Mapping[str, int]) -> str:
+def _counts(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from types import CodeType
@@ -16,11 +16,12 @@ from airflow_ai_provider.errors import AIProviderError, PolicyError
 from airflow_ai_provider.gateway.attachments import AttachmentReader
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.render import Renderer
+from airflow_ai_provider.gateway.render import Renderer, read_system
 from airflow_ai_provider.gateway.results import check_output_columns
+from airflow_ai_provider.gateway.routing import Terms, terms_of
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.prices import model_facts
-from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, load_policy
+from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, Tier, load_policy
 from airflow_ai_provider.rows.defaults import DefaultedSource
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
 from airflow_ai_provider.rows.source import Source, open_source
@@ -41,7 +42,8 @@ class JobPlan:
     checks: AnswerChecks
     source: Source
     inspection: Inspection
-    max_tokens: int
+    terms: Mapping[Tier, Terms]
+    """What each tier asks with; system prompts are their text."""
     fingerprint: str
     """Names the job and the rows it is over; the same for all shards and tries, new for each run."""
     read_at: datetime
@@ -68,9 +70,10 @@ def plan_job(
     scope = {"team": job.team, "dag": caller.dag_id, "route": job.route}
     policy.budgets_for(**scope, in_force=in_force)
     budgets = tuple(budget for budget in policy.budgets if budget.applies(**scope))
-    for name in dict.fromkeys(name for names in route.tiers.values() for name in names):
+    for name in route.deployments:
         model_facts(name, policy.deployments[name], policy.digest)
-    renderer = Renderer(job.prompt, job.system_prompt or route.system_prompt)
+    terms = _terms(job, route)
+    renderer = Renderer(job.prompt, terms[route.default_tier].system_prompt)
     AttachmentReader(route.attachments).check_kinds(sorted(renderer.attached))
     checks = AnswerChecks(
         route.escalate.on,
@@ -84,6 +87,7 @@ def plan_job(
         source = DefaultedSource(source, defaults)
     columns = source.columns()
     require_columns(job.source, columns, {"key": [] if job.key == ROW_NUMBER_KEY else [job.key]})
+    _check_routing_columns(job.route, route, columns)
     renderer.check_columns(columns)
     check_output_columns(job.source, columns, job.key)
     inspection = inspect(source, key=job.key, columns=[])
@@ -95,10 +99,26 @@ def plan_job(
         checks=checks,
         source=source,
         inspection=inspection,
-        max_tokens=job.max_tokens or route.max_tokens,
-        fingerprint=_fingerprint(job, caller, policy, renderer, inspection),
+        terms=terms,
+        fingerprint=_fingerprint(job, caller, policy, renderer, terms, inspection),
         read_at=read_at,
     )
+
+
+def _terms(job: MapJob, route: Route) -> dict[Tier, Terms]:
+    """Raises ``PromptError`` where a system prompt's file cannot be read."""
+    terms = {
+        tier: terms_of(route, tier, max_tokens=job.max_tokens, system_prompt=job.system_prompt) for tier in route.tiers
+    }
+    return {tier: replace(found, system_prompt=read_system(found.system_prompt)) for tier, found in terms.items()}
+
+
+def _check_routing_columns(name: str, route: Route, columns: Sequence[str]) -> None:
+    for column, key in route.needed_columns.items():
+        if column not in columns:
+            raise PolicyError(
+                f"routes.{name}.{key}: no column {column!r} in the rows; they have: {', '.join(sorted(columns))}"
+            )
 
 
 def check_policy(settings: Settings) -> list[str]:
@@ -117,7 +137,7 @@ def check_policy(settings: Settings) -> list[str]:
             "budgets: there are none, and a call no budget applies to is refused; add one, or set one by "
             "airflow ai budgets set"
         )
-    used = {name for route in policy.routes.values() for names in route.tiers.values() for name in names}
+    used = {name for route in policy.routes.values() for name in route.deployments}
     findings += [f"deployments.{name}: no route uses it" for name in policy.deployments if name not in used]
     return findings
 
@@ -130,16 +150,18 @@ def _finding(look: Callable[[], Any], place: str = "") -> list[str]:
     return []
 
 
-def _fingerprint(job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, inspection: Inspection) -> str:
+def _fingerprint(
+    job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, terms: Mapping[Tier, Terms], inspection: Inspection
+) -> str:
     """A retry that finds the same fingerprint keeps finished parts. Budgets are left out: a raise changes no row."""
     route = policy.routes[job.route]
-    used = sorted({name for names in route.tiers.values() for name in names})
+    used = sorted(route.deployments)
     parts = {
         "caller": (caller.dag_id, caller.run_id, caller.task_id),
         "source": (job.source, inspection.version, inspection.rows, inspection.columns),
         "job": (job.key, job.team, job.route, job.max_tokens, job.batch_rows, job.output_schema),
         "answer": (_model_version(job.output_model), job.tools, job.tool_choice),
-        "prompt": (renderer.version, _code_version(job.prompt)),
+        "prompt": (renderer.version, _code_version(job.prompt), [terms[tier].system_prompt for tier in sorted(terms)]),
         "route": route.model_dump(mode="json", by_alias=True),
         "deployments": {name: policy.deployments[name].model_dump(mode="json") for name in used},
         "masking": None if route.masking == NO_MASKING else policy.masking[route.masking].model_dump(mode="json"),

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from airflow_ai_provider.errors import PrivacyError, PromptError
 from airflow_ai_provider.gateway.attachments import Attachment, AttachmentReader, references, with_parts
 from airflow_ai_provider.gateway.job import Message, Row
 from airflow_ai_provider.gateway.render import Renderer
-from airflow_ai_provider.gateway.routing import Choice, Needs
-from airflow_ai_provider.policy import NO_MASKING, TIERS, MaskingProfile, Policy, Route, Tier
+from airflow_ai_provider.gateway.routing import Needs, Router, Terms
+from airflow_ai_provider.policy import NO_MASKING, MaskingProfile, Policy, Route, Tier
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
 from airflow_ai_provider.privacy.restoring import TokenReport
@@ -23,18 +23,6 @@ from airflow_ai_provider.privacy.tokens import PURPOSE as TOKENS_PURPOSE
 
 _Place = tuple[int, int]
 """Of a part: the number of its message, and its own number in it."""
-
-
-class Chooser(Protocol):
-    """Chooses a row's tier."""
-
-    def choose(self, row: Row, text: str, needs: Needs) -> Choice:
-        """``text`` is masked."""
-        ...
-
-    def classify(self, row: Row) -> str | None:
-        """The class of the row's data, where the route has classes."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +41,10 @@ class Prepared:
     needs: Needs
     routed_by: str
     """What chose the tier."""
+    systems: Mapping[Tier, str | None] = field(repr=False)
+    """Each tier's system prompt."""
+    system: str | None = field(repr=False)
+    """The one in ``messages``."""
     attachments: Mapping[_Place, Attachment] = field(default_factory=dict, repr=False)
     """To be read, by where they stand in ``messages``."""
     reader: AttachmentReader | None = field(default=None, repr=False)
@@ -75,6 +67,22 @@ class Prepared:
         for place, attachment in self.attachments.items():  # one by one: a row's are in memory together anyway
             made[place] = await self.reader.inlined(attachment, self.messages[place[0]]["content"][place[1]])
         return with_parts(self.messages, made)
+
+    def at(self, tier: Tier) -> Prepared:
+        """The row as a tier asks it: with that tier's system prompt. Raises ``PrivacyError``."""
+        system = self.systems[tier]
+        if system == self.system:
+            return self
+        body = self.messages[1:] if self.system else self.messages
+        head = [{"role": "system", "content": _masked(self.mask, system)}] if system else []
+        messages = [*head, *body]
+        text, size = _text(messages)
+        moved = len(head) - (1 if self.system else 0)
+        attachments = {(number + moved, part): one for (number, part), one in self.attachments.items()}
+        needs = replace(self.needs, size=size)
+        return replace(
+            self, messages=messages, text=text, size=size, needs=needs, system=system, attachments=attachments
+        )
 
     def restored(self, answer: str) -> str:
         """The answer with this row's own values in place of its tokens; JSON stays JSON.
@@ -99,23 +107,25 @@ class Preparer:
         renderer: Renderer,
         route: Route,
         masker: Masker | None,
+        router: Router,
+        terms: Mapping[Tier, Terms],
         *,
-        chooser: Chooser | None = None,
-        json: bool = False,
+        json: bool,
         tools: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         """``json`` and ``tools`` say whether the job has an output schema, and tools."""
         self._renderer = renderer
-        self._route = route
         self._masker = masker
-        self._chooser = chooser or _ByColumn(route)
+        self._router = router
+        self._systems = {tier: found.system_prompt for tier, found in terms.items()}
+        self._one_system = {*self._systems.values()} == {renderer.system}
         self._json, self._tools = json, tools
         self._reader = AttachmentReader(route.attachments, storage_options)
         # Where no answer is shared, no two rows need tokens in common.
         self._apart = route.shares_nothing
         if masker is not None:
-            masker.expect(renderer.constants)
+            masker.expect([*renderer.constants, *filter(None, self._systems.values())])
 
     async def prepare_many(
         self, rows: Sequence[Row], row_keys: Sequence[str]
@@ -136,25 +146,17 @@ class Preparer:
         """
         messages = self._renderer.messages(row)
         mask = self._masker.for_row(row, row_key if self._apart else None) if self._masker else None
-        texts: list[str] = []
         masked: list[Message] = []
         plain = True
         for message in messages:
             content = message["content"]
             if type(content) is str:
-                content = _masked(mask, content)
-                texts.append(content)
-                masked.append({"role": message["role"], "content": content})
+                masked.append({"role": message["role"], "content": _masked(mask, content)})
             else:
                 plain = False
-                parts = [_masked_part(mask, part) for part in content]
-                texts += [part["text"] for part in parts if part["type"] == "text"]
-                masked.append({"role": message["role"], "content": parts})
-        text = "\n".join(texts)
-        size = _utf8_size(text)
-        if plain:
-            return self._routed(row, row_key, masked, text, size, mask)
-        return self._with_attachments(row, row_key, masked, text, size, mask)
+                masked.append({"role": message["role"], "content": [_masked_part(mask, part) for part in content]})
+        made = self._routed(row, row_key, masked, mask) if plain else self._attached(row, row_key, masked, mask)
+        return made if self._one_system else made.at(made.tier)
 
     def _tried(self, row: Row, row_key: str) -> Prepared | PromptError | PrivacyError:
         try:
@@ -170,9 +172,7 @@ class Preparer:
             return error.with_traceback(None)
         return replace(prepared, messages=with_parts(prepared.messages, parts))
 
-    def _with_attachments(
-        self, row: Row, row_key: str, messages: Sequence[Message], text: str, size: int, mask: RowMask | None
-    ) -> Prepared:
+    def _attached(self, row: Row, row_key: str, messages: Sequence[Message], mask: RowMask | None) -> Prepared:
         counts = {"image": 0, "file": 0}
         attachments: dict[_Place, Attachment] = {}
         on_the_wire: dict[_Place, Mapping[str, Any]] = {}
@@ -185,7 +185,7 @@ class Preparer:
             else:
                 on_the_wire[number, index] = made
         messages = with_parts(messages, on_the_wire)
-        prepared = self._routed(row, row_key, messages, text, size, mask, **{f"{k}s": n for k, n in counts.items()})
+        prepared = self._routed(row, row_key, messages, mask, images=counts["image"], files=counts["file"])
         return replace(prepared, attachments=attachments, reader=self._reader)
 
     def _routed(
@@ -193,40 +193,15 @@ class Preparer:
         row: Row,
         row_key: str,
         messages: Sequence[Message],
-        text: str,
-        size: int,
         mask: RowMask | None,
         images: int = 0,
         files: int = 0,
     ) -> Prepared:
-        needs = Needs(size, images, files, self._json, self._tools, self._chooser.classify(row))
-        choice = self._chooser.choose(row, text, needs)
-        return Prepared(row_key, choice.tier, messages, text, size, mask, needs, choice.routed_by)
-
-
-class _ByColumn:
-    """The tier that a row's column names, or the route's default."""
-
-    def __init__(self, route: Route) -> None:
-        self._route = route
-        self._column = route.complexity.column if route.complexity.from_ == "column" else None
-        self._named: dict[str, Choice] = {tier: Choice(route.tier_at_least(tier), "column") for tier in TIERS}
-        self._default = Choice(route.default_tier, "default")
-
-    def choose(self, row: Row, text: str, needs: Needs) -> Choice:
-        wanted = row.get(self._column) if self._column else None
-        if wanted is None:
-            return self._default
-        found = self._named.get(wanted) if type(wanted) is str else None
-        return found or self._named.get(str(wanted).strip().lower(), self._default)
-
-    def classify(self, row: Row) -> str | None:
-        return None
-
-
-def tier_of(row: Row, route: Route) -> Tier:
-    """The tier a row asks for, or the route's default where it asks for none or for what there is not."""
-    return _ByColumn(route).choose(row, "", Needs(0)).tier
+        text, size = _text(messages)
+        needs = Needs(size, images, files, self._json, self._tools, self._router.classify(row))
+        choice = self._router.choose(row, text, needs)
+        systems, system = self._systems, self._renderer.system
+        return Prepared(row_key, choice.tier, messages, text, size, mask, needs, choice.routed_by, systems, system)
 
 
 def _masked(mask: RowMask | None, text: str) -> str:
@@ -242,9 +217,18 @@ def _unmasked_by(mask: RowMask | None) -> Callable[[str], bool]:
     return lambda text: _masked(mask, text) == text
 
 
-def _utf8_size(text: str) -> int:
+def _text(messages: Sequence[Message]) -> tuple[str, int]:
+    """All of the text, and its UTF-8 bytes."""
+    texts: list[str] = []
+    for message in messages:
+        content = message["content"]
+        if type(content) is str:
+            texts.append(content)
+        else:
+            texts += [part["text"] for part in content if part["type"] == "text"]
+    text = "\n".join(texts)
     try:
-        return len(text) if text.isascii() else len(text.encode())
+        return text, len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
         raise PrivacyError("the prompt holds half of a surrogate pair and cannot be sent as UTF-8") from None
 

@@ -141,8 +141,9 @@ class Renderer:
 
     def __init__(self, prompt: Prompt, system_prompt: str | None = None) -> None:
         """Raises ``PromptError`` for a template, a file or messages that cannot be used."""
-        self._system = _read_system(system_prompt)
-        self._head = [{"role": "system", "content": self._system}] if self._system else []
+        self.system = read_system(system_prompt)
+        """What stands in the system message, if there is one."""
+        self._head = [{"role": "system", "content": self.system}] if self.system else []
         self._templates: Sequence[_MessageTemplate] = ()
         self._make: Callable[[Row], list[dict[str, Any]]]
         if callable(prompt):
@@ -157,7 +158,7 @@ class Renderer:
         """Kinds of attachments that rows will have; a function's are not known beforehand."""
         self.constants = tuple(self._constants())
         """Texts that are the same in the messages of every row."""
-        self.version = f"{version}-{hashlib.sha256((self._system or '').encode()).hexdigest()[:16]}"
+        self.version = f"{version}-{hashlib.sha256((self.system or '').encode()).hexdigest()[:16]}"
 
     def check_columns(self, available: Iterable[str]) -> None:
         for template in (template for message in self._templates for template in message.templates):
@@ -171,8 +172,8 @@ class Renderer:
         return [message.render(row) for message in self._templates]
 
     def _constants(self) -> Iterable[str]:
-        if self._system:
-            yield self._system
+        if self.system:
+            yield self.system
         for message in self._templates:
             for template in message.texts:
                 if (text := template.constant) is not None:
@@ -262,7 +263,7 @@ def _version(prompt: str | Sequence[Message], messages: Sequence[_MessageTemplat
     return hashlib.sha256(json.dumps([said, versions]).encode()).hexdigest()[:16]
 
 
-def _read_system(system_prompt: str | None) -> str | None:
+def read_system(system_prompt: str | None) -> str | None:
     if system_prompt and system_prompt.startswith(_FILE):
         return _read(Path(system_prompt.removeprefix(_FILE)))
     return system_prompt

@@ -94,6 +94,7 @@ class Tally:
     skipped: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_input_tokens: int = 0
     cost_nano: int = 0
     saved_nano: int = 0
     short_nano: int = 0
@@ -112,6 +113,7 @@ class Tally:
             error=by_status["error"],
             input_tokens=sum(usage.input for usage in used),
             output_tokens=sum(usage.output for usage in used),
+            cached_input_tokens=sum(usage.cached_input for usage in used),
             cost_nano=sum(answer.cost_nano for answer in answers),
             saved_nano=sum(answer.saved_nano for answer in answers),
             short_nano=sum(answer.short_nano for answer in answers),

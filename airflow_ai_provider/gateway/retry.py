@@ -20,11 +20,14 @@ class Again:
 Decision = Again | Literal["fall back", "give up"]
 
 
-def decide(error: VendorError, *, attempt: int, retry: Retry, rng: random.Random) -> Decision:
+def decide(
+    error: VendorError, *, attempt: int, retry: Retry, rng: random.Random, left: float | None = None
+) -> Decision:
     """What follows failed attempt number ``attempt`` (from 1) at one deployment.
 
     Waits grow twofold from ``retry.wait`` to ``retry.max_wait`` with full jitter on the upper half ("equal jitter"
-    of the AWS Architecture Blog), never less than the vendor's ``retry-after``.
+    of the AWS Architecture Blog), never less than the vendor's ``retry-after``. ``left`` is how many seconds the row
+    still has: a wait that would not end within them is not begun.
     """
     if isinstance(error, PermanentError):
         return "give up"
@@ -32,4 +35,5 @@ def decide(error: VendorError, *, attempt: int, retry: Retry, rng: random.Random
         return "fall back"
     ceiling = min(retry.max_wait, retry.wait * 2 ** (attempt - 1))
     pause = ceiling / 2 + rng.random() * ceiling / 2
-    return Again(max(pause, error.retry_after or 0.0))
+    pause = max(pause, error.retry_after or 0.0)
+    return Again(pause) if left is None or pause < left else "fall back"

@@ -28,6 +28,7 @@ from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder, con
 from airflow_ai_provider.gateway.results import Tally
 from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
 from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews
+from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.gateway.traffic import CircuitChanged
@@ -138,9 +139,20 @@ async def _open_gateway(
             settings,
             team=job.team,
             on_circuit=partial(_note_circuit, log, recorder),
-            max_tokens=plan.max_tokens,
+            terms=plan.terms,
             output_schema=job.output_schema,
             prompt_version=plan.renderer.version,
+        )
+        router = Router(job.route, plan.route, lanes)
+        preparer = Preparer(
+            plan.renderer,
+            plan.route,
+            masker,
+            router,
+            plan.terms,
+            json=job.output_schema is not None,
+            tools=bool(job.tools),
+            storage_options=settings.storage_options,
         )
         recorder.task_started(policy_digest=plan.policy.digest, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.policy.digest)
@@ -160,12 +172,14 @@ async def _open_gateway(
                 route=plan.route,
                 budgets=plan.budgets,
                 read_at=plan.read_at,
-                max_tokens=plan.max_tokens,
                 output_schema=job.output_schema,
+                tools=job.tools,
+                tool_choice=job.tool_choice,
                 owner=owner,
                 run=run_tag(caller),
             ),
-            preparer=Preparer(plan.renderer, plan.route, masker),
+            preparer=preparer,
+            router=router,
             lanes=lanes,
             checks=plan.checks,
             store=store,
@@ -259,6 +273,7 @@ def _summary(job: MapJob, plan: JobPlan, tally: Tally, seconds: float) -> MapSum
         skipped=tally.skipped,
         input_tokens=tally.input_tokens,
         output_tokens=tally.output_tokens,
+        cached_input_tokens=tally.cached_input_tokens,
         cost_usd=f"{usd_from_nano(tally.cost_nano):.9f}",
         saved_usd=f"{usd_from_nano(tally.saved_nano):.9f}",
         seconds=round(seconds, 3),
@@ -270,7 +285,7 @@ def _summary(job: MapJob, plan: JobPlan, tally: Tally, seconds: float) -> MapSum
 
 def _parts_line(settings: Settings, ledger: Ledger, plan: JobPlan, job: MapJob) -> str:
     """Which parts this task uses, embedded or real; without secrets."""
-    models = sorted({plan.policy.deployments[n].model for names in plan.route.tiers.values() for n in names})
+    models = sorted({plan.policy.deployments[name].model for name in plan.route.deployments})
     parts = {
         "ledger": ledger.place,
         "response store": "Redis" if settings.cache_url else f"SQLite {settings.home / 'responses.db'}",

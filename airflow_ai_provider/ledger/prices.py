@@ -48,6 +48,9 @@ class ModelFacts:
     rate: Rate
     context_tokens: int | None
     """Input tokens the model takes; ``None`` where nobody says."""
+    json: bool = True
+    """Whether it answers by a schema: so, unless the policy or the map says no. The same with ``tools``."""
+    tools: bool = True
 
 
 def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelFacts:
@@ -64,7 +67,17 @@ def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelF
         rate = policy_rate(Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(0)), "offline")
     else:
         rate = litellm_rate(deployment, f"deployments.{name}")
-    return ModelFacts(replace(rate, most_seconds=deployment.timeout), int(context) if context else None)
+    return ModelFacts(
+        replace(rate, most_seconds=deployment.timeout),
+        int(context) if context else None,
+        json=_able(deployment.json_, entry.get("supports_response_schema")),
+        tools=_able(deployment.tools, entry.get("supports_function_calling")),
+    )
+
+
+def _able(said: bool | None, known: Any) -> bool:
+    """The policy's word, else the map's, which leaves out much: what it does not mention may be tried."""
+    return known is not False if said is None else said
 
 
 def policy_rate(price: Price, source: str) -> Rate:

@@ -220,6 +220,140 @@ def test_every_name_that_is_used_must_be_there(text: str, expected: str) -> None
     assert problems(text) == [expected]
 
 
+def routed(text: str) -> str:
+    """The small policy with more keys of its route, which begin at line 8."""
+    return changed("masking: off\n", f"masking: off\n{textwrap.indent(textwrap.dedent(text).strip(), '    ')}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "complexity: {from: learned}",
+            "p.yaml:8: routes.support.complexity.from: learned routing is not there yet; expected 'column', 'rules' or",
+        ),
+        ("complexity: {from: rules}", "p.yaml:8: routes.support.complexity: expected rules, for example"),
+        (
+            "complexity: {rules: [{tier: simple}]}",
+            "p.yaml:8: routes.support.complexity: rules and keywords are read with from: rules only",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {over_tokens: 9, tier: simple}\n  - {colour: red, tier: simple}",
+            "p.yaml:12: routes.support.complexity.rules.1.colour: unknown key",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {schema: true,\n     tier: complex}",
+            "p.yaml:12: routes.support.complexity.rules.0.tier: the route has no tier 'complex'",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {tier: simple}\n  - {schema: true, tier: simple}",
+            "p.yaml:12: routes.support.complexity.rules.1: never reached: rules.0 takes all of its rows before it",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {over_tokens: 5, tier: simple}\n  - {images: true, tier: simple}"
+            "\n  - {over_tokens: 9, files: true, tier: simple}",
+            "p.yaml:13: routes.support.complexity.rules.2: never reached: rules.0 takes all of its rows before it",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - tier: simple\n  keywords: {simple: [hi]}",
+            "p.yaml:12: routes.support.complexity.keywords: never reached: a rule without conditions takes every row",
+        ),
+        (
+            "complexity:\n  from: rules\n  keywords: {complex: [hi]}",
+            "p.yaml:10: routes.support.complexity.keywords.complex: the route has no tier 'complex'",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {language: en, tier: simple}",
+            "p.yaml:11: routes.support.complexity.rules.0.language.0: letters do not tell 'en' from other languages of "
+            "its script; write latin",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {language: klingon, tier: simple}",
+            "p.yaml:11: routes.support.complexity.rules.0.language.0: expected 'zh', 'ja', 'ko'",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {columns: {a: {b: c}}, tier: simple}",
+            "p.yaml:11: routes.support.complexity.rules.0.columns.a: expected a value, or a list of values",
+        ),
+        (
+            "complexity:\n  from: rules\n  rules:\n  - {classification: secret, tier: simple}",
+            "p.yaml:11: routes.support.complexity.rules.0.classification: no class 'secret'; the route's "
+            "classification has: none",
+        ),
+        (
+            "classification: {column: c, vendor: [a], self_hosted: [b, A]}",
+            "p.yaml:8: routes.support.classification: class 'a' stands under vendor and under self_hosted",
+        ),
+        (
+            "classification: {column: c, vendor: [a], default: b}",
+            "p.yaml:8: routes.support.classification: the default 'b' stands neither under vendor nor under",
+        ),
+        ("classification: {column: c}", "p.yaml:8: routes.support.classification: names no class"),
+        (
+            "regions: [eu]",
+            "p.yaml:8: routes.support.regions: tier simple has no deployment there: small (no region)",
+        ),
+        (
+            "tier_options:\n  complex: {max_tokens: 5}",
+            "p.yaml:9: routes.support.tier_options.complex: the route has no tier 'complex'",
+        ),
+        (
+            "tier_options:\n  simple:\n    params: {stream: true}",
+            "p.yaml:10: routes.support.tier_options.simple.params: stream cannot be set here",
+        ),
+        ("params: {n: 2}", "p.yaml:8: routes.support.params: n cannot be set here"),
+    ],
+)
+def test_a_route_that_could_not_do_what_it_says_is_a_finding(text: str, expected: str) -> None:
+    (problem,) = problems(routed(text))
+    assert problem.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (
+            "[{small: 90}]",
+            "p.yaml:6: routes.support.tiers.simple.0: expected a deployment, or several with their weights",
+        ),
+        ("[{small: 1, b: x}]", "p.yaml:6: routes.support.tiers.simple.0: expected a deployment, or several with their"),
+        (
+            "[{small: 1, b: -1}]",
+            "p.yaml:6: routes.support.tiers.simple.0: expected a deployment, or several with their",
+        ),
+        ("[small, 7]", "p.yaml:6: routes.support.tiers.simple.1: expected a deployment, or several with their weights"),
+        ("[{small: 0, b: 0}]", "p.yaml:6: routes.support.tiers.simple.0: no weight is above 0"),
+        ("[{small: 1, b: 1}, small]", "p.yaml:6: routes.support.tiers: tier simple names small twice"),
+        ("{small: 1, b: 1}", "p.yaml:6: routes.support.tiers.simple.0: no deployment 'b'; there are: small"),
+    ],
+)
+def test_a_split_names_deployments_with_weights(places: str, expected: str) -> None:
+    (problem,) = problems(changed("[small]", places))
+    assert problem.startswith(expected)
+
+
+def test_a_split_stands_for_one_place_of_a_tier() -> None:
+    route = parse_policy(changed("[small, house]", "[{small: 90, large: 10}, house]", FULL)).route("support")
+    assert route.names("simple") == ("small", "large", "house")
+    assert route.deployments == ("small", "large", "house")
+    assert parse_policy(changed("[small]", "small")).route("support").names("simple") == ("small",)
+
+
+def test_the_digest_knows_the_weights() -> None:
+    texts = [changed("[small, house]", f"[{{small: {weight}, large: 10}}]", FULL) for weight in (90, 91)]
+    assert len({parse_policy(text).digest for text in texts}) == 2
+
+
+def test_a_route_names_the_columns_that_rows_must_have() -> None:
+    text = routed("""
+        classification: {column: class, vendor: [public]}
+        complexity: {from: rules, rules: [{columns: {plan: gold, n: [1, 2]}, tier: simple}]}
+    """)
+    needed = parse_policy(text).route("support").needed_columns
+    assert needed == {"class": "classification.column", "plan": "complexity.rules", "n": "complexity.rules"}
+    assert parse_policy(SMALL).route("support").needed_columns == {}
+
+
 def test_all_findings_come_at_once_in_the_order_of_the_file() -> None:
     text = (
         changed("mini}", "mini, rmp: 5}").replace("period: day", "period: hour").replace("masking: off", "maskin: off")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_ai_provider.errors import RoutingError
 from airflow_ai_provider.gateway.estimate import (
     ESCALATED,
     LEAST_CALLS,
@@ -19,10 +20,11 @@ from airflow_ai_provider.gateway.estimate import (
     _Even,
     budget_line,
     expectation,
-    tokens_of,
 )
 from airflow_ai_provider.gateway.lanes import Offer, offers
+from airflow_ai_provider.gateway.routing import Needs, Router, terms_of
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.tokens import tokens_of
 from airflow_ai_provider.ledger.history import CallHistory
 from airflow_ai_provider.ledger.room import Room
 from airflow_ai_provider.policy import Policy, Route, Tier, parse_policy
@@ -43,7 +45,7 @@ routes:
     retry: {attempts: 3}
 budgets: [{period: total, limit_usd: 1}]
 """
-ASK = Ask(size=400, schema=0, tokens=100, messages=1)
+ASK = Ask(needs=Needs(400), schema=0, tokens=100, messages=1)
 MAX_TOKENS = 50
 SETTINGS = Settings(home=Path(), policy_path=Path("policy.yaml"))
 
@@ -70,12 +72,18 @@ def past(deployment: str = "small", **changes: Any) -> CallHistory:
 def forecast(history: list[CallHistory] | None = None, policy: str = POLICY) -> tuple[Forecast, dict[Tier, Any], Route]:
     parsed: Policy = parse_policy(policy)
     route = parsed.routes["r"]
-    tiers = offers(parsed, route, SETTINGS, max_tokens=MAX_TOKENS, output_schema=None, prompt_version="1")
-    return Forecast(route, tiers, history or [], MAX_TOKENS), tiers, route
+    terms = {tier: terms_of(route, tier, max_tokens=MAX_TOKENS) for tier in route.tiers}
+    tiers = offers(parsed, route, SETTINGS, terms=terms, output_schema=None, prompt_version="1")
+    return Forecast(route, tiers, history or [], Router("r", route, tiers)), tiers, route
+
+
+def row(tier: Tier) -> Ask:
+    """A row that every tier asks in the same way."""
+    return ASK
 
 
 def bound(offer: Offer, ask: Ask = ASK) -> int:
-    return offer.bound(size=ask.size + ask.schema, messages=ask.messages, max_tokens=MAX_TOKENS)
+    return offer.bound(ask.needs, schema=ask.schema, messages=ask.messages)
 
 
 @pytest.mark.parametrize(
@@ -139,36 +147,37 @@ def test_the_worst_is_every_attempt_at_every_deployment_and_tier() -> None:
     small, spare = tiers["simple"]
     (large,) = tiers["complex"]
     share = max(bound(small), bound(spare))
-    assert made.call("simple", ASK) == max(share, bound(large))
+    assert made.call("simple", row) == max(share, bound(large))
     assert made.worst_nano == route.retry.attempts * (2 * share + bound(large))
 
 
 def test_an_equal_row_is_in_the_worst_only() -> None:
     made, _, _ = forecast()
-    made.call("simple", ASK)
+    made.call("simple", row)
     expected, worst = sum(line.expected_nano for line in made.figures()), made.worst_nano
-    made.call("simple", ASK, equal=True)
+    made.call("simple", row, equal=True)
     assert sum(line.expected_nano for line in made.figures()) == expected
     assert made.worst_nano == 2 * worst
 
 
 def test_the_highest_tier_does_not_escalate() -> None:
     made, tiers, route = forecast()
-    assert made.call("complex", ASK) == bound(tiers["complex"][0])
+    assert made.call("complex", row) == bound(tiers["complex"][0])
     assert made.worst_nano == route.retry.attempts * bound(tiers["complex"][0])
     assert [line.calls for line in made.figures()] == [1]
 
 
 def test_what_fits_no_context_is_not_asked() -> None:
     made, _, _ = forecast(policy=POLICY.replace("[short, spare]", "[short]"))
-    assert made.call("medium", ASK) is None
+    with pytest.raises(RoutingError, match="no deployment of tier medium can take the row: short"):
+        made.call("medium", row)
     assert made.worst_nano == 0
     assert made.figures() == []
 
 
 def test_a_deployment_with_too_small_a_context_is_passed_over() -> None:
     made, _, _ = forecast()
-    made.call("medium", ASK)
+    made.call("medium", row)
     lines = {(line.tier, line.deployment): line for line in made.figures()}
     assert ("medium", "short") not in lines
     assert lines["medium", "spare"].calls == 1
@@ -177,7 +186,7 @@ def test_a_deployment_with_too_small_a_context_is_passed_over() -> None:
 def test_without_history_one_row_in_ten_escalates() -> None:
     made, tiers, _ = forecast()
     for _ in range(100):
-        made.call("simple", ASK)
+        made.call("simple", row)
     lines = {line.deployment: line for line in made.figures()}
     assert (lines["small"].calls, lines["large"].calls) == (100, 100 * ESCALATED)
     assert lines["spare"].calls == 0
@@ -189,7 +198,7 @@ def test_shares_of_deployments_and_of_escalation_are_learnt() -> None:
     history = [past(answered=298, went_up=59), past("spare", answered=100)]
     made, _, _ = forecast(history)
     for _ in range(1000):
-        made.call("simple", ASK)
+        made.call("simple", row)
     calls = {line.deployment: line.calls for line in made.figures()}
     assert (calls["small"], calls["spare"]) == (750, 250)
     assert calls["large"] == pytest.approx(1000 * (59 + PRIOR_CALLS * 0.1) / 400, abs=1)
@@ -200,7 +209,7 @@ def test_charged_attempts_without_an_answer_are_expected_at_their_hold() -> None
     lossy, tiers, _ = forecast([past(unknown=51)])
     for made in (lossless, lossy):
         for _ in range(10):
-            made.call("simple", ASK)
+            made.call("simple", row)
     share = max(map(bound, tiers["simple"]))
     extra = [sum(line.expected_nano for line in made.figures()) for made in (lossy, lossless)]
     assert extra[0] - extra[1] == pytest.approx(10 * share * Fraction(51, 102), abs=2)
@@ -209,12 +218,12 @@ def test_charged_attempts_without_an_answer_are_expected_at_their_hold() -> None
 def test_time_is_that_of_the_tightest_limit() -> None:
     made, _, _ = forecast([past(latency_ms=100_000), past("spare", answered=0)])
     for _ in range(120):
-        made.call("simple", ASK)
+        made.call("simple", row)
     (small,) = [line for line in made.figures() if line.deployment == "small"]
     assert small.seconds == pytest.approx(120), "60 requests a minute; a second each at two at once takes half of that"
     made, _, _ = forecast()
     for _ in range(10):
-        made.call("medium", ASK)
+        made.call("medium", row)
     (spare,) = [line for line in made.figures() if line.deployment == "spare"]
     assert spare.seconds == pytest.approx(10 * (100 + 25) / 10), "600 tokens a minute"
 

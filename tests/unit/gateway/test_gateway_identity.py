@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_ai_provider.gateway.identity import (
     ReuseKey,
+    arm_scope,
     attempt_id,
     request_id,
     reuse_scope,
@@ -224,3 +225,18 @@ def test_attempts_have_names_of_their_own_that_sort_by_time() -> None:
 def test_a_run_is_told_from_another_and_not_by_its_task() -> None:
     assert run_tag(Caller("d", "r", "x")) == run_tag(Caller("d", "r", "y", try_number=2))
     assert run_tag(Caller("d", "r", "x")) != run_tag(Caller("d", "r2", "x")) != run_tag(Caller("dr", "2", "x"))
+
+
+def test_an_answer_is_known_by_the_parameters_that_are_sent_wherever_they_stand() -> None:
+    def made(deployment: dict[str, Any], route: dict[str, Any] | None) -> bytes:
+        place = Deployment(model="openai/a", params=deployment)
+        return ReuseKey(place, max_tokens=1, output_schema=None, prompt_version="v", params=route).of("s", MESSAGES)
+
+    assert made({"seed": 1}, None) == made({"seed": 1}, {}) == made({}, {"seed": 1}) == made({"seed": 2}, {"seed": 1})
+    assert made({"seed": 1}, {"top_p": 1}) != made({"seed": 1}, None)
+
+
+@given(texts, texts, texts, texts)
+def test_the_arms_of_a_trial_share_nothing(scope: str, arm: str, other_scope: str, other: str) -> None:
+    assert (arm_scope(scope, arm) == arm_scope(other_scope, other)) == ((scope, arm) == (other_scope, other))
+    assert arm_scope(reuse_scope(route("team"), "t", CALLER, "k"), arm) != reuse_scope(route("team"), "t", CALLER, "k")

@@ -31,8 +31,8 @@ async def ticks(number: int = 5) -> None:
 
 
 async def closed(*stores: ResponseStore) -> None:
-    for store in stores:
-        await store.close()
+    for each in stores:
+        await each.close()
 
 
 async def test_a_key_is_claimed_by_one_and_its_answer_is_the_others(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,8 +35,37 @@ def fingerprint(house: House, caller: Caller = CALLER, rows: list[Any] | None = 
 
 def test_a_job_that_fits_together_is_planned(house: House) -> None:
     plan = plan_job(house.job(ROWS, max_tokens=7), CALLER, house.settings)
-    assert (plan.inspection.rows, plan.max_tokens, plan.renderer.columns) == (2, 7, {"text"})
+    assert (plan.inspection.rows, plan.terms["simple"].max_tokens, plan.renderer.columns) == (2, 7, {"text"})
     assert [budget.name for budget in plan.budgets] == ["team=support/total"]
+
+
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        (
+            {"classification": {"column": "class", "vendor": ["public"]}},
+            "routes.support.classification.column: no column 'class' in the rows; they have: id, text",
+        ),
+        (
+            {"complexity": {"from": "rules", "rules": [{"columns": {"plan": "gold"}, "tier": "simple"}]}},
+            "routes.support.complexity.rules: no column 'plan' in the rows; they have: id, text",
+        ),
+    ],
+)
+def test_a_column_that_routing_needs_must_be_there(house: House, route: dict[str, Any], message: str) -> None:
+    house.write(policy(**route))
+    with pytest.raises(PolicyError, match=re.escape(message)):
+        plan_job(house.job(ROWS), CALLER, house.settings)
+
+
+def test_a_changed_file_of_a_tiers_system_prompt_makes_parts_anew(house: House, tmp_path: Path) -> None:
+    prompt = tmp_path / "think.txt"
+    house.write(policy(tier_options={"simple": {"system_prompt": f"file:{prompt}"}}))
+    made = []
+    for text in ("Think.", "Think twice."):
+        prompt.write_text(text)
+        made.append(fingerprint(house))
+    assert made[0] != made[1]
 
 
 @pytest.mark.parametrize(

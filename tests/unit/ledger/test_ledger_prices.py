@@ -276,3 +276,22 @@ def may_be_dearer(entry: Any) -> bool:
     dearer = {"off_peak_pricing", "regional_endpoint_uplift_multiplier", "output_cost_per_reasoning_token"}
     reasoning = any("output_cost_per_reasoning_token" in tier for tier in tiers)
     return bool(free or reasoning or dearer & set(entry) or entry["litellm_provider"] == "fireworks_ai")
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "able"),
+    [
+        ("openai/gpt-4o-mini", {}, (True, True)),
+        ("openai/gpt-4o-mini", {"json": False, "tools": False}, (False, False)),
+        ("openai/of-which-nobody-knows", {}, (True, True)),
+        ("azure/gpt-audio", {}, (False, True)),
+        ("azure/gpt-audio", {"json": True}, (True, True)),
+        ("deepseek/deepseek-reasoner", {}, (True, False)),
+    ],
+)
+def test_what_a_model_can_do_is_the_policys_word_then_the_maps_and_else_yes(
+    model: str, said: dict[str, Any], able: tuple[bool, bool]
+) -> None:
+    price = {"input_per_mtok": 1, "output_per_mtok": 1}
+    facts = model_facts("d", Deployment.model_validate({"model": model, "price": price, **said}), "digest")
+    assert (facts.json, facts.tools) == able
