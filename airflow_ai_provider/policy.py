@@ -126,6 +126,12 @@ def _tellable(language: Any) -> Any:
 
 Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_words), Field(min_length=1)]
 Params = Annotated[dict[str, Any], AfterValidator(_no_reserved_params)]
+def _requests(value: Any) -> Any:
+    if value is None or value == "unlimited" or (type(value) is int and value > 0):
+        return value
+    raise ValueError("expected a number of requests above 0, or unlimited")
+
+
 Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600)]
 Usd = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, max_digits=19, decimal_places=9)]
@@ -208,7 +214,7 @@ class Deployment(_Section):
     price: Price | None = None
     billing: Literal["standard", "batch"] = "standard"
     """Which of litellm's prices are charged there. It changes no request: say ``batch`` of a place that bills so."""
-    rpm: Annotated[int, Field(gt=0)] | Literal["unlimited"] | None = None
+    rpm: Annotated[int | Literal["unlimited"] | None, BeforeValidator(_requests)] = None
     tpm: int | None = Field(default=None, gt=0)
     """Input and output tokens per minute; ``None`` is unlimited."""
     input_tpm: int | None = Field(default=None, gt=0)
