@@ -16,6 +16,7 @@ from airflow_ai_provider.errors import AIProviderError, PolicyError
 from airflow_ai_provider.gateway.attachments import AttachmentReader
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.job import Caller, MapJob
+from airflow_ai_provider.gateway.providers import check_deployment
 from airflow_ai_provider.gateway.render import Renderer, read_system
 from airflow_ai_provider.gateway.results import check_output_columns
 from airflow_ai_provider.gateway.routing import Terms, terms_of
@@ -130,8 +131,7 @@ def check_policy(settings: Settings) -> list[str]:
     findings: list[str] = []
     for name, deployment in policy.deployments.items():
         findings += _finding(partial(model_facts, name, deployment, policy.digest))
-        if deployment.connection is not None:
-            findings += _finding(partial(settings.endpoint, deployment.connection), f"deployments.{name}: ")
+        findings += _finding(partial(check_deployment, name, deployment, settings))
     if not policy.budgets:
         findings.append(
             "budgets: there are none, and a call no budget applies to is refused; add one, or set one by "
@@ -142,11 +142,11 @@ def check_policy(settings: Settings) -> list[str]:
     return findings
 
 
-def _finding(look: Callable[[], Any], place: str = "") -> list[str]:
+def _finding(look: Callable[[], Any]) -> list[str]:
     try:
         look()
-    except (PolicyError, LookupError, AIProviderError) as error:
-        return [f"{place}{error.args[0] if error.args else error}"]
+    except AIProviderError as error:
+        return [str(error)]
     return []
 
 

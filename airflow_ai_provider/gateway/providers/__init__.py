@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_ai_provider.errors import PolicyError
+from airflow_ai_provider.errors import PermanentError, PolicyError
 from airflow_ai_provider.gateway.providers.base import Provider
 from airflow_ai_provider.gateway.providers.vendors import adapter_of, address_of, check_endpoint
 from airflow_ai_provider.gateway.settings import Endpoint, Settings
@@ -50,5 +50,5 @@ def _endpoint(name: str, deployment: Deployment, settings: Settings) -> Endpoint
         return Endpoint()
     try:
         return settings.endpoint(deployment.connection)
-    except LookupError as error:
-        raise PolicyError(f"deployments.{name}: {error}") from None
+    except (LookupError, PermanentError) as error:
+        raise PolicyError(f"deployments.{name}: {error.args[0] if error.args else error}") from None

@@ -27,8 +27,11 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0
 
 
 def read_limits(headers: Headers, now: datetime) -> RateLimits | None:
-    """The quota by either vendor's headers; ``None`` where there are none that can be read."""
-    return _read(headers, now, _OPENAI) or _read(headers, now, _ANTHROPIC)
+    """The quota by either vendor's headers; ``None`` where there are none that can be read.
+
+    Anthropic's first: litellm adds OpenAI's to them, without the resets.
+    """
+    return _read(headers, now, _ANTHROPIC) or _read(headers, now, _OPENAI)
 
 
 def _read(headers: Headers, now: datetime, names: Mapping[str, tuple[str, ...]]) -> RateLimits | None:

@@ -198,11 +198,13 @@ def test_a_policy_that_could_not_work_is_told_everything_at_once(house: House) -
     assert [finding.split(": ")[0] for finding in findings] == [
         "deployments.small",
         "deployments.odd",
+        "deployments.odd",
         "budgets",
         "deployments.offline",
     ]
     assert findings[0] == "deployments.small: no connection 'vendor'"
-    assert findings[3] == "deployments.offline: no route uses it"
+    assert findings[2] == "deployments.odd: no API key: give the deployment a connection that holds one"
+    assert findings[4] == "deployments.offline: no route uses it"
 
 
 def test_a_policy_that_is_not_well_formed_raises(house: House) -> None:

@@ -1,4 +1,4 @@
-"""What vendors say of tokens and of themselves, as litellm hands it on: every token once, and never too few."""
+"""What vendors say of tokens and of themselves: every token once, and never too few."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ import json
 from typing import Any
 
 import pytest
-from test_gateway_litellm import answering, ask, provider
+from wire_making import ADAPTERS, answering, ask, completion, provider
 
+from airflow_ai_provider.gateway.providers.base import ModelReply
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 
 def openai_body(**usage: Any) -> dict[str, Any]:
-    message = {"role": "assistant", "content": "yes"}
-    return {
-        "id": "chatcmpl-9",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "x",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107, **usage},
-    }
+    return completion(usage=usage)
 
 
 def anthropic_body(**usage: Any) -> dict[str, Any]:
@@ -43,6 +36,13 @@ def gemini_body(**usage: Any) -> dict[str, Any]:
         "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
         "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 7, "totalTokenCount": 107, **usage},
     }
+
+
+async def replies(model: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> list[ModelReply]:
+    """The answer through every adapter that speaks the model's protocol."""
+    adapters = ADAPTERS if model.startswith(("openai/", "hosted_vllm/", "xai/")) else ("litellm",)
+    async with answering(200, json.dumps(body).encode(), headers) as url:
+        return [await ask(provider(url, adapter=adapter, model=model)) for adapter in adapters]
 
 
 WRITES = {"cache_creation_input_tokens": 60, "cache_read_input_tokens": 30}
@@ -69,21 +69,30 @@ SPLIT = {"cache_creation": {"ephemeral_5m_input_tokens": 40, "ephemeral_1h_input
 )
 async def test_no_token_is_counted_twice(model: str, body: dict[str, Any], expected: Usage) -> None:
     """Anthropic counts its input without what was read from and written to the cache, the others with it."""
-    async with answering(200, json.dumps(body).encode()) as url:
-        assert (await ask(provider(url, model=model))).usage == expected
+    for reply in await replies(model, body):
+        assert reply.usage == expected
 
 
 async def test_parts_that_are_more_than_the_whole_are_added_to_it() -> None:
     """As behind a proxy that passes on Anthropic's figures under OpenAI's names."""
-    body = openai_body(prompt_tokens=10, **WRITES)
-    async with answering(200, json.dumps(body).encode()) as url:
-        assert (await ask(provider(url, model="openai/x"))).usage == Usage(100, 7, 30, 60, 60)
+    for reply in await replies("openai/x", openai_body(prompt_tokens=10, **WRITES)):
+        assert reply.usage == Usage(100, 7, 30, 60, 60)
+
+
+async def test_what_a_model_thought_is_counted_where_its_vendor_leaves_it_out() -> None:
+    """xAI's total holds it and its completion does not; OpenAI's completion does."""
+    thought = {"completion_tokens_details": {"reasoning_tokens": 50}}
+    for model in ("openai/x", "xai/grok-4"):
+        for reply in await replies(model, openai_body(**thought, total_tokens=157)):
+            assert reply.usage == Usage(100, 57)
+    for reply in await replies("openai/x", openai_body(**thought, completion_tokens=57, total_tokens=157)):
+        assert reply.usage == Usage(100, 57)
 
 
 @pytest.mark.parametrize("count", [10**30, 2 * 10**9])
 async def test_a_figure_that_cannot_be_meant_is_none(count: int) -> None:
-    async with answering(200, json.dumps(openai_body(prompt_tokens=count)).encode()) as url:
-        assert (await ask(provider(url, model="openai/x"))).usage is None
+    for reply in await replies("openai/x", openai_body(prompt_tokens=count)):
+        assert reply.usage is None
 
 
 @pytest.mark.parametrize(
@@ -101,13 +110,14 @@ async def test_the_vendors_name_of_an_answer_is_its_own(
     model: str, body: dict[str, Any], headers: dict[str, str], expected: str | None
 ) -> None:
     """litellm makes one up where it finds none; that is nobody's."""
-    async with answering(200, json.dumps(body).encode(), headers) as url:
-        assert (await ask(provider(url, model=model))).vendor_id == expected
+    for reply in await replies(model, body, headers):
+        assert reply.vendor_id == expected
 
 
-async def test_the_double_is_understood(vendor: VendorDouble) -> None:
+@pytest.mark.parametrize("adapter", ADAPTERS)
+async def test_the_double_is_understood(vendor: VendorDouble, adapter: str) -> None:
     vendor.configure(cached_share=0.5, cache_write_share=0.5)
-    reply = await ask(provider(vendor.base_url), "one two three four")
+    reply = await ask(provider(vendor.base_url, adapter=adapter), "one two three four")
     (line,) = vendor.invoice()
     written = line.cache_write_tokens
     assert reply.usage == Usage(line.prompt_tokens, line.completion_tokens, line.cached_tokens, written, written)
