@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"\d[\d.,]*\d")
 """Figures of two digits and more; single digits are list markers and counts too often to say anything."""
-_FENCED = re.compile(r"\s*```[ \t]*(?:json[ \t]*)?\n(.*)\n[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"\s*```[ \t]*(?:json[ \t]*)?\r?\n(.*)\n[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
 _RULE = re.compile(r"[a-z][a-z_]{0,39}")
 _SHOWN_STEPS = 10
 """Of a place in an answer; what nests deeper is cut."""
@@ -132,11 +132,8 @@ class _Schema:
         return self.breach_of(value) or (self._model_breach(self._model, answer) if self._model else None)
 
     def breach_of(self, value: Any, root: str = "") -> str | None:
-        try:
-            if self._validator.is_valid(value):
-                return None
-        except ValueError:  # beyond 255 levels
-            return f"{root or 'the answer'} nests too deep"
+        if self._validator.is_valid(value):
+            return None
         error = next(iter(self._validator.iter_errors(value)))
         rule = next((step for step in reversed(error.schema_path) if isinstance(step, str)), "false")
         return f"{self._place(error.instance_path, root)} breaks rule {rule!r}"

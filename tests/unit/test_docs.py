@@ -75,6 +75,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "escalate": policy.Escalate,
     "reuse": policy.Reuse,
     "retry": policy.Retry,
+    "attachments": policy.Attachments,
     "budgets": policy.Budget,
     "masking": policy.MaskingProfile,
     "privacy": policy.Privacy,

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_ai_provider.privacy.known import KnownValues
+from airflow_ai_provider.privacy.known import KnownValues, fold
+from airflow_ai_provider.privacy.variants import in_every_form, variants
 
 
 def found(value: Any, text: str) -> list[str]:
@@ -167,3 +168,32 @@ def test_a_thousand_values_cost_a_few_passes_over_the_text() -> None:
         return best
 
     assert seconds(1000) < 20 * seconds(10)
+
+
+NAMES = st.one_of(
+    st.text(alphabet="abçÑ'-. ,", min_size=1, max_size=16),
+    st.lists(st.sampled_from(["ann", "lee", "smith-jones", "o'neil", "van", "j.", "li,"]), max_size=5).map(" ".join),
+    st.text(alphabet="欧阳司马张伟", min_size=1, max_size=4),
+)
+
+
+@given(NAMES.map(fold).map(str.strip).filter(bool))
+def test_what_is_in_every_form_of_a_name_is_in_every_form(name: str) -> None:
+    assert all(in_every_form(name) in form for form in (name, *variants(name)))
+
+
+@given(NAMES, st.sampled_from(["{}", "x {} y", "[{}]"]), st.integers(0, 40), st.booleans())
+def test_a_name_among_many_is_found_as_it_is_alone(name: str, frame: str, form: int, spread: bool) -> None:
+    forms = (name, *variants(fold(name).strip()))
+    text = frame.format(forms[form % len(forms)])
+    text = text.replace(" ", "  ") if spread else text
+    alone = [(span.start, span.end) for span in KnownValues({"n": name}, {"n": "PERSON"}).find(text)]
+    others = [f"zq{number}" for number in range(40)]
+    among = [(span.start, span.end) for span in KnownValues({"n": [name, *others]}, {"n": "PERSON"}).find(text)]
+    assert alone == among
+
+
+def test_the_same_text_is_answered_the_same_when_asked_again() -> None:
+    known = KnownValues({"n": "Ann Lee"}, {"n": "PERSON"})
+    texts = ["nothing", "Ann Lee", "nothing", "Dear Ann Lee", "nothing"]
+    assert [len(known.find(text)) for text in texts for _ in range(2)] == [0, 0, 1, 1, 0, 0, 1, 1, 0, 0]

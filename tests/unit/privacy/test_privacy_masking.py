@@ -360,3 +360,48 @@ def test_offsets_lead_through_escapes(text: str) -> None:
     for char, start, end in zip(read.text, ends, ends[1:], strict=False):
         written = text[start:end]
         assert written == char or json.loads(f'"{written}"') == char
+
+
+# Texts that come with every row are looked through once.
+
+EVERY_ROW = [
+    "Answer as a bank would.",
+    "Ask Ann Lee, or call 400-820-8888.",
+    "Write to help@example.com",
+    "Ann\\u0020Lee is our director",
+    '{"a": "\\u0041nn Lee"}',
+    "安 Lee 张 伟",
+    "[EMAIL_7K2QM] is a token",
+    "Lee",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ["Ann Lee", "Bo Chen", "张伟", "bank", None])
+def test_an_expected_text_is_masked_as_any_other(name: str | None) -> None:
+    plain, expecting = Masker(RULES, KEY, "s"), Masker(RULES, KEY, "s")
+    expecting.expect(EVERY_ROW)
+    for _ in range(2):
+        for text in EVERY_ROW:
+            assert expecting.for_row({"name": name}).masked(text) == plain.for_row({"name": name}).masked(text)
+
+
+def test_a_row_that_hides_its_name_in_an_expected_text_is_masked_whatever_came_before() -> None:
+    masker = Masker(RULES, KEY, "s")
+    masker.expect(["Our director is Ann Lee"])
+    for name, shown in (("Bo Chen", True), ("Ann Lee", False), ("Bo Chen", True), (["x", "ann lee"], False)):
+        assert ("Ann" in masker.for_row({"name": name}).masked("Our director is Ann Lee")) == shown
+
+
+def test_a_guard_that_objects_to_an_expected_text_objects_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RowMask, "mask", lambda self, text: text)
+    masker = Masker(RULES, KEY, "s")
+    masker.expect(["write to help@example.com"])
+    for _ in range(2):
+        with pytest.raises(PrivacyError, match="still holds a value of kind email"):
+            masker.for_row(ROW).masked("write to help@example.com")
+
+
+def test_masking_and_guarding_in_one_is_both() -> None:
+    mask = row_mask()
+    assert mask.masked("Ann Lee <ann@example.com>") == row_mask().mask("Ann Lee <ann@example.com>")

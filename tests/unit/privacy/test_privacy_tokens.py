@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,3 +104,8 @@ def test_codes_depend_on_key_scope_type_and_value() -> None:
 def test_codes_never_change() -> None:
     """A cleared task a month later must mint the same tokens: reuse keys hold them."""
     assert tokens.code_symbols(KEY, "team/a", "EMAIL", "a@example.com")[:8] == "XVJ8W5JX"
+
+
+@given(st.binary(max_size=150), st.binary(max_size=150))
+def test_codes_come_from_hmac(key: bytes, message: bytes) -> None:
+    assert tokens._mac(key, message) == hmac.digest(key, message, "sha256")

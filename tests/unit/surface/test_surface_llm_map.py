@@ -130,6 +130,16 @@ def test_a_pydantic_model_becomes_its_json_schema() -> None:
     operator = LLMMapOperator(task_id="t", prompt="p", output_schema=Answer, **ARGUMENTS)
     assert operator.output_schema is not None
     assert operator.output_schema["required"] == ["text"]
+    assert operator.output_model is Answer
+
+
+def test_messages_and_tools_reach_the_heart(heart: Heart) -> None:
+    tool = {"type": "function", "function": {"name": "close_case"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "{{ text }}"}]}]
+    run(LLMMapOperator(task_id="t", prompt=messages, tools=[tool], tool_choice="required", **ARGUMENTS))
+    (job,) = heart.jobs
+    assert (job.prompt, job.tools, job.tool_choice) == (messages, (tool,), "required")
+    assert (job.output_schema, job.output_model) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +148,10 @@ def test_a_pydantic_model_becomes_its_json_schema() -> None:
         ({"team": ""}, "team is empty"),
         ({"source": " "}, "source is empty"),
         ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": [{"role": "user"}]}, "prompt: message 0: expected role and content"),
+        ({"prompt": []}, "prompt: expected messages such as"),
+        ({"tools": [{"type": "web_search"}]}, "not passed on"),
+        ({"tool_choice": "auto"}, "there are no tools to choose from"),
         ({"sink": None}, "sink is required"),
         ({"shard": "4/4"}, "shard 4/4: expected 0 ≤ index < count"),
         ({"shard": "one"}, 'expected "INDEX/COUNT"'),
