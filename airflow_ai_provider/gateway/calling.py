@@ -189,7 +189,5 @@ class Calls:
 
     def _decide(self, error: VendorError, number: int, walk: _Walk, lane: Lane) -> Decision:
         left = None if walk.ends is None else walk.ends - asyncio.get_running_loop().time()
-        decision = decide(error, attempt=number, retry=self._plan.route.retry, rng=self._rng, left=left)
-        if isinstance(decision, Again) and not lane.gate.may_retry():
-            return "fall back"  # an outage is not multiplied
-        return decision
+        retry, may_retry = self._plan.route.retry, lane.gate.may_retry
+        return decide(error, attempt=number, retry=retry, rng=self._rng, seconds_left=left, may_retry=may_retry)

@@ -9,6 +9,7 @@ last calls went. For one event loop.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import deque
@@ -499,7 +500,7 @@ class TrafficGate:
         for limit, purse in self._purses.items():
             soon = int(self._pace[limit] * HORIZON)
             least = max(0.0, _units(limit, first) - purse.left) if first and free > 0 else 0.0
-            units = max(least, self._queued[limit] * share + soon - purse.left)
+            units = max(least, math.ceil(self._queued[limit] * share) + soon - purse.left)
             if units > 0:
                 wanted[limit] = Wanted(units, least or min(units, 1.0))
         return wanted

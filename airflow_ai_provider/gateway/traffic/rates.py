@@ -12,6 +12,7 @@ the rate by more than ``HORIZON``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -63,7 +64,7 @@ def reserve(
     line = schedule.lines.setdefault(team, Line())
     busy = sum(shares.get(t, 0.0) for t, other in schedule.lines.items() if t != team and other.until > now)
     pace = (shares[team] + busy) / shares[team] / rate
-    units = min(wanted.units, max(wanted.first, HORIZON / pace / workers))
+    units = min(wanted.units, max(wanted.first, math.floor(HORIZON / pace / workers)))
     pull = min(line.credit, units)
     due = units - pull
     lead = now - max(BURST, wanted.first / rate)

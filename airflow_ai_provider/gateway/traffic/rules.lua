@@ -43,7 +43,7 @@ local function reserve(limit, wanted, first, workers, earliest)
     if team ~= ask.team and other.till > now then busy = busy + (terms.shares[team] or 0) end
   end
   local pace = (share + busy) / share / rate
-  local units = math.min(wanted, math.max(first, HORIZON / pace / workers))
+  local units = math.min(wanted, math.max(first, math.floor(HORIZON / pace / workers)))
   local pull = math.min(line.credit, units)
   local due = units - pull
   local lead = now - math.max(BURST, first / rate)

@@ -54,3 +54,41 @@ def test_the_vendors_own_wait_is_never_undercut(retry_after: float, seed: int) -
 
 def test_what_may_have_been_billed_is_tried_again_all_the_same() -> None:
     assert isinstance(decide(transient(billed=True), attempt=1, retry=RETRY, rng=random.Random(0)), Again)
+
+
+@given(st.integers(1, 4), st.floats(0, 60), st.integers(0, 2**32))
+def test_no_wait_ends_after_the_deadline(attempt: int, left: float, seed: int) -> None:
+    decision = decide(transient(), attempt=attempt, retry=RETRY, rng=random.Random(seed), seconds_left=left)
+    assert decision == "fall back" or (isinstance(decision, Again) and decision.seconds < left)
+    patient = decide(transient(), attempt=attempt, retry=RETRY, rng=random.Random(seed))
+    assert isinstance(patient, Again)
+    assert (decision == "fall back") == (patient.seconds >= left)
+
+
+def test_a_vendor_that_wants_to_be_left_alone_until_after_the_deadline_is() -> None:
+    error = transient(retry_after=30)
+    assert decide(error, attempt=1, retry=RETRY, rng=random.Random(0), seconds_left=29) == "fall back"
+
+
+def test_without_room_in_the_retry_budget_there_is_no_retry() -> None:
+    decision = decide(transient(), attempt=1, retry=RETRY, rng=random.Random(0), may_retry=lambda: False)
+    assert decision == "fall back"
+
+
+def test_the_budget_is_asked_for_real_retries_only() -> None:
+    asked: list[str] = []
+
+    def may_retry(why: str) -> bool:
+        asked.append(why)
+        return True
+
+    rng = random.Random(0)
+    for why, error, attempt, left in (
+        ("permanent", VendorPermanentError("x", kind="bad_request"), 1, None),
+        ("last attempt", transient(), 5, None),
+        ("too late", transient(), 1, 0.1),
+        ("rate limited", VendorTransientError("x", kind="rate_limited", http_status=429), 1, None),
+        ("a retry", transient(), 1, None),
+    ):
+        decide(error, attempt=attempt, retry=RETRY, rng=rng, seconds_left=left, may_retry=lambda why=why: may_retry(why))
+    assert asked == ["a retry"]
