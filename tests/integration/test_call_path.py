@@ -139,7 +139,7 @@ def test_a_redis_that_is_killed_and_started_again_in_mid_run(
     with VendorProcess(
         prices={"*": PRICE},
         latency=Latency(0.05, 0.04),
-        limits=type(limits)(requests_per_minute=50, window_s=1.0),
+        limits=type(limits)(requests_per_minute=250, window_s=5.0),
     ) as vendor:
         lab = Lab(
             tmp_path,

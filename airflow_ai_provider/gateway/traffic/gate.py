@@ -30,7 +30,7 @@ _BEAT = 0.25
 """Seconds between two visits of a busy gate to its desk, where nothing else makes it go."""
 _PATIENCE = 0.05
 """Seconds before it asks again for what it was just refused."""
-_PROBE_KEPT = 1.0
+_PROBE_KEPT = 2.0
 """Seconds for which the right to send a probe waits for a call."""
 _LONGEST_COOL = 3600.0
 """Whatever a vendor says."""
