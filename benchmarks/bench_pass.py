@@ -2,8 +2,8 @@
 
 Prints two tables. The first runs the offline model over 1,000 and 10,000 rows, then again with everything reused, each
 in a process of its own: rows/s of the pass and peak memory. The second sends 1,000 rows to a vendor double without
-latency, governed and bare (``litellm.acompletion`` under a semaphore, what a hand-rolled script does), and prints the
-CPU of one over that of the other.
+latency, governed through either adapter and bare (``litellm.acompletion`` under a semaphore, what a hand-rolled script
+does), and prints the CPU of each over that of the bare client.
 """
 
 from __future__ import annotations
@@ -51,14 +51,18 @@ def _offline(home: Path) -> None:
 
 def _vendor(home: Path) -> None:
     source = _rows(home / "calls.csv", _CALLS)
+    found = {}
     with VendorProcess() as vendor:
-        policy = _policy(home / "vendor.yaml", "openai/gpt-4o-mini", f", api_base: '{vendor.base_url}', rpm: 10000000")
-        governed = _measured(home, source, policy, f"{home}/out-v", "v", home / "home-v")
-        bare = _run("bare", source, vendor.base_url)
-    print(f"\n{'client':<32}{'CPU ms/call':>12}{'calls/s':>9}")
-    print(f"{'litellm.acompletion, bare':<32}{bare['cpu_ms']:>12.2f}{bare['rate']:>9,.0f}")
-    print(f"{'governed, through litellm':<32}{governed['cpu_ms']:>12.2f}{governed['rate']:>9,.0f}")
-    print(f"{'governed / bare':<32}{governed['cpu_ms'] / bare['cpu_ms']:>12.2f}")
+        for adapter in ("openai_compatible", "litellm"):
+            more = f", api_base: '{vendor.base_url}', rpm: 10000000, adapter: {adapter}"
+            policy = _policy(home / f"{adapter}.yaml", "openai/gpt-4o-mini", more)
+            measured = _measured(home, source, policy, f"{home}/out-{adapter}", adapter, home / f"home-{adapter}")
+            found[f"governed, through {adapter}"] = measured
+        bare = found["litellm.acompletion, bare"] = _run("bare", source, vendor.base_url)
+    print(f"\n{'client':<36}{'CPU ms/call':>12}{'÷ bare':>9}{'calls/s':>9}")
+    for client, figures in found.items():
+        ratio = figures["cpu_ms"] / bare["cpu_ms"]
+        print(f"{client:<36}{figures['cpu_ms']:>12.2f}{ratio:>9.2f}{figures['rate']:>9,.0f}")
 
 
 def _measured(home: Path, source: Path, policy: Path, sink: str, run: str, ai_home: Path) -> dict[str, float]:
@@ -78,7 +82,7 @@ def _governed(source: str, policy: str, sink: str, run: str, ai_home: str) -> di
     from airflow_ai_provider.gateway.run import run_map
     from airflow_ai_provider.gateway.settings import Settings
 
-    if "vendor" in policy:
+    if "litellm" in policy:
         _import_litellm()
     job = MapJob(source, sink, _PROMPT, "id", "bench", "bench")
     settings = Settings(home=Path(ai_home), policy_path=Path(policy))
