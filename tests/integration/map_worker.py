@@ -1,7 +1,7 @@
 """Runs map jobs in processes of their own, to be killed, raced and shared between.
 
-Real processes, forked by a fork server that has imported the heart and litellm once: an import costs seconds of CPU,
-a fork milliseconds, and a task of Airflow is forked in the same way.
+Real processes, forked by a fork server that has imported the heart once: an import costs seconds of CPU, a fork
+milliseconds, and a task of Airflow is forked in the same way.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ import orjson
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.gateway.settings import Settings
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # inherited by the fork server, which imports litellm by itself
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        *("airflow_ai_provider.gateway.run", "airflow_ai_provider.gateway.providers.litellm"),
+        *("airflow_ai_provider.gateway.run", "airflow_ai_provider.gateway.providers.openai_compatible"),
         *("sqlalchemy.dialects.postgresql.psycopg", "alembic.command", "redis.asyncio", "pandas"),
-        *("litellm", "litellm.proxy._types", "openai.resources.chat.completions"),  # litellm imports these at a call
     ]
 )
 
@@ -39,7 +37,6 @@ class Spec:
     caller: Caller
     settings: Settings
     log_level: int = logging.INFO
-    """At DEBUG litellm is slower by an order of magnitude."""
 
 
 class JobProcess:

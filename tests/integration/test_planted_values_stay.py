@@ -1,6 +1,6 @@
 """1,000 planted values of 27 types through the ``customer_support`` DAG: each comes back, and none is anywhere else.
 
-A real Airflow run in a process of its own, with a vendor double behind litellm. Looked through byte for byte: the
+A real Airflow run in a process of its own, with a vendor double. Looked through byte for byte: the
 double's requests, Airflow's database (XCom, rendered fields), its logs, ledger, audit trail, response store, vectors,
 and temporary files, also those that come and go. One more type is one more line of ``KINDS``, and a kind that detection
 has and that is not among them fails here.

@@ -41,9 +41,8 @@ class LitellmProvider:
         """Raises ``PolicyError`` where litellm does not know the provider, or key or ``api_base`` cannot be used."""
         self._litellm = _import_litellm()
         self._name = name
+        self._params: dict[str, Any] = {**endpoint.extra, **deployment.params}
         self._fixed: dict[str, Any] = {
-            **endpoint.extra,
-            **deployment.params,
             "model": deployment.model,
             "api_base": deployment.api_base or endpoint.api_base,
             "api_key": endpoint.api_key or ("none" if deployment.api_base else None),
@@ -94,8 +93,9 @@ class LitellmProvider:
 
     def _arguments(self, request: ModelRequest) -> dict[str, Any]:
         arguments: dict[str, Any] = {
-            **self._fixed,
+            **self._params,
             **request.params,
+            **self._fixed,
             "messages": list(request.messages),
             "max_tokens": request.max_tokens,
             "timeout": self._timeout(request.timeout),

@@ -61,13 +61,17 @@ class OpenAICompatibleProvider:
     def _body(self, request: ModelRequest) -> bytes:
         """The request as JSON. Written whole: joining what is the same in all requests with the rest takes longer."""
         with suppress(TypeError):
-            return orjson.dumps({**self._address.body, **request.params, **self._rest(request)})
+            return orjson.dumps({**self._address.params, **request.params, **self._rest(request)})
         raise VendorPermanentError(
             f"{self._name}: the request cannot be written as JSON in UTF-8; nothing was sent", kind="bad_request"
         )
 
     def _rest(self, request: ModelRequest) -> dict[str, Any]:
-        rest: dict[str, Any] = {"messages": request.messages, self._address.limit_name: request.max_tokens}
+        rest: dict[str, Any] = {
+            "model": self._address.model,
+            "messages": request.messages,
+            self._address.limit_name: request.max_tokens,
+        }
         if request.output_schema is not None:
             rest["response_format"] = replies.schema_format(request.output_schema)
         if request.tools:

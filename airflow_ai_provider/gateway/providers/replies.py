@@ -79,7 +79,7 @@ def read_reply(name: str, body: Any, headers: Headers) -> ModelReply:
         usage=read_usage(_field(body, "usage")),
         finish_reason=_finish(_field(choices[0], "finish_reason")),
         vendor_id=vendor_id(_field(body, "id"), headers),
-        tool_calls=tuple(map(_plain, calls)) if isinstance(calls, list) else (),
+        tool_calls=_plain(calls) if isinstance(calls, list) else (),
         limits=read_limits(headers, datetime.now(UTC)),
     )
 
@@ -262,9 +262,10 @@ def _field(thing: Any, name: str) -> Any:
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
 
-def _plain(call: Any) -> Mapping[str, Any]:
-    plain: Mapping[str, Any] = call if isinstance(call, Mapping) else _clean(call.model_dump(exclude_none=True))
-    return plain
+def _plain(calls: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
+    """Calls of tools as JSON values; litellm makes objects of them."""
+    dumped = (_clean(call.model_dump(exclude_none=True)) if hasattr(call, "model_dump") else call for call in calls)
+    return tuple(call for call in dumped if isinstance(call, Mapping))
 
 
 def _clean(value: Any) -> Any:

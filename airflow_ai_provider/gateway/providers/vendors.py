@@ -63,8 +63,9 @@ class Address:
     """Where a deployment's requests go, and what is the same in all of them."""
 
     url: str
+    model: str
     headers: Mapping[str, str] = field(repr=False)
-    body: Mapping[str, Any] = field(repr=False)
+    params: Mapping[str, Any] = field(repr=False)
     limit_name: str
     """What the limit of an answer is called there."""
 
@@ -98,8 +99,9 @@ def address_of(name: str, deployment: Deployment, endpoint: Endpoint) -> Address
     params = {key: value for key, value in given.items() if key not in _ARGUMENTS}
     return Address(
         url,
+        model,
         _headers(place, {**_account(given), **secret, **endpoint.headers}),
-        _body(place, {"model": model, **params}),
+        _writable(place, params),
         "max_completion_tokens" if reasons else "max_tokens",
     )
 
@@ -206,9 +208,9 @@ def _headers(place: str, more: Mapping[str, str]) -> Mapping[str, str]:
     return {**ours, "User-Agent": f"airflow-ai-provider/{__version__}", **more}
 
 
-def _body(place: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+def _writable(place: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        orjson.dumps(body)
+        orjson.dumps(params)
     except TypeError as error:
         raise PolicyError(f"{place}: params cannot be written as JSON: {error}") from None
-    return body
+    return params

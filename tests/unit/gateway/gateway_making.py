@@ -1,4 +1,4 @@
-"""A small installation for gateway tests: real ledger, real response store, a vendor double behind litellm."""
+"""A small installation for gateway tests: real ledger, real response store, a vendor double."""
 
 from __future__ import annotations
 

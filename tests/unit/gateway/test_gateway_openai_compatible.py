@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from gateway_making import KEY as CONNECTION_KEY
 from gateway_making import House, deployment, policy
+from hypothesis import given
+from hypothesis import strategies as st
 from wire_making import KEY, PERMANENT, TRANSIENT, Expected, answering, ask, completion, failure, provider, request
 
-from airflow_ai_provider.errors import PolicyError
+from airflow_ai_provider.errors import PolicyError, VendorTransientError
 from airflow_ai_provider.gateway.preflight import check_policy
-from airflow_ai_provider.gateway.providers import open_provider
+from airflow_ai_provider.gateway.providers import open_provider, replies
+from airflow_ai_provider.gateway.providers.base import not_charged
 from airflow_ai_provider.gateway.providers.openai_compatible import OpenAICompatibleProvider, _failure, _proxy
 from airflow_ai_provider.gateway.providers.vendors import OPENAI_COMPATIBLE, adapter_of, address_of
 from airflow_ai_provider.gateway.settings import Endpoint
@@ -79,7 +85,7 @@ def test_the_adapter_that_fits_is_taken_unless_the_policy_names_one(
 )
 def test_where_requests_go(deployment: Deployment, endpoint: Endpoint, url: str, model: str) -> None:
     address = address_of("small", deployment, endpoint)
-    assert (address.url, address.body["model"]) == (url, model)
+    assert (address.url, address.model) == (url, model)
     assert KEY not in repr(address)
 
 
@@ -102,13 +108,13 @@ def test_where_requests_go(deployment: Deployment, endpoint: Endpoint, url: str,
 def test_what_the_limit_of_an_answer_is_called(model: str, name: str) -> None:
     address = address_of("small", made(model, api_base=f"{AZURE}/openai/v1"), Endpoint(api_key=KEY))
     assert address.limit_name == name
-    assert address.body["model"] in model.split("/")
+    assert address.model in model.split("/")
 
 
 def test_who_is_billed_and_which_version_are_no_part_of_the_body() -> None:
     extra = {"organization": "org-1", "project": "p-1", "api_version": "2024-10-21", "user": "batch"}
     address = address_of("small", made("openai/x"), Endpoint(None, KEY, {"X-Team": "a"}, extra))
-    assert address.body == {"model": "x", "user": "batch"}
+    assert (address.model, address.params) == ("x", {"user": "batch"})
     sent = {name: address.headers[name] for name in ("OpenAI-Organization", "OpenAI-Project", "X-Team")}
     assert sent == {"OpenAI-Organization": "org-1", "OpenAI-Project": "p-1", "X-Team": "a"}
     assert address.headers["Authorization"] == f"Bearer {KEY}"
@@ -191,7 +197,7 @@ async def test_the_routes_params_go_over_the_deployments_and_the_gateways_over_b
     asked = provider(
         vendor.base_url, adapter="openai_compatible", params={"temperature": 0, "tool_choice": "none", "seed": 1}
     )
-    await ask(asked, params={"temperature": 1}, tool_choice="auto")
+    await ask(asked, params={"temperature": 1, "model": "another", "max_tokens": 10**6}, tool_choice="auto")
     (seen,) = vendor.requests()
     assert seen.body == {
         "model": "gpt-4o-mini",
@@ -290,6 +296,51 @@ async def test_a_proxy_that_refuses_has_sent_nothing_on(monkeypatch: pytest.Monk
         error = await failure(provider("https://models.invalid/v1", adapter="openai_compatible"))
     assert Expected.of(error) == Expected(TRANSIENT, "connection_refused", None, billed=False)
     assert str(error) == "small: no connection could be made: the proxy answered HTTP 407"
+
+
+# Whatever a vendor says
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = "choices message content tool_calls usage finish_reason error code type prompt_tokens completion_tokens".split()
+SAYINGS = st.recursive(
+    JSON,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+def read_or_refuse(read: Callable[[], Any]) -> Any:
+    """What is read; ``None`` where that is refused as it should be."""
+    try:
+        return read()
+    except VendorTransientError as error:
+        if (error.kind, error.billed) == ("malformed", True):
+            return None
+        raise
+
+
+@given(JSON | SAYINGS)
+def test_any_json_is_an_answer_or_one_that_cannot_be_read(said: Any) -> None:
+    reply = read_or_refuse(lambda: replies.read_reply("small", said, {}.get))
+    if reply is not None:
+        orjson.dumps([reply.text, reply.finish_reason])
+
+
+@given(SAYINGS, st.sampled_from([400, 408, 429, 500, 502, 503]))
+def test_any_refusal_is_billed_by_its_status_alone(said: Any, status: int) -> None:
+    content = json.dumps(said).encode()
+    error = replies.refused("small", status, replies.read_error(content), {}.get)
+    assert (error.http_status, error.billed) == (status, not not_charged(status))
+    assert re.fullmatch(r"small: HTTP \d{3}( \([a-z0-9_]{3,40}\)|: [a-z' ]+)?", str(error))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_json_or_unreadable(content: bytes) -> None:
+    orjson.dumps(read_or_refuse(lambda: replies.parse("small", content)))
 
 
 # What is loaded
