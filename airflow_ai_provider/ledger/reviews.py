@@ -85,7 +85,13 @@ def open_reviews(conn: Connection, items: Sequence[ReviewItem], now: datetime) -
     if not items:
         return
     rows = [_row(item, now) for item in items]
-    conn.execute(insert_ignore(conn, review_items), rows)
+    made = conn.execute(insert_ignore(conn, review_items), rows, execution_options={"preserve_rowcount": True})
+    if made.rowcount != len(rows):  # some were there
+        _follow(conn, rows)
+
+
+def _follow(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Let what is open under the same id, for another reason, say what ``rows`` say."""
     following: dict[str, Any] = {name: bindparam(f"new_{name}") for name in (*_FOLLOWING, "updated_at")}
     differs = or_(_items.reason_kind != bindparam("new_reason_kind"), _items.reason != bindparam("new_reason"))
     changed = update(review_items).where(_items.item_id == bindparam("of_item"), _items.status == "open", differs)
