@@ -120,7 +120,7 @@ class Calls:
         patience = asyncio.get_running_loop().time() + retry.attempts * retry.max_wait
         try:
             while True:
-                resting = False
+                resting, walk.passed_over = False, None  # each time, the first is asked first
                 for lane, key in zip(way.lanes, way.keys, strict=True):
                     if (reply := await self._ask_lane(walk, lane, key)) is not None:
                         return reply
@@ -158,10 +158,11 @@ class Calls:
                 return Reply(outcome.stored, tier, lane)
             assert outcome.error is not None
             decision = self._decide(outcome.error, number, walk, lane)
-            walk.pass_over(lane, outcome.error.kind, f"{outcome.error.kind}: {outcome.error}")
+            walk.failure = f"{outcome.error.kind}: {outcome.error}"
             if decision == "give up":
                 return Reply(None, tier, lane, failure=walk.failure, status="error", permanent=True)
             if not isinstance(decision, Again):
+                walk.pass_over(lane, outcome.error.kind, walk.failure)
                 return None
             await lane.gate.pause(decision.seconds)
 
@@ -169,7 +170,6 @@ class Calls:
         await in_time(walk.enter_doors(), walk.ends)
         if walk.ends is not None and asyncio.get_running_loop().time() >= walk.ends:
             raise TimeoutError
-        elsewhere = walk.passed_over if walk.passed_over and walk.passed_over.deployment != lane.name else None
         outcome, walk.ends = await self._attempts.make(
             walk.way.ask,
             walk.way.tier,
@@ -179,7 +179,7 @@ class Calls:
             share=walk.share,
             ends=walk.ends,
             row_seconds=walk.row_seconds,
-            passed_over=elsewhere,
+            passed_over=walk.passed_over,
             on_turn=walk.leave_doors,
         )
         walk.row_seconds = None

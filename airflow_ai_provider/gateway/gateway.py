@@ -323,7 +323,7 @@ class Gateway:
             ask.name,
             text=text,
             error=error,
-            permanent=reply.permanent,
+            permanent=reply.permanent or (status == "error" and stored is not None),  # it cannot be restored
             tier=reply.tier,
             deployment=reply.lane.name,
             model=reply.lane.deployment.model,
