@@ -126,6 +126,8 @@ def _tellable(language: Any) -> Any:
 
 Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_words), Field(min_length=1)]
 Params = Annotated[dict[str, Any], AfterValidator(_no_reserved_params)]
+
+
 def _requests(value: Any) -> Any:
     if value is None or value == "unlimited" or (type(value) is int and value > 0):
         return value

@@ -20,6 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.prepare import Preparer, profile_masker
 from airflow_ai_provider.gateway.render import Renderer
+from airflow_ai_provider.gateway.routing import Router, terms_of
 from airflow_ai_provider.policy import MaskingProfile, Route
 from airflow_ai_provider.privacy.keyring import Keyring
 
@@ -99,7 +100,10 @@ def _rows(text: str) -> list[Row]:
 def _prepare(route: Route) -> Callable[[Row], Any]:
     profile = MaskingProfile(detect=("standard",), columns={"customer_name": "PERSON"})
     masker = profile_masker(profile, Keyring("k", {"k": b"k" * 32}), team="support", scope="s")
-    preparer = Preparer(Renderer("{{ text }}", SYSTEM), route, masker if route.masking != "off" else None)
+    terms = {tier: terms_of(route, tier, system_prompt=SYSTEM) for tier in route.tiers}
+    masker = masker if route.masking != "off" else None
+    router = Router("support", route, {})
+    preparer = Preparer(Renderer("{{ text }}", SYSTEM), route, masker, router, terms, json=False)
     return lambda row: preparer.prepare(row, row["id"])
 
 

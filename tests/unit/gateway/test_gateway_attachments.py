@@ -17,6 +17,7 @@ from airflow_ai_provider.errors import PolicyError, PrivacyError, PromptError
 from airflow_ai_provider.gateway.attachments import AttachmentReader
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer
 from airflow_ai_provider.gateway.render import Renderer
+from airflow_ai_provider.gateway.routing import Router, terms_of
 from airflow_ai_provider.policy import Attachments, Route, parse_policy
 from airflow_ai_provider.privacy.masking import Masker, MaskingRules
 
@@ -53,7 +54,12 @@ def route(*places: object, kinds: tuple[str, ...] = ("image", "file"), **more: A
 
 
 def preparer(made: Route, prompt: Any = PROMPT, masker: Masker | None = None) -> Preparer:
-    return Preparer(Renderer(prompt), made, masker)
+    return over(made, prompt, masker)
+
+
+def over(made: Route, prompt: Any = PROMPT, masker: Masker | None = None, **more: Any) -> Preparer:
+    terms = {tier: terms_of(made, tier) for tier in made.tiers}
+    return Preparer(Renderer(prompt), made, masker, Router("support", made, {}), terms, json=False, **more)
 
 
 def prepare(made: Preparer, *rows: dict[str, Any]) -> list[Any]:
@@ -319,7 +325,7 @@ def test_an_object_is_read_as_a_file_is_and_what_fails_names_no_path(s3_options:
 
     store = s3fs.S3FileSystem(**s3_options)
     store.pipe_file("rows/scans/a.png", PNG)
-    made = Preparer(Renderer(PROMPT), route("s3://rows/scans"), None, storage_options=s3_options)
+    made = over(route("s3://rows/scans"), storage_options=s3_options)
     uris = [f"s3://rows/scans/{name}" for name in ("a.png", "private-name.png", "../keys/a.png")]
     found, missing, outside = prepare(made, *({"uri": uri} for uri in uris))
     assert wired(found)[0]["content"][1]["image_url"]["url"].endswith(base64.b64encode(PNG).decode())
@@ -330,7 +336,7 @@ def test_an_object_is_read_as_a_file_is_and_what_fails_names_no_path(s3_options:
 def test_a_store_that_cannot_be_reached_is_an_error_of_the_row() -> None:
     options = {"key": "k", "secret": "s", "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
     options["config_kwargs"] = {"retries": {"max_attempts": 0}, "connect_timeout": 1}
-    made = Preparer(Renderer(PROMPT), route("s3://rows/scans"), None, storage_options=options)
+    made = over(route("s3://rows/scans"), storage_options=options)
     found = one(made, uri="s3://rows/scans/private-name.png")
     assert isinstance(found, PromptError)
     assert "private-name" not in str(found)
