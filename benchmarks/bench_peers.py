@@ -6,16 +6,17 @@ answers have about 90. The governed rows are masked, looked up, held, paced, sen
 and audited, from Parquet to Parquet. Figures are medians of three runs, which take turns. The peers run on asyncio's
 own loop; on uvloop theirs are the same within a tenth.
 
-``quota``: the double lets 100 requests in within any second. What share of that a client uses, how often it is refused,
-and what becomes of the rows. Peers have their default retries.
+``quota``: the double lets 100 requests in within any second. What share of that a client uses while it runs, how often
+it is refused, and what becomes of the rows. Peers have their default retries.
 
-    python benchmarks/bench_peers.py [zero] [latency] [quota]
+    python benchmarks/bench_peers.py [zero] [latency] [quota | quota=ROWS]
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -54,8 +55,8 @@ def main(scenarios: Sequence[str]) -> None:
             compare(lab, "No latency", latency=0.0, rows=2_000, concurrency=64)
         if "latency" in scenarios:
             compare(lab, "0.2 to 0.4 s latency", latency=0.3, rows=4_000, concurrency=200)
-        if "quota" in scenarios:
-            within_quota(lab)
+        for quota in (scenario for scenario in scenarios if scenario.startswith("quota")):
+            within_quota(lab, int(quota.partition("=")[2] or _QUOTA_ROWS))
 
 
 class _Lab:
@@ -133,19 +134,19 @@ def _print(title: str, runs: dict[str, list[Figures]], ideal: float | None) -> N
         )
 
 
-def within_quota(lab: _Lab) -> None:
+def within_quota(lab: _Lab, rows: int) -> None:
     limits = Limits(requests_per_minute=_QUOTA, window_s=1.0)
-    sends: dict[str, Callable[[Vendor], int]] = {peer.name: partial(_retrying, lab, peer) for peer in _RETRYING}
+    sends: dict[str, Callable[[Vendor], int]] = {peer.name: partial(_retrying, lab, rows, peer) for peer in _RETRYING}
     adapter = _adapters()[0]
     for workers, named in ((1, "1 process"), (4, "4 processes")):
-        sends[f"governed, {adapter}, {named}"] = partial(_paced, lab, adapter, workers)
-    print(f"\nA quota of {_QUOTA} requests a second, {_QUOTA_ROWS:,} rows, 0.2 to 0.4 s latency")
+        sends[f"governed, {adapter}, {named}"] = partial(_paced, lab, rows, adapter, workers)
+    print(f"\nA quota of {_QUOTA} requests a second, {rows:,} rows, 0.2 to 0.4 s latency")
     print(f"{'client':<46}{'of the quota':>13}{'refused':>9}{'rows lost':>11}")
     for name, send in sends.items():
         with VendorProcess(limits=limits, latency=Latency(0.3, 0.1)) as vendor:
             lost = send(vendor)
             refused = vendor.stats().outcomes.get("over_limit", 0)
-            print(f"{name:<46}{_share(vendor):>13.1%}{refused:>9,}{lost / _QUOTA_ROWS:>11.1%}")
+            print(f"{name:<46}{_share(vendor):>13.1%}{refused:>9,}{lost / rows:>11.1%}")
 
 
 def _share(vendor: Vendor) -> float:
@@ -154,18 +155,22 @@ def _share(vendor: Vendor) -> float:
     return len(times) / (_QUOTA * (max(times) - min(times) + 1))
 
 
-def _retrying(lab: _Lab, peer: Client, vendor: Vendor) -> int:
-    first = lab.take(_QUOTA_ROWS)
-    return peer.run(base_url=vendor.base_url, first=first, rows=_QUOTA_ROWS, concurrency=200, warm_up=0).lost
+def _retrying(lab: _Lab, rows: int, peer: Client, vendor: Vendor) -> int:
+    first = lab.take(rows)
+    return peer.run(base_url=vendor.base_url, first=first, rows=rows, concurrency=200, warm_up=0).lost
 
 
-def _paced(lab: _Lab, adapter: str, workers: int, vendor: Vendor) -> int:
-    """As many processes as ``workers``, each with its share of the rows."""
-    job = lab.job(adapter, _QUOTA_ROWS, api_base=vendor.base_url, rpm=60 * _QUOTA, concurrency=200)
+def _paced(lab: _Lab, rows: int, adapter: str, workers: int, vendor: Vendor) -> int:
+    """As many processes as ``workers``, each with its share of the rows, which begin together once all have started."""
+    job = lab.job(adapter, rows, api_base=vendor.base_url, rpm=60 * _QUOTA, concurrency=200)
     client = Client("governed", "governed.py", "run")
-    batch_rows = min(250, _QUOTA_ROWS // workers)
+    batch_rows = min(250, rows // workers)
+    start_at = time.time() + 5 + 5 * workers  # what imports take
     with ThreadPoolExecutor(workers) as pool:
-        runs = [pool.submit(client.run, **job, shard=(n, workers), batch_rows=batch_rows) for n in range(workers)]
+        runs = [
+            pool.submit(client.run, **job, shard=(n, workers), batch_rows=batch_rows, start_at=start_at)
+            for n in range(workers)
+        ]
         return sum(run.result().lost for run in runs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 from lab import Figures, Stopwatch, answer
@@ -24,8 +25,12 @@ def run(
     warm_up: str | None = None,
     shard: tuple[int, int] = (0, 1),
     batch_rows: int = 250,
+    start_at: float = 0.0,
 ) -> Figures:
-    """Answer the rows of a Parquet file into Parquet. ``warm_up`` is another source, sent before the clock starts."""
+    """Answer the rows of a Parquet file into Parquet. ``warm_up`` is another source, sent before the clock starts.
+
+    ``start_at``, in seconds since the epoch, lets processes that were started together begin together.
+    """
     settings = Settings(home=Path(home), policy_path=Path(policy), ledger_url=ledger_url, cache_url=cache_url)
     log = logging.getLogger("bench")
 
@@ -37,6 +42,7 @@ def run(
 
     if warm_up:
         send(warm_up, f"{sink}-warm", f"{run}-warm", Shard(0, 1))
+    time.sleep(max(0.0, start_at - time.time()))
     watch = Stopwatch()
     rows, ok, reused = send(source, sink, run, Shard(*shard))
     return watch.figures(rows, lost=rows - ok, reused=reused)
