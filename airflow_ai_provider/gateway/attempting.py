@@ -267,7 +267,7 @@ class Attempts:
     async def _settle(self, settled: Settled, prepared: Prepared, text: str | None) -> None:
         """The event first: what the ledger says was paid is in the trail, also when the process dies in between."""
         self._recorder.call(settled, prompt=prepared.evidence, answer=text)
-        await self._recorder.flush()
+        await self._recorder.flush_in_time()  # nobody waits for this: the slot is free and the answer is safe
         await self._journal.settle([settled])
 
     def request(self, ask: Ask, tier: Tier, lane: Lane, passed_over: PassedOver | None = None) -> Request:

@@ -19,6 +19,8 @@ from airflow_ai_provider.ledger.reviews import ReviewItem
 
 HASH_KEY_PURPOSE: Final = "audit-hashes"
 """What the keyring's key for content hashes is derived for."""
+_GATHER_SECONDS = 0.01
+"""How long the end of a call may wait for others, to share a wait for the disk and a transaction with them."""
 
 
 def context_of(caller: Caller, team: str | None = None) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class Recorder:
         self._batches = 0
         self._reused = _Reused(MultisetHash(hash_key))
         self._flushes: Batcher[None, None] = Batcher(self._flush_group)
+        self._unhurried: Batcher[None, None] = Batcher(self._flush_group, gather_seconds=_GATHER_SECONDS)
 
     def task_started(self, *, policy_digest: str, shard: str) -> None:
         self._trail.emit("policy.loaded", policy_hash=policy_digest, policy_version=1)
@@ -182,6 +185,10 @@ class Recorder:
     async def flush(self) -> None:
         """Durable on return; whoever asks at the same moment shares one wait for the disk."""
         await self._flushes.ask(None)
+
+    async def flush_in_time(self) -> None:
+        """The same for who holds up nobody: waits a little for others to share with."""
+        await self._unhurried.ask(None)
 
     def flush_now(self) -> None:
         """The same, for a caller that is not on the event loop or may hold it up."""

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_ENOUGH = 64
+"""A group of so many does not wait for more: what they share is a small part of what each costs by itself."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -17,9 +19,17 @@ class Batcher(Generic[Item, Result]):
     who asked. If ``send`` itself raises, all of the group get that.
     """
 
-    def __init__(self, send: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]], most: int = 2000) -> None:
+    def __init__(
+        self,
+        send: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
+        most: int = 2000,
+        *,
+        gather_seconds: float = 0.0,
+    ) -> None:
+        """``gather_seconds`` is how long a group may wait for more, where nobody is in a hurry."""
         self._send = send
         self._most = most
+        self._gather_seconds = gather_seconds
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -43,6 +53,8 @@ class Batcher(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
+                if self._gather_seconds and len(self._waiting) < _ENOUGH:
+                    await asyncio.sleep(self._gather_seconds)
                 group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                 try:
                     results = await self._send([item for item, _ in group])
