@@ -144,8 +144,12 @@ class _Values:
             self._free = text
             return ()
         folded = _squeeze(plain)
+        candidates = self.candidates(folded.text)
+        if not candidates:
+            self._free = text
+            return ()
         found: list[Span] = []
-        for value in self.candidates(folded.text):
+        for value in candidates:
             rest = folded.text  # "Lee, Ann" is no other form of a name in "Ann Lee, Ann Lee"
             forms = (value, *variants(value)) if self._varied else (value,)
             for form in [form for form in forms if form in rest]:
@@ -167,12 +171,14 @@ class _Values:
         if not self._values:
             return ()
         few = len(self._values) <= _FEW
-        if self._signs is None:
+        signs_of = self._signs
+        if signs_of is None:
             # Looking for letters in a row, the words of a value will do: whatever two of them make holds both.
-            self._signs = {value: _WORDS.findall(value) if few else _signs(value) for value in self._values}
+            signs_of = {value: _WORDS.findall(value) if few else _signs(value) for value in self._values}
+            self._signs = signs_of
         words: Container[str] = text if few else set(_WORDS.findall(text))
         found: list[str] = []
-        for value, signs in self._signs.items():
+        for value, signs in signs_of.items():
             for sign in signs:  # twice as fast as any()
                 if sign in words:
                     found.append(value)

@@ -336,14 +336,11 @@ class _Run:
             kind = self.finder.named_at(self.view.text, start, end, digits) or kind
         return Span(start, end, kind.entity)
 
-    def _reach(self, first: int) -> Iterator[int]:
+    def _reach(self, first: int) -> Sequence[int]:
         """Ends of the windows worth trying, longest first."""
         count = len(self.groups)
         if count == 1:
-            yield 1
-            return
-        if first == 0 and _WINDOW < count <= _MAX_DIGITS:
-            yield count  # every digit on its own
+            return (1,)
         ends = []
         total = 0
         for index in range(first, min(first + _WINDOW, count)):
@@ -353,7 +350,10 @@ class _Run:
                 break
             if total >= 7:
                 ends.append(index + 1)
-        yield from reversed(ends)
+        if first == 0 and _WINDOW < count <= _MAX_DIGITS:
+            ends.append(count)  # every digit on its own
+        ends.reverse()
+        return ends
 
     def _announced(self, first: int, upto: int) -> Iterator[Span]:
         """A number that failed its validator but stands next to a word that names its kind."""
