@@ -90,5 +90,7 @@ def test_the_budget_is_asked_for_real_retries_only() -> None:
         ("rate limited", VendorTransientError("x", kind="rate_limited", http_status=429), 1, None),
         ("a retry", transient(), 1, None),
     ):
-        decide(error, attempt=attempt, retry=RETRY, rng=rng, seconds_left=left, may_retry=lambda why=why: may_retry(why))
+        decide(
+            error, attempt=attempt, retry=RETRY, rng=rng, seconds_left=left, may_retry=lambda why=why: may_retry(why)
+        )
     assert asked == ["a retry"]
