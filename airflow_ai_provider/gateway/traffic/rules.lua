@@ -9,7 +9,7 @@ local HORIZON, BURST, HUNGRY, CREDIT = 0.1, 0.02, 0.5, 1.0                      
 local LEASE, TURN, NO_SHARE = 10.0, 5.0, 1e-6                                     -- slots.py
 local DOWN_ON_LIMIT, DOWN_ON_LATENCY, TOLERANCE, SHORT, LONG, WARM = 0.7, 0.9, 2.0, 20, 500, 50  -- adapt.py
 local FIRST_PROBE = 1.0                                                           -- breaker.py
-local SETTLE = 0.3                                                                -- rules.py
+local SETTLE = 0.5                                                                -- rules.py
 local KEPT = 3600                                                                 -- seconds after the last ask
 
 local time = redis.call('TIME')

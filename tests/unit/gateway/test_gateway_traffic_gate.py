@@ -549,11 +549,15 @@ def test_outages_open_it(world: World, error: VendorError) -> None:
 def test_a_good_share_of_failures_opens_it_too(world: World) -> None:
     async def story() -> None:
         gate = world.worker(breaker={"failures": 1000, "calls": 10}, **FREE)
-        with pytest.raises(DeploymentResting):
+
+        async def half_fail() -> None:
             for _ in range(40):
                 await call(gate)
                 await fail(gate, down())
                 await asyncio.sleep(0.01)
+
+        with pytest.raises(DeploymentResting):
+            await half_fail()
         assert world.changes[0].reason in {f"50% of {calls} calls failed" for calls in range(10, 41)}
 
     world.run(story())
