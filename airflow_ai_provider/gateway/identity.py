@@ -100,11 +100,14 @@ class ReuseKey:
         output_schema: Mapping[str, Any] | None,
         prompt_version: str,
         params: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str | Mapping[str, Any] | None = None,
     ) -> None:
         """``params`` are the route's and its tier's, which go before the deployment's."""
         sent = {**deployment.params, **(params or {})}
         place = (deployment.model, deployment.api_base, deployment.connection, sent)
-        common = (_KEY_VERSION, place, max_tokens, output_schema, prompt_version)
+        called = (tools, tool_choice) if tools else ()
+        common = (_KEY_VERSION, place, max_tokens, output_schema, prompt_version, *called)
         self._common = hashlib.sha256(orjson.dumps(common, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS))
 
     def of(self, scope: str, messages: Sequence[Message]) -> bytes:

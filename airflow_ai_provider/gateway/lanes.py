@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,8 @@ def offers(
     terms: Mapping[Tier, Terms],
     output_schema: Mapping[str, Any] | None,
     prompt_version: str,
+    tools: Sequence[Mapping[str, Any]] = (),
+    tool_choice: str | Mapping[str, Any] | None = None,
 ) -> dict[Tier, tuple[Offer, ...]]:
     """What every tier of a route has on offer on its terms, in the order of the policy.
 
@@ -79,6 +81,8 @@ def offers(
             params=terms.params,
             output_schema=output_schema,
             prompt_version=prompt_version,
+            tools=tools,
+            tool_choice=tool_choice,
         )
         return Offer(name, policy.deployments[name], facts[name], key, terms)
 
@@ -95,6 +99,8 @@ def open_lanes(
     terms: Mapping[Tier, Terms],
     output_schema: Mapping[str, Any] | None,
     prompt_version: str,
+    tools: Sequence[Mapping[str, Any]] = (),
+    tool_choice: str | Mapping[str, Any] | None = None,
 ) -> dict[Tier, tuple[Lane, ...]]:
     """The lanes of every tier of a route, in the order of the policy; a deployment in two tiers is opened once.
 
@@ -102,7 +108,16 @@ def open_lanes(
 
     Raises ``PolicyError`` where a deployment has no price or its connection cannot be resolved.
     """
-    tiers = offers(policy, route, settings, terms=terms, output_schema=output_schema, prompt_version=prompt_version)
+    tiers = offers(
+        policy,
+        route,
+        settings,
+        terms=terms,
+        output_schema=output_schema,
+        prompt_version=prompt_version,
+        tools=tools,
+        tool_choice=tool_choice,
+    )
     each = {offer.name: offer for offer in _each(tiers)}
     called = {name: as_called(offer.deployment, settings) for name, offer in each.items()}
     gates = open_gates(called, team=team, cache_url=settings.cache_url, on_change=on_circuit)

@@ -169,6 +169,8 @@ class _Look:
             terms=plan.terms,
             output_schema=job.output_schema,
             prompt_version=plan.renderer.version,
+            tools=job.tools,
+            tool_choice=job.tool_choice,
         )
         self._offers = {tier: {offer.name: offer for offer in found} for tier, found in self._tiers.items()}
         self._router = Router(job.route, plan.route, self._tiers)

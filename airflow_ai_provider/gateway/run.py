@@ -142,6 +142,8 @@ async def _open_gateway(
             terms=plan.terms,
             output_schema=job.output_schema,
             prompt_version=plan.renderer.version,
+            tools=job.tools,
+            tool_choice=job.tool_choice,
         )
         router = Router(job.route, plan.route, lanes)
         preparer = Preparer(

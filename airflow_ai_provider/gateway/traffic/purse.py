@@ -59,10 +59,10 @@ class Purse:
         """Lose whole units whose moment is before; they are not given back, for others may have waited for them."""
         while self._parts:
             start, interval, held = self._parts[0]
-            gone = held if interval <= 0 else math.floor((moment - start) / interval)
-            if gone <= 0 or (interval <= 0 and start >= moment):
+            passed = moment - start
+            if passed <= 0 or passed < interval:
                 return
-            self.take(min(float(gone), held))
+            self.take(held if passed >= held * interval else float(math.floor(passed / interval)))
 
     def drop_stale(self, now: float) -> None:
         """Lose what was not used in its time."""

@@ -22,6 +22,8 @@ HORIZON = 0.1
 """Seconds' worth of its rate that one worker may take at a time."""
 BURST = 0.02
 """Seconds that may be caught up on when nobody asked in time."""
+HUNGRY = 0.5
+"""Seconds for which a team that did not get all it wanted counts as busy, should it be late to ask again."""
 CREDIT = 1.0
 """Seconds' worth of unused units that are kept for later at most."""
 
@@ -34,6 +36,8 @@ class Line:
     """All before is given away."""
     credit: float = 0.0
     """Units given back, which the next ones need not wait for; a debt if negative."""
+    hungry_until: float = 0.0
+    """It wanted more than it got, and will surely be back."""
 
 
 @dataclass(slots=True)
@@ -62,7 +66,11 @@ def reserve(
 ) -> Permits:
     """Permits for one of a team's ``workers``, none of them before ``earliest``."""
     line = schedule.lines.setdefault(team, Line())
-    busy = sum(shares.get(t, 0.0) for t, other in schedule.lines.items() if t != team and other.until > now)
+    busy = sum(
+        shares.get(name, 0.0)
+        for name, other in schedule.lines.items()
+        if name != team and max(other.until, other.hungry_until) > now
+    )
     pace = (shares[team] + busy) / shares[team] / rate
     units = min(wanted.units, max(wanted.first, math.floor(HORIZON / pace / workers)))
     pull = min(line.credit, units)
@@ -72,5 +80,6 @@ def reserve(
     start = max(line.until, schedule.ahead - slack, now - max(BURST, wanted.first * pace), earliest)
     schedule.ahead = max(schedule.ahead, lead, earliest) + due / rate
     line.credit -= pull
+    line.hungry_until = now + HUNGRY if wanted.units > units else 0.0
     line.until = start + due * pace
     return Permits(start, due * pace / units, units)

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 1.0
 """Seconds for one round trip; Redis answers in less than one thousandth of that."""
-RECONNECT = 0.5
-"""Seconds between two looks for a Redis that is away."""
+RECONNECT = 0.25
+"""Seconds between two looks for a Redis that is away: all workers are back within ``SETTLE``."""
 UNSEEN_WORKERS = 10
 """How many workers a process that never reached Redis takes itself to be one of."""
 _DRIFT = 1e-4

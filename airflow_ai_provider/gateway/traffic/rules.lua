@@ -1,15 +1,15 @@
 -- The desk's rules on Redis: rules.py and the modules it is made of, word for word, in one atomic step.
--- tests/unit/gateway/traffic/test_traffic_rules.py holds the two against each other.
+-- tests/unit/gateway/test_gateway_traffic_rules.py holds the two against each other.
 --
 -- KEYS[1]  the state of one deployment, packed
 -- ARGV[1]  the ask, ARGV[2] the terms, both JSON; constants are those of the Python modules
 -- returns  JSON: the grant. "now" is seconds on Redis' clock as text; all other moments are seconds from now.
 
-local HORIZON, BURST, CREDIT = 0.1, 0.02, 1.0                                     -- rates.py
+local HORIZON, BURST, HUNGRY, CREDIT = 0.1, 0.02, 0.5, 1.0                        -- rates.py
 local LEASE, TURN, NO_SHARE = 10.0, 5.0, 1e-6                                     -- slots.py
 local DOWN_ON_LIMIT, DOWN_ON_LATENCY, TOLERANCE, SHORT, LONG, WARM = 0.7, 0.9, 2.0, 20, 500, 50  -- adapt.py
 local FIRST_PROBE = 1.0                                                           -- breaker.py
-local SETTLE = 0.3                                                                -- rules.py
+local SETTLE = 0.5                                                                -- rules.py
 local KEPT = 3600                                                                 -- seconds after the last ask
 
 local time = redis.call('TIME')
@@ -26,7 +26,7 @@ local function schedule_of(limit)
 end
 
 local function line_of(schedule)
-  local line = schedule.lines[ask.team] or {till = 0, credit = 0}
+  local line = schedule.lines[ask.team] or {till = 0, credit = 0, hungry_till = 0}
   schedule.lines[ask.team] = line
   return line
 end
@@ -40,7 +40,9 @@ local function reserve(limit, wanted, first, workers, earliest)
   local schedule, rate, share = schedule_of(limit), terms.rates[limit], terms.shares[ask.team]
   local line, busy = line_of(schedule), 0
   for team, other in pairs(schedule.lines) do
-    if team ~= ask.team and other.till > now then busy = busy + (terms.shares[team] or 0) end
+    if team ~= ask.team and math.max(other.till, other.hungry_till) > now then
+      busy = busy + (terms.shares[team] or 0)
+    end
   end
   local pace = (share + busy) / share / rate
   local units = math.min(wanted, math.max(first, math.floor(HORIZON / pace / workers)))
@@ -51,6 +53,7 @@ local function reserve(limit, wanted, first, workers, earliest)
   local start = math.max(line.till, schedule.ahead - slack, now - math.max(BURST, first * pace), earliest)
   schedule.ahead = math.max(schedule.ahead, lead, earliest) + due / rate
   line.credit = line.credit - pull
+  line.hungry_till = wanted > units and now + HUNGRY or 0
   line.till = start + due * pace
   return {start - now, due * pace / units, units}
 end

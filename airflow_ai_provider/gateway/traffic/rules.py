@@ -17,8 +17,8 @@ from airflow_ai_provider.gateway.traffic.rates import Line, Schedule, give_back,
 from airflow_ai_provider.gateway.traffic.slots import Worker, forget_dead, split
 from airflow_ai_provider.gateway.traffic.terms import Limit, Terms
 
-SETTLE = 0.3
-"""Seconds in which a desk without memory gives nothing: longer than any worker uses its permits."""
+SETTLE = 0.5
+"""Seconds in which a desk without memory gives nothing: by then permits of before are used up, and all are back."""
 
 
 @dataclass(slots=True)

@@ -240,3 +240,17 @@ def test_an_answer_is_known_by_the_parameters_that_are_sent_wherever_they_stand(
 def test_the_arms_of_a_trial_share_nothing(scope: str, arm: str, other_scope: str, other: str) -> None:
     assert (arm_scope(scope, arm) == arm_scope(other_scope, other)) == ((scope, arm) == (other_scope, other))
     assert arm_scope(reuse_scope(route("team"), "t", CALLER, "k"), arm) != reuse_scope(route("team"), "t", CALLER, "k")
+
+
+def test_other_tools_or_another_choice_are_another_answer_and_none_are_as_before() -> None:
+    tool = {"type": "function", "function": {"name": "refund"}}
+    asked: list[dict[str, Any]] = [
+        {},
+        {"tools": [tool]},
+        {"tools": [tool], "tool_choice": "required"},
+        {"tools": [{"type": "function", "function": {"name": "close"}}]},
+    ]
+    fixed: dict[str, Any] = {"max_tokens": 5, "output_schema": None, "prompt_version": "v"}
+    made = [ReuseKey(Deployment(model="openai/a"), **fixed, **more).of("s", MESSAGES) for more in asked]
+    assert len(set(made)) == len(made)
+    assert ReuseKey(Deployment(model="openai/a"), **fixed, tools=(), tool_choice=None).of("s", MESSAGES) == made[0]

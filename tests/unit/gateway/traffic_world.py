@@ -1,0 +1,116 @@
+"""Where the stories of the gates take place: in one process on a clock that jumps, or on Redis in real time.
+
+A story is a coroutine. In the process, time passes only while everybody waits: an hour takes no time, every moment is
+exact. On Redis, time is Redis' own: stories last a second or two, and what they claim holds however late they run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from airflow_ai_provider.gateway.traffic.desk import Desk
+from airflow_ai_provider.gateway.traffic.gate import CircuitChanged, TrafficGate
+from airflow_ai_provider.gateway.traffic.local_desk import LocalDesk
+from airflow_ai_provider.gateway.traffic.redis_desk import Link, RedisDesk
+from airflow_ai_provider.gateway.traffic.terms import Terms, terms_of
+from airflow_ai_provider.policy import Deployment
+
+
+class _Jumping(selectors.DefaultSelector):
+    """Does not wait: hands the time that it would have waited to ``passed``."""
+
+    passed: Callable[[float], None]
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready and timeout != 0:
+            if timeout is None:
+                raise RuntimeError("everybody waits for something that will never happen")
+            self.passed(timeout)
+        return ready
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer when there is nothing else to do."""
+
+    def __init__(self) -> None:
+        selector = _Jumping()
+        selector.passed = self._pass
+        self.now = 1000.0
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class World(ABC):
+    """A place for one story."""
+
+    clock: Callable[[], float]
+
+    def __init__(self) -> None:
+        self.changes: list[CircuitChanged] = []
+        self._gates: list[TrafficGate] = []
+
+    def worker(self, team: str = "one", name: str = "small", **said: Any) -> TrafficGate:
+        """The gate of one more worker before a deployment."""
+        terms = terms_of(name, Deployment.model_validate({"model": "openai/gpt-4o-mini", **said}), team)
+        desk = self._desk(name, terms)
+        gate = TrafficGate(name, terms, team, desk, on_change=self.changes.append, clock=self.clock)
+        self._gates.append(gate)
+        return gate
+
+    def run(self, story: Coroutine[Any, Any, None]) -> None:
+        """Tell the story; it may take 20 s of real time."""
+        with asyncio.Runner(loop_factory=self._loop) as runner:
+            runner.run(self._tell(story))
+
+    async def _tell(self, story: Coroutine[Any, Any, None]) -> None:
+        try:
+            await story
+        finally:
+            for gate in self._gates:
+                await gate.close()
+
+    @abstractmethod
+    def _desk(self, name: str, terms: Terms) -> Desk: ...
+
+    @abstractmethod
+    def _loop(self) -> asyncio.AbstractEventLoop: ...
+
+
+class InProcess(World):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = JumpingLoop()
+        self.clock = self.loop.time
+        self._desks: dict[str, LocalDesk] = {}
+
+    def _desk(self, name: str, terms: Terms) -> Desk:
+        return self._desks.setdefault(name, LocalDesk(terms, clock=self.clock))
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self.loop
+
+
+class OnRedis(World):
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.clock = time.monotonic
+        self.url = url
+        self.key = uuid.uuid4().hex
+
+    def _desk(self, name: str, terms: Terms) -> Desk:
+        return RedisDesk(Link(self.url), f"{name}:{self.key}", terms, clock=self.clock)
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
