@@ -209,7 +209,8 @@ class Attempts:
 
         A row counts once in the baseline: with the highest tier alone it would not have been asked twice.
         """
-        latency = _milliseconds(started)
+        # A loop that was held up sees an answer late; the vendor had no more than the time-out to make it.
+        latency = min(_milliseconds(started), lane.deployment.timeout * 1000)
         seconds = Decimal(latency) / 1000  # as the row has it, so that the row alone tells what it cost
         cost = lane.facts.rate.cost(reply.usage, seconds) if reply.usage else attempt.bound_nano
         if cost > attempt.bound_nano:

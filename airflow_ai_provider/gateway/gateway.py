@@ -96,13 +96,14 @@ class Gateway:
                 asks[index] = Ask(made, name)
             else:
                 answers[index] = _refused(made, name)
-        found = await self._look_up(asks)
-        left: dict[int, tuple[Ask, Reply | None]] = {}
+        ways = {index: way for index, ask in asks.items() if isinstance(way := self._way(ask, ask.prepared.tier), Way)}
+        found = await self._look_up(asks, ways)
+        left: dict[int, tuple[Ask, Way | None, Reply | None]] = {}
         for index, ask in asks.items():
             reply = found.get(index)
             problem = self._problem(ask, reply) if reply else None
             if reply is None or self._upper(reply, problem):
-                left[index] = ask, reply
+                left[index] = ask, ways.get(index), reply
             else:
                 answers[index] = self._answer(ask, reply, problem, 0)
         if left:
@@ -116,12 +117,12 @@ class Gateway:
 
     # -- what the response store has
 
-    async def _look_up(self, asks: Mapping[int, Ask]) -> dict[int, Reply]:
+    async def _look_up(self, asks: Mapping[int, Ask], ways: Mapping[int, Way]) -> dict[int, Reply]:
         """Rows of a batch that were answered before: found in one look-up, written to the ledger in one go."""
-        keys = {index: way.keys for index, ask in asks.items() if (way := self._way(ask, ask.prepared.tier))}
         found: dict[int, Stored] = {}
-        for place in range(max(map(len, keys.values()), default=0)):  # what was fallen back to is looked up last
-            wanted = {index: row[place] for index, row in keys.items() if index not in found and place < len(row)}
+        for place in range(max((len(way.keys) for way in ways.values()), default=0)):  # the preferred one's first
+            keys = ((index, way.keys) for index, way in ways.items() if index not in found)
+            wanted = {index: row[place] for index, row in keys if place < len(row)}
             found |= await self._find(wanted)
         replies = {index: self._found(asks[index].prepared.tier, stored) for index, stored in found.items()}
         await self._settle_reused([(asks[index], reply) for index, reply in replies.items()])
@@ -149,14 +150,16 @@ class Gateway:
         for row in settled:
             self._recorder.reused(row.request.request_id, row.saved_nano)
 
-    def _way(self, ask: Ask, tier: Tier) -> Way | None:
-        """How a tier asks for a row; ``None`` where none of its deployments can take the row."""
+    def _way(self, ask: Ask, tier: Tier) -> Way | Reply:
+        """How a tier asks for a row; or why it cannot."""
         try:
-            return self._way_or_error(ask, tier)
-        except (RoutingError, PrivacyError):
-            return None  # said when the row walks on its own
+            return self._found_way(ask, tier)
+        except (RoutingError, PrivacyError) as error:
+            kind = error.reason if isinstance(error, RoutingError) else "privacy"
+            lane = next(iter(self._lanes[tier].values()))
+            return Reply(None, tier, lane, failure=f"{kind}: {error}", status="error", permanent=True)
 
-    def _way_or_error(self, ask: Ask, tier: Tier) -> Way:
+    def _found_way(self, ask: Ask, tier: Tier) -> Way:
         prepared = ask.prepared.at(tier)
         order = self._router.order(tier, prepared.needs, prepared.row_key)
         lanes = [self._lanes[tier][name] for name in order]
@@ -171,7 +174,7 @@ class Gateway:
 
     # -- rows on their own
 
-    async def _walk_all(self, asks: Sequence[tuple[Ask, Reply | None]]) -> list[Answer]:
+    async def _walk_all(self, asks: Sequence[tuple[Ask, Way | None, Reply | None]]) -> list[Answer]:
         funds = BatchFunds(
             self._journal,
             owner=self._plan.owner,
@@ -185,7 +188,7 @@ class Gateway:
         limit = self._plan.route.deadline.batch
         deadline = None if limit is None else asyncio.get_running_loop().time() + limit
         try:
-            walks = (self._walks.run(self._walk(ask, reply, funds, deadline)) for ask, reply in asks)
+            walks = (self._walks.run(self._walk(ask, way, reply, funds, deadline)) for ask, way, reply in asks)
             outcomes = await asyncio.gather(*walks, return_exceptions=True)
         finally:
             notices = await asyncio.shield(funds.close())
@@ -202,13 +205,15 @@ class Gateway:
             self._recorder.threshold_crossed(notice)
             self._on_notice(notice)
 
-    async def _walk(self, ask: Ask, found: Reply | None, funds: BatchFunds, deadline: float | None) -> Answer:
+    async def _walk(
+        self, ask: Ask, way: Way | None, found: Reply | None, funds: BatchFunds, deadline: float | None
+    ) -> Answer:
         """One row: the answer of its tier and, where a check rejects that, of the tier to which the route escalates."""
-        reply = found or await self._affordable(ask, funds, deadline)
+        reply = found or await self._affordable(ask, way, funds, deadline)
         problem = self._problem(ask, reply)
         spent = reply.cost_nano
         if upper := self._upper(reply, problem):
-            reply = await self._reply(ask, upper, funds, deadline)
+            reply = await self._reply(self._way(ask, upper), funds, deadline)
             spent += reply.cost_nano
             problem = self._problem(ask, reply)
         return self._answer(ask, reply, problem, spent)
@@ -218,26 +223,23 @@ class Gateway:
         upper = self._plan.route.escalate.to
         return upper if problem and upper and TIERS.index(upper) > TIERS.index(reply.tier) else None
 
-    async def _affordable(self, ask: Ask, funds: BatchFunds, deadline: float | None) -> Reply:
+    async def _affordable(self, ask: Ask, way: Way | None, funds: BatchFunds, deadline: float | None) -> Reply:
         """The answer of the row's tier or, where that has no room and the route says so, of the next cheaper one."""
         tier: Tier | None = ask.prepared.tier
         spent = 0
         while True:
             assert tier is not None
-            reply = await self._reply(ask, tier, funds, deadline)
+            reply = await self._reply(way or self._way(ask, tier), funds, deadline)
             spent += reply.cost_nano
             below = self._plan.route.tier_below(tier)
             if reply.status != "over_budget" or self._plan.route.over_budget != "cheaper" or below is None:
                 return replace(reply, cost_nano=spent)
-            tier = below
+            tier, way = below, None
 
-    async def _reply(self, ask: Ask, tier: Tier, funds: BatchFunds, deadline: float | None) -> Reply:
+    async def _reply(self, way: Way | Reply, funds: BatchFunds, deadline: float | None) -> Reply:
         """A tier's answer: of whoever asks the same, in this process or another, from the store, or by a call."""
-        try:
-            way = self._way_or_error(ask, tier)
-        except RoutingError as error:
-            lane = next(iter(self._lanes[tier].values()))
-            return Reply(None, tier, lane, failure=f"{error.reason}: {error}", status="error", permanent=True)
+        if isinstance(way, Reply):
+            return way
         key = way.keys[0]
         while (asked := self._in_flight.get(key)) is not None:
             if (stored := await asyncio.shield(asked)) is not None:
