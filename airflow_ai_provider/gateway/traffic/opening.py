@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from airflow_ai_provider.gateway.traffic.desk import Desk
-from airflow_ai_provider.gateway.traffic.gate import CircuitChanged, Gate, TrafficGate
+from airflow_ai_provider.gateway.traffic.gate import CircuitChanged, Gate
 from airflow_ai_provider.gateway.traffic.local_desk import LocalDesk
 from airflow_ai_provider.gateway.traffic.redis_desk import Link, RedisDesk
 from airflow_ai_provider.gateway.traffic.terms import Terms, key_of, terms_of
+from airflow_ai_provider.gateway.traffic.traffic_gate import TrafficGate
 from airflow_ai_provider.policy import Deployment
 
 

@@ -31,6 +31,8 @@ TIMEOUT = 1.0
 """Seconds for one round trip; Redis answers in less than one thousandth of that."""
 RECONNECT = 0.25
 """Seconds between two looks for a Redis that is away: all workers are back within ``SETTLE``."""
+CAREFUL = 0.9
+"""How much of its part a process uses alone: schedules that know nothing of each other do not interleave."""
 UNSEEN_WORKERS = 10
 """How many workers a process that never reached Redis takes itself to be one of."""
 _DRIFT = 1e-4
@@ -159,7 +161,7 @@ class RedisDesk:
     def _left_alone(self) -> LocalDesk:
         """A desk for this process' part, which heeds what Redis last said and lets the permits of before be used up."""
         last, now = self._last, self._clock()
-        terms = self._terms.part(last.fraction if last else 1 / UNSEEN_WORKERS)
+        terms = self._terms.part(CAREFUL * last.fraction if last else 1 / UNSEEN_WORKERS)
         state = new_state(terms, "alone")
         if last is not None:
             state.hold_until = now + SETTLE

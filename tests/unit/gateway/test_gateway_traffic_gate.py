@@ -12,8 +12,9 @@ from traffic_world import InProcess, OnRedis, World
 
 from airflow_ai_provider.errors import DeploymentResting, VendorError, VendorPermanentError, VendorTransientError
 from airflow_ai_provider.gateway.providers import base
-from airflow_ai_provider.gateway.traffic.gate import Pass, TrafficGate
 from airflow_ai_provider.gateway.traffic.terms import AIM
+from airflow_ai_provider.gateway.traffic.traffic_gate import GatePass as Pass
+from airflow_ai_provider.gateway.traffic.traffic_gate import TrafficGate
 from airflow_ai_provider.ledger.money import Usage
 
 LATE = 0.03

@@ -14,8 +14,8 @@ from traffic_world import OnRedis
 
 from airflow_ai_provider.errors import DeploymentResting, PolicyError, StoreUnavailable, VendorTransientError
 from airflow_ai_provider.gateway.traffic import open_gates
-from airflow_ai_provider.gateway.traffic.gate import TrafficGate
 from airflow_ai_provider.gateway.traffic.redis_desk import UNSEEN_WORKERS, RemoteClock
+from airflow_ai_provider.gateway.traffic.traffic_gate import TrafficGate
 from airflow_ai_provider.policy import Deployment
 
 PER_SECOND = 100

@@ -15,10 +15,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from airflow_ai_provider.gateway.traffic.desk import Desk
-from airflow_ai_provider.gateway.traffic.gate import CircuitChanged, TrafficGate
+from airflow_ai_provider.gateway.traffic.gate import CircuitChanged
 from airflow_ai_provider.gateway.traffic.local_desk import LocalDesk
 from airflow_ai_provider.gateway.traffic.redis_desk import Link, RedisDesk
 from airflow_ai_provider.gateway.traffic.terms import Terms, terms_of
+from airflow_ai_provider.gateway.traffic.traffic_gate import TrafficGate
 from airflow_ai_provider.policy import Deployment
 
 

@@ -1,0 +1,47 @@
+"""What happened to a process' calls since its last visit to the desk."""
+
+from __future__ import annotations
+
+from airflow_ai_provider.gateway.traffic.desk import ProbeWord
+from airflow_ai_provider.gateway.traffic.terms import Limit
+
+
+class News:
+    """Counts, as the fields of ``Ask`` of the same names have them; ``seconds`` is a sum here."""
+
+    __slots__ = ("back", "cool", "failed", "limited", "ok", "probe", "seconds", "streak")
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.seconds = 0.0
+        self.failed = 0
+        self.streak = 0
+        self.limited = 0
+        self.cool = 0.0
+        self.probe: ProbeWord = ""
+        self.back: dict[Limit, float] = {}
+
+    def good(self, seconds: float) -> None:
+        """A call was answered."""
+        self.ok += 1
+        self.seconds += seconds
+        self.streak = 0
+
+    def refused(self) -> None:
+        """A call was answered by 429."""
+        self.limited += 1
+        self.streak = 0
+
+    def bad(self) -> None:
+        """A call failed as in an outage."""
+        self.failed += 1
+        self.streak += 1
+
+    def unused(self, limit: Limit, units: float) -> None:
+        """Units that were permitted and not used; negative for more than were permitted."""
+        if units:
+            self.back[limit] = self.back.get(limit, 0.0) + units
+
+    @property
+    def mean_seconds(self) -> float:
+        return self.seconds / self.ok if self.ok else 0.0

@@ -1,0 +1,479 @@
+"""The gate of one process: calls wait here until they may leave, and are told when it makes no sense to wait.
+
+``TrafficGate`` is what a process does with permits and slots that it has in hand; where they come from is the desk's
+business (``LocalDesk``, ``RedisDesk``). Calls wait in one line, first come first served; a call costs no task and no
+round trip. One coroutine, the messenger, fetches for all of them, a tenth of a second's worth at a time, and tells the
+desk how the last calls went. For one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+
+from airflow_ai_provider.errors import DeploymentResting, VendorError
+from airflow_ai_provider.gateway.traffic.desk import Ask, CircuitState, Desk, Grant, ProbeWord, Wanted
+from airflow_ai_provider.gateway.traffic.gate import CircuitChanged
+from airflow_ai_provider.gateway.traffic.news import News
+from airflow_ai_provider.gateway.traffic.retry_budget import RetryBudget
+from airflow_ai_provider.gateway.traffic.signals import COOL, RateLimits, cool_down, said_by
+from airflow_ai_provider.gateway.traffic.supply import Supply
+from airflow_ai_provider.gateway.traffic.terms import Limit, Terms
+from airflow_ai_provider.ledger.money import Usage
+
+_BEAT = 0.25
+"""Seconds between two visits of a busy gate to its desk, where nothing else makes it go."""
+_PATIENCE = 0.05
+"""Seconds before it asks again for what it was just refused."""
+_PROBE_KEPT = 2.0
+"""Seconds for which the right to send a probe waits for a call."""
+_LONGEST_COOL = 3600.0
+"""Whatever a vendor says."""
+_MEASURABLE = 0.02
+"""Seconds over which a pace can be told."""
+_EARLY = 0.0005
+"""Timers are no finer than a millisecond."""
+
+
+class GatePass:
+    """See ``gate.Pass``."""
+
+    __slots__ = ("_gate", "_input", "_output", "_probe")
+
+    def __init__(self, gate: TrafficGate, input_tokens: int, output_tokens: int, *, probe: bool) -> None:
+        self._gate = gate
+        self._input = input_tokens
+        self._output = output_tokens
+        self._probe = probe
+        """Whether this is a probe that nothing was said of yet."""
+
+    def answered(self, *, usage: Usage | None, limits: RateLimits | None, seconds: float) -> None:
+        """See ``gate.Pass.answered``."""
+        self._gate._news.good(seconds)
+        self._tell_probe("ok")
+        if usage is not None:
+            self._gate._give_back(0, self._input - usage.input, self._output - usage.output)
+        if limits is not None and (wait := cool_down(limits, self._input + self._output)):
+            self._gate._cool(wait)
+
+    def failed(self, error: VendorError, seconds: float) -> None:
+        """See ``gate.Pass.failed``."""
+        gate, word = self._gate, said_by(error)
+        match word:
+            case "up":
+                gate._news.good(seconds)
+            case "limited":
+                gate._news.refused()
+                gate._cool(error.retry_after or COOL)
+            case "down":
+                gate._news.bad()
+        if not error.billed:
+            gate._give_back(0, self._input, self._output)
+        self._tell_probe("failed" if word == "down" else "ok")
+        if word != "up" and gate._circuit == "closed":
+            gate._visit_in(0.0)
+
+    def unused(self) -> None:
+        """See ``gate.Pass.unused``."""
+        self._gate._give_back(1, self._input, self._output)
+        self._tell_probe("free")
+
+    def leave(self) -> None:
+        """See ``gate.Pass.leave``."""
+        self._tell_probe("free")
+        self._gate._left()
+
+    def _tell_probe(self, word: ProbeWord) -> None:
+        if self._probe:
+            self._probe = False
+            self._gate._news.probe = word
+            self._gate._visit_in(0.0)
+
+
+class _Waiting:
+    """A call in line."""
+
+    __slots__ = ("admitted", "costs", "input", "output", "patient")
+
+    def __init__(
+        self, admitted: asyncio.Future[bool], costs: list[int], tokens: tuple[int, int], patient: bool
+    ) -> None:
+        self.admitted = admitted
+        """Its result says whether it goes as a probe."""
+        self.costs = costs
+        """Units of each of the gate's limits."""
+        self.input, self.output = tokens
+        self.patient = patient
+
+
+class TrafficGate:
+    """See ``gate.Gate``."""
+
+    def __init__(
+        self,
+        name: str,
+        terms: Terms,
+        team: str,
+        desk: Desk,
+        *,
+        on_change: Callable[[CircuitChanged], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._terms = terms
+        self._team = terms.team(team)
+        self._desk = desk
+        self._on_change = on_change
+        self._clock = clock
+        self._worker = uuid.uuid4().hex[:16]
+        self._retries = RetryBudget(clock())
+
+        self._line: deque[_Waiting] = deque()
+        self._pausing: set[asyncio.Future[None]] = set()
+        self._supplies = [Supply(limit) for limit in terms.rates]
+        self._in_use = 0
+        self._slots: int | None = None
+        """``None``: not asked yet."""
+        self._cool_until = 0.0
+        self._circuit: CircuitState = "closed"
+        self._probe_until = 0.0
+        """Until then the next call may go as a probe."""
+        self._interest = False
+        """Somebody would have sent something, had the deployment not rested."""
+
+        self._news = News()
+        self._visited = clock()
+        self._not_before = 0.0
+        """Asking again for what was just refused makes no sense before."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
+        self._wake: asyncio.Event | None = None
+        self._messenger: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # -- what callers do
+
+    @property
+    def resting(self) -> bool:
+        """See ``gate.Gate.resting``."""
+        if self._circuit == "closed" or self._probe_until > self._clock():
+            return False
+        self._interested()
+        return True
+
+    async def enter(self, *, input_tokens: int, output_tokens: int, patient: bool = False) -> GatePass:
+        """See ``gate.Gate.enter``."""
+        if self._circuit != "closed":
+            if self._take_probe():
+                self._admit()
+                return GatePass(self, input_tokens, output_tokens, probe=True)
+            self._interested()
+            if not patient:
+                raise self._rests()
+        admitted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        costs = [supply.cost(1, input_tokens, output_tokens) for supply in self._supplies]
+        waiting = _Waiting(admitted, costs, (input_tokens, output_tokens), patient=patient)
+        self._line_up(waiting)
+        try:
+            probe = admitted.result() if admitted.done() else await admitted
+        except asyncio.CancelledError:
+            self._gave_up(waiting)
+            raise
+        return GatePass(self, input_tokens, output_tokens, probe=probe)
+
+    async def pause(self, seconds: float) -> None:
+        """See ``gate.Gate.pause``."""
+        if self._circuit != "closed":
+            return
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        handle = loop.call_later(seconds, _finish, over)
+        self._pausing.add(over)
+        try:
+            await over
+        finally:
+            handle.cancel()
+            self._pausing.discard(over)
+
+    def may_retry(self) -> bool:
+        """See ``gate.Gate.may_retry``."""
+        return self._retries.take(self._clock())
+
+    async def close(self) -> None:
+        """See ``gate.Gate.close``."""
+        self._closed = True
+        for handle in (self._timer, self._alarm):
+            if handle is not None:
+                handle.cancel()
+        self._turn_away(everybody=True)
+        if self._messenger is not None and self._wake is not None:
+            self._wake.set()
+            await self._messenger
+        await self._desk.close()
+
+    # -- the line
+
+    def _line_up(self, waiting: _Waiting) -> None:
+        self._line.append(waiting)
+        for supply, units in zip(self._supplies, waiting.costs, strict=True):
+            supply.queued += units
+        if len(self._line) == 1:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Let everybody in who may go now, and see to it that this is called again when the next one may."""
+        line, now = self._line, self._clock()
+        for supply in self._supplies:
+            supply.purse.drop_stale(now)
+        while line:
+            first = line[0]
+            if first.admitted.done():  # it has given up
+                line.popleft()
+            elif self._circuit != "closed":
+                if not self._take_probe():
+                    return self._interested()
+                self._pop(probe=True)
+            elif self._slots is None or self._in_use >= self._slots or (moment := self._moment(first)) is None:
+                return self._visit_in(self._not_before - now)
+            elif moment > now + _EARLY:
+                self._look_again_in(moment - now)
+                break
+            else:
+                self._pop(probe=False)
+        for supply in self._supplies:
+            if supply.runs_low:
+                return self._visit_in(self._not_before - now)
+        return None
+
+    def _moment(self, waiting: _Waiting) -> float | None:
+        """When a call may leave; ``None`` where there are too few permits."""
+        latest = self._cool_until
+        for supply, units in zip(self._supplies, waiting.costs, strict=True):
+            moment = supply.purse.moment(units)
+            if moment is None:
+                return None
+            latest = max(latest, moment)
+        return latest
+
+    def _pop(self, *, probe: bool) -> None:
+        waiting = self._line.popleft()
+        for supply, units in zip(self._supplies, waiting.costs, strict=True):
+            supply.use(units, probe=probe)
+        self._admit()
+        waiting.admitted.set_result(probe)
+
+    def _admit(self) -> None:
+        self._in_use += 1
+        self._retries.sent()
+
+    def _left(self) -> None:
+        self._in_use -= 1
+        if self._line:
+            self._let_in()
+
+    def _gave_up(self, waiting: _Waiting) -> None:
+        """A call was cancelled while it waited, or in the moment it was let in."""
+        admitted = waiting.admitted
+        if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
+            unused = GatePass(self, waiting.input, waiting.output, probe=admitted.result())
+            unused.unused()
+            unused.leave()
+            return
+        if not admitted.done() or admitted.cancelled():
+            admitted.cancel()
+            self._leave_line(waiting)
+            self._let_in()
+
+    def _leave_line(self, waiting: _Waiting) -> None:
+        for supply, units in zip(self._supplies, waiting.costs, strict=True):
+            supply.queued -= units
+
+    def _look_again_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._let_in)
+
+    def _turn_away(self, *, everybody: bool = False) -> None:
+        """Tell those in line that the circuit is open; the patient stay."""
+        staying: deque[_Waiting] = deque()
+        for waiting in self._line:
+            if waiting.admitted.done():
+                continue
+            if waiting.patient and not everybody:
+                staying.append(waiting)
+                continue
+            self._leave_line(waiting)
+            waiting.admitted.set_exception(self._rests())
+        self._line = staying
+        for over in self._pausing:
+            _finish(over)
+
+    def _rests(self) -> DeploymentResting:
+        return DeploymentResting(f"deployment {self._name} rests: it failed too often; it is probed until it answers")
+
+    # -- what passes say
+
+    def _give_back(self, requests: int, input_tokens: int, output_tokens: int) -> None:
+        for supply in self._supplies:
+            self._news.unused(supply.limit, supply.cost(requests, input_tokens, output_tokens))
+
+    def _cool(self, seconds: float) -> None:
+        """Nobody may send for so long."""
+        now, seconds = self._clock(), min(seconds, _LONGEST_COOL)
+        if now + seconds > self._cool_until:
+            self._news.cool = max(self._news.cool, seconds)
+            self._cool_to(now + seconds)
+            self._visit_in(0.0)
+
+    def _cool_to(self, moment: float) -> None:
+        if moment > self._cool_until:
+            self._cool_until = moment
+            for supply in self._supplies:
+                supply.purse.drop_before(moment)
+
+    def _interested(self) -> None:
+        """Somebody would send if the deployment did not rest: worth a probe from here."""
+        self._interest = True
+        self._visit_in(_BEAT)
+
+    def _take_probe(self) -> bool:
+        may = self._probe_until > self._clock()
+        self._probe_until = 0.0 if may else self._probe_until
+        return may
+
+    # -- the messenger
+
+    def _visit_in(self, seconds: float) -> None:
+        """Have the messenger go within so many seconds."""
+        if self._closed:
+            return
+        if self._messenger is None or self._wake is None:
+            self._wake = asyncio.Event()
+            self._messenger = asyncio.get_running_loop().create_task(self._run(self._wake))
+        if seconds <= 0:
+            self._wake.set()
+            return
+        at = self._clock() + seconds
+        if self._alarm is not None:
+            if self._alarm_at <= at:
+                return
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+
+    async def _run(self, wake: asyncio.Event) -> None:
+        """Go to the desk whenever there is reason to, and a last time when the gate closes."""
+        while True:
+            await wake.wait()
+            wake.clear()
+            if self._closed:
+                await self._desk.ask(self._ask(leaving=True))
+                return
+            if self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
+            ask = self._ask()
+            self._take(ask, await self._desk.ask(ask))
+            self._let_in()
+            if ask.want or self._in_use or self._line or self._interest:
+                self._visit_in(_BEAT)
+
+    def _ask(self, *, leaving: bool = False) -> Ask:
+        now = self._clock()
+        news, self._news = self._news, News()
+        self._measure(now)
+        self._return_permits(now, news, all_of_them=leaving)
+        return Ask(
+            worker=self._worker,
+            team=self._team,
+            in_use=self._in_use,
+            want=0 if leaving else self._slots_wanted(),
+            units={} if leaving else self._units_wanted(),
+            back=news.back,
+            ok=news.ok,
+            seconds=news.mean_seconds,
+            failed=news.failed,
+            streak=news.streak,
+            limited=news.limited,
+            cool=news.cool,
+            probe=news.probe or self._probe_word(now),
+            leaving=leaving,
+        )
+
+    def _slots_wanted(self) -> int:
+        """For all who run and wait, and a few to come, so that they need not wait for a visit."""
+        busy = self._in_use + len(self._line)
+        return min(busy + max(4, self._in_use // 2), self._terms.concurrency) if busy else 0
+
+    def _measure(self, now: float) -> None:
+        passed = now - self._visited
+        if passed >= _MEASURABLE:
+            self._visited = now
+            for supply in self._supplies:
+                supply.measure(passed, min(1.0, passed / _BEAT))
+
+    def _return_permits(self, now: float, news: News, *, all_of_them: bool) -> None:
+        """Without anybody in line, what will not be used soon goes back."""
+        for supply in self._supplies:
+            supply.purse.drop_stale(now)
+            if all_of_them or (supply.idle and not self._line):
+                news.unused(supply.limit, supply.purse.empty_after(now))
+
+    def _units_wanted(self) -> dict[Limit, Wanted]:
+        """Permits for those who have slots to go with them."""
+        if self._circuit != "closed":
+            return {}
+        free = max(0, (self._terms.concurrency if self._slots is None else self._slots) - self._in_use)
+        first = next((waiting for waiting in self._line if not waiting.admitted.done()), None)
+        costs = first.costs if first and free else [0] * len(self._supplies)
+        share = min(1.0, free / len(self._line)) if self._line else 0.0
+        return {
+            supply.limit: wanted
+            for supply, cost in zip(self._supplies, costs, strict=True)
+            if (wanted := supply.wanted(first=cost, share=share)) is not None
+        }
+
+    def _probe_word(self, now: float) -> ProbeWord:
+        if self._circuit == "closed":
+            return ""
+        if self._probe_until > now:
+            return ""
+        if self._probe_until:
+            self._probe_until = 0.0
+            return "free"
+        return "want" if self._interest else ""
+
+    def _take(self, ask: Ask, grant: Grant) -> None:
+        now = self._clock()
+        helped = bool(grant.permits) or grant.slots > (self._slots or 0)
+        self._not_before = 0.0 if helped else now + _PATIENCE
+        self._slots = grant.slots
+        self._cool_to(grant.cool_until)
+        for supply in self._supplies:
+            if supply.limit in grant.permits:
+                supply.purse.add(grant.permits[supply.limit])
+        if ask.probe == "want":
+            self._interest = False
+        if grant.probe:
+            self._probe_until = now + _PROBE_KEPT
+        if grant.circuit != self._circuit:
+            self._switch(grant, now)
+
+    def _switch(self, grant: Grant, now: float) -> None:
+        was, self._circuit = self._circuit, grant.circuit
+        if was == "closed":
+            for supply in self._supplies:
+                supply.purse.empty_after(now)
+            self._turn_away()
+        if grant.circuit == "closed":
+            self._probe_until, self._interest = 0.0, False
+        self._on_change(CircuitChanged(self._name, grant.circuit, grant.reason, grant.changed))
+
+
+def _finish(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)
