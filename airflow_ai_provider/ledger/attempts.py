@@ -201,7 +201,7 @@ def _present(conn: Connection, table: Table, attempt_ids: Sequence[str]) -> froz
 def _write(conn: Connection, settled: Sequence[Settled], budget_sets: Mapping[str, str | None]) -> None:
     if not settled:
         return
-    make_months(conn, {month_of(item.created_at) for item in settled})
+    make_months(conn, {month_of(moment) for moment in {item.created_at for item in settled}})
     rows = [_row(item, budget_sets.get(item.attempt_id)) for item in settled]
     insert_rows(conn, llm_requests, _SETTLED_COLUMNS, rows)
     for key, sums in sorted(_daily(settled).items()):
