@@ -1,8 +1,9 @@
 """A rerun in which everything is reused, from Parquet to Parquet: rows a second, CPU a row, peak memory.
 
-The first pass, with the offline model, fills the store; then other runs of the same team find every answer there: a
-tenth of the rows, to compare the memory, and all of them. Ledger and store are PostgreSQL and Redis, then the embedded
-SQLite. Each run is a process of its own, which answers 100 other rows before the clock starts.
+The first pass, with the offline model, fills the store with 10,000 answers; then other runs of the same team find every
+answer there: a tenth of the rows, to compare the memory, and all of them, of which many ask the same. The rows are
+inquiries of some 60 characters, and then of 450 with an e-mail address each. Ledger and store are PostgreSQL and Redis,
+then the embedded SQLite. Each run is a process of its own, which answers 100 other rows before the clock starts.
 
 The peer is curator, which keeps whole data sets: the same rows again are its old file handed out, and one row more asks
 for all of them anew. Its first pass takes minutes, so its rows are fewer.
@@ -14,14 +15,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lab import Client, Figures, environment, keep_to_core, parquet, policy, servers
+from lab import Client, Figures, environment, keep_to_core, long_text, parquet, policy, servers, short_text
 
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 _ROWS = 100_000
+_DISTINCT = 10_000
 _PEER_ROWS = 5_000
 _OURS = Client("governed", "governed.py", "run")
 
@@ -31,27 +34,39 @@ def main(rows: int) -> None:
     print(f"{'':<46}{'rows':>10}{'asked again':>12}{'CPU ms/row':>11}{'rows/s':>9}{'peak MB':>9}")
     with tempfile.TemporaryDirectory() as folder, servers() as addresses:
         home = Path(folder)
-        sources = {count: parquet(home / f"{count}.parquet", 0, count) for count in (rows // 10, rows, rows + 1)}
-        warm_up = parquet(home / "warm.parquet", 2 * rows, 100)
-        for name, parts in (("PostgreSQL and Redis", addresses), ("SQLite", {})):
-            _ours(home / name.partition(" ")[0], name, parts | {"warm_up": str(warm_up)}, sources, rows)
+        for kind, text in (("60 characters", short_text), ("450, an e-mail", long_text)):
+            sources = _sources(home / kind.partition(" ")[0], rows, text)
+            for name, parts in (("PostgreSQL and Redis", addresses), ("SQLite", {})):
+                place = home / f"{kind} {name}".replace(" ", "-")
+                _ours(place, f"{name}, {kind}", parts, sources, rows)
         _peer(home)
 
 
-def _ours(home: Path, name: str, parts: dict[str, str], sources: dict[int, Path], rows: int) -> None:
+def _sources(folder: Path, rows: int, text: Callable[[int], str]) -> dict[str, Path]:
+    folder.mkdir()
+
+    def asked(number: int) -> str:
+        return text(number % _DISTINCT if number < rows else _DISTINCT)  # the one row more asks something new
+
+    counts = {"first": _DISTINCT, "tenth": rows // 10, "whole": rows, "more": rows + 1}
+    made = {name: parquet(folder / f"{name}.parquet", 0, count, asked) for name, count in counts.items()}
+    return made | {"warm": parquet(folder / "warm.parquet", 0, 100, lambda number: text(10**7 + number))}
+
+
+def _ours(home: Path, name: str, parts: dict[str, str], sources: dict[str, Path], rows: int) -> None:
     home.mkdir()
     model = policy(home / "policy.yaml", model="offline/extractive", concurrency=64)
-    job: dict[str, Any] = {"policy": str(model), "home": str(home / "home"), **parts}
+    job: dict[str, Any] = {"policy": str(model), "home": str(home / "home"), "warm_up": str(sources["warm"]), **parts}
 
-    def send(run: str, count: int) -> Figures:
-        return _OURS.run(**job, source=str(sources[count]), sink=str(home / run), run=run)
+    def send(run: str) -> Figures:
+        return _OURS.run(**job, source=str(sources[run]), sink=str(home / run), run=f"{name} {run}")
 
-    _line(f"governed, {name}, first pass", send("first", rows))
-    tenth, whole = send("tenth", rows // 10), send("whole", rows)
+    _line(f"{name}, first", send("first"))
+    tenth, whole = send("tenth"), send("whole")
     assert (tenth.reused, whole.reused) == (rows // 10, rows), "everything is reused"
-    _line(f"governed, {name}, a tenth again", tenth)
-    _line(f"governed, {name}, again", whole)
-    _line(f"governed, {name}, one row more", send("more", rows + 1))
+    _line(f"{name}, a tenth", tenth)
+    _line(f"{name}, again", whole)
+    _line(f"{name}, one row more", send("more"))
     print(f"{f'  peak memory of {rows:,} ÷ {rows // 10:,} rows':<78}{whole.peak_mb / tenth.peak_mb:>19.2f}")
 
 

@@ -74,17 +74,23 @@ def _cpu_seconds() -> float:
 
 def texts(first: int, count: int) -> list[str]:
     """Inquiries of some 450 characters, each another one, each with an e-mail address."""
-    return [_text(number) for number in range(first, first + count)]
+    return [long_text(number) for number in range(first, first + count)]
 
 
-def _text(number: int) -> str:
+def short_text(number: int) -> str:
+    """An inquiry of some 60 characters, as most are, with nothing personal in it."""
+    words = [_WORDS[(number * step + step * step) % len(_WORDS)] for step in range(1, 6)]
+    return f"Question {number}: what about my {' '.join(words)}?"
+
+
+def long_text(number: int) -> str:
     words = [_WORDS[(number * step + step * step) % len(_WORDS)] for step in range(1, 70)]
     head = f"Question {number} of customer{number}@example.com: "
     return (head + " ".join(words))[:_ROW_CHARS]
 
 
-def parquet(path: Path, first: int, count: int) -> Path:
-    """A source of ``texts`` with an ``id``, written in pieces: the million rows need not fit in memory."""
+def parquet(path: Path, first: int, count: int, text: Callable[[int], str] = long_text) -> Path:
+    """A source of texts with an ``id``, written in pieces: the million rows need not fit in memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -93,7 +99,8 @@ def parquet(path: Path, first: int, count: int) -> Path:
         for start in range(first, first + count, 50_000):
             size = min(50_000, first + count - start)
             ids = pa.array(range(start, start + size), pa.int64())
-            writer.write_table(pa.table([ids, pa.array(texts(start, size))], schema=schema), row_group_size=10_000)
+            made = pa.array([text(number) for number in range(start, start + size)])
+            writer.write_table(pa.table([ids, made], schema=schema), row_group_size=10_000)
     return path
 
 
