@@ -9,7 +9,7 @@
 - *unpaced*: 300 ms latency and no limit: calls against concurrency ÷ latency.
 - *CPU*: what a gate adds to a call, beside the same calls behind an ``asyncio.Semaphore``.
 
-The script fails where a claim of docs/policy.md#pacing does not hold: 97% used, 0.5% answered 429, shares within 5%,
+The script fails where a claim of docs/policy.md#limits does not hold: 97% used, 0.5% answered 429, shares within 5%,
 2 s, 1%, 15 s, 95%, 0.03 ms.
 """
 
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from pacing_worker import Load, Report, start
 from services import RedisServer, redis_server
 
-from airflow_ai_provider.gateway.traffic import Gate, open_gates
+from airflow_ai_provider.gateway.traffic import open_gates
 from airflow_ai_provider.policy import Deployment
 from airflow_ai_provider.testing.behaviour import Faults, Latency, Limits
 from airflow_ai_provider.testing.journal import read_requests
@@ -41,6 +41,8 @@ from airflow_ai_provider.testing.vendor import VendorProcess
 
 _WORKERS, _PER_SECOND, _LATENCY = 4, 100, 0.05
 _PACED = {"model": "openai/m", "rpm": 60 * _PER_SECOND, "concurrency": 64}
+_TIMES = 3
+"""CPU is the least of so many runs: what else runs on the machine costs a loop its caches."""
 _SHARES = {"search": 0.7, "support": 0.3}
 failed: list[str] = []
 
@@ -175,10 +177,10 @@ def cpu(server: RedisServer) -> None:
     print(f"\n{'CPU a call at 1,000 calls/s':34} {'µs':>6} {'added':>7} {'÷ Semaphore':>12}")
     said: dict[str, Any] = {"model": "openai/m", "rpm": 600_000, "tpm": 60_000_000, "concurrency": 2000}
     for at_once in (64, 1000):
-        bare = uvloop.run(_bare(at_once))
+        bare = min(uvloop.run(_bare(at_once)) for _ in range(_TIMES))
         print(f"{f'asyncio.Semaphore, {at_once} at once':34} {bare * 1e6:6.1f}")
         for name, url in (("in process", None), ("Redis", server.url)):
-            took = uvloop.run(_gated(said, url, at_once))
+            took = min(uvloop.run(_gated(said, url, at_once)) for _ in range(_TIMES))
             added = (took - bare) * 1e6
             print(f"{f'gate, {name}, {at_once} at once':34} {took * 1e6:6.1f} {added:7.1f} {took / bare:12.2f}")
             claim(added <= 30, f"{added:.0f} µs of CPU a call ({name}, {at_once} at once)")
@@ -207,11 +209,7 @@ async def _gated(said: dict[str, Any], url: str | None, at_once: int) -> float:
     try:
         return await _measured(call, at_once)
     finally:
-        await _close(gate)
-
-
-async def _close(gate: Gate) -> None:
-    await gate.close()
+        await gate.close()
 
 
 async def _measured(call: Any, at_once: int, calls: int = 5000) -> float:

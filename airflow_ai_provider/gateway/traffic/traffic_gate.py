@@ -227,6 +227,9 @@ class TrafficGate:
     def _let_in(self) -> None:
         """Let everybody in who may go now, and see to it that this is called again when the next one may."""
         line, now = self._line, self._clock()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for supply in self._supplies:
             supply.purse.drop_stale(now)
         while line:
@@ -240,7 +243,7 @@ class TrafficGate:
             elif self._slots is None or self._in_use >= self._slots or (moment := self._moment(first)) is None:
                 return self._visit_in(self._not_before - now)
             elif moment > now + _EARLY:
-                self._look_again_in(moment - now)
+                self._timer = asyncio.get_running_loop().call_later(moment - now, self._let_in)
                 break
             else:
                 self._pop(probe=False)
@@ -272,7 +275,7 @@ class TrafficGate:
 
     def _left(self) -> None:
         self._in_use -= 1
-        if self._line:
+        if self._line and self._timer is None:  # otherwise the line waits for its moment, not for a slot
             self._let_in()
 
     def _gave_up(self, waiting: _Waiting) -> None:
@@ -291,11 +294,6 @@ class TrafficGate:
     def _leave_line(self, waiting: _Waiting) -> None:
         for supply, units in zip(self._supplies, waiting.costs, strict=True):
             supply.queued -= units
-
-    def _look_again_in(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._let_in)
 
     def _turn_away(self, *, everybody: bool = False) -> None:
         """Tell those in line that the circuit is open; the patient stay."""
