@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
-from airflow_ai_provider.errors import VendorError, VendorTransientError
+from airflow_ai_provider.errors import JobStopped, VendorError, VendorTransientError
 from airflow_ai_provider.gateway.identity import attempt_id
 from airflow_ai_provider.gateway.job import Caller, Message
 from airflow_ai_provider.gateway.lanes import Lane, schema_bytes
 from airflow_ai_provider.gateway.prepare import Prepared
-from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest, RateLimits
+from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 from airflow_ai_provider.gateway.stopping import Walks
@@ -84,7 +84,6 @@ class Outcome:
     cost_nano: int
     still_held: bool = False
     """The attempt cost nothing; its share of the hold may serve the next one."""
-    limits: RateLimits | None = None
 
 
 class Attempts:
@@ -146,6 +145,7 @@ class Attempts:
                 request = self.request(ask, tier, lane, passed_over)
                 attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
                 messages = await prepared.wire_messages()
+                self._walks.check()
                 self._recorder.ensure_durable()
                 await self._journal.open(attempt)
             except BaseException:
@@ -153,9 +153,14 @@ class Attempts:
                 turn.leave()
                 raise
             started = time.monotonic()
+            if self._walks.stopping:  # it is open, and was not sent
+                turn.unused()
+                turn.leave()
+                unsent = VendorTransientError(f"{lane.name}: stopped before it was sent", kind="stopped")
+                await self._settle(self._failed(attempt, unsent, started), prepared, None)
+                raise JobStopped
             try:
-                outcome, settled = await self._send(ask, tier, lane, messages, key, attempt, ends, started)
-                _tell(turn, outcome, settled.usage, time.monotonic() - started)
+                outcome, settled = await self._send(turn, ask, tier, lane, messages, key, attempt, ends, started)
             finally:
                 turn.leave()
             await self._settle(settled, prepared, outcome.stored.text if outcome.stored else None)
@@ -163,6 +168,7 @@ class Attempts:
 
     async def _send(
         self,
+        turn: Pass,
         ask: Ask,
         tier: Tier,
         lane: Lane,
@@ -176,16 +182,19 @@ class Attempts:
         try:
             reply = await lane.provider.complete(self._model_request(attempt.attempt_id, messages, lane, ends))
         except VendorError as error:
+            turn.failed(error, time.monotonic() - started)
             settled = self._failed(attempt, error, started)
             return Outcome(None, error, settled.cost_nano, still_held=settled.keeps_hold), settled
         except asyncio.CancelledError:
             cut = VendorTransientError(f"{lane.name}: stopped before it answered", kind="stopped", billed=True)
             await self._settle(self._failed(attempt, cut, started), ask.prepared, None)
             raise
+        # At once: news of an answer that waits for the store would come after failures that were later.
+        turn.answered(usage=reply.usage, limits=reply.limits, seconds=time.monotonic() - started)
         settled = self._succeeded(attempt, lane, reply, started, escalated=tier != ask.prepared.tier)
         stored = self._stored(reply, ask.prepared, lane, settled.cost_nano)
         await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
-        return Outcome(stored, None, settled.cost_nano, limits=reply.limits), settled
+        return Outcome(stored, None, settled.cost_nano), settled
 
     def _model_request(self, attempt: str, messages: Sequence[Message], lane: Lane, ends: float | None) -> ModelRequest:
         timeout = float(lane.deployment.timeout)
@@ -297,14 +306,6 @@ async def in_time(waiting: Awaitable[T], ends: float | None) -> T:
         return await waiting
     async with asyncio.timeout_at(ends):
         return await waiting
-
-
-def _tell(turn: Pass, outcome: Outcome, usage: Usage | None, seconds: float) -> None:
-    """What the deployment's gate learns from an attempt."""
-    if outcome.error is not None:
-        turn.failed(outcome.error, seconds)
-    else:
-        turn.answered(usage=usage, limits=outcome.limits, seconds=seconds)
 
 
 def _milliseconds(started: float) -> int:

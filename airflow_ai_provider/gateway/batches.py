@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from airflow_ai_provider.errors import AIProviderError, JobStopped
+from airflow_ai_provider.errors import JobStopped
 from airflow_ai_provider.gateway.answer import FINAL
 from airflow_ai_provider.gateway.gateway import Gateway
 from airflow_ai_provider.gateway.job import MapJob
@@ -61,7 +61,7 @@ class Batches:
         while not self._failures and not stop.is_set():
             try:
                 item = await asyncio.to_thread(next, batches, None)
-            except AIProviderError as broken:  # the source, on the way
+            except Exception as broken:  # noqa: BLE001 - the source, on the way; batches under way end first
                 self._failures.append(broken)
                 return
             if item is None or stop.is_set():

@@ -19,6 +19,8 @@ from airflow_ai_provider.policy import Tier
 _OPEN = "circuit_open"
 _LOOK_AGAIN_SECONDS = 1.0
 """How often a row that no deployment takes looks whether a circuit has closed."""
+_LEAST_PATIENCE = 60.0
+"""Seconds that such a row waits at least, whatever its retries would take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,9 @@ class _Walk:
         self.failure = failure
         self.passed_over = PassedOver(lane.name, reason)
 
+    def met_open_circuit(self, lane: Lane) -> bool:
+        return self.passed_over == PassedOver(lane.name, _OPEN)
+
     async def enter_doors(self) -> None:
         if not self.at_doors:
             await self.doors.acquire()
@@ -117,14 +122,20 @@ class Calls:
         While the circuits of all that could answer are open the row waits, as long as its retries might have taken.
         """
         retry, way = self._plan.route.retry, walk.way
-        patience = asyncio.get_running_loop().time() + retry.attempts * retry.max_wait
+        patience = asyncio.get_running_loop().time() + max(retry.attempts * retry.max_wait, _LEAST_PATIENCE)
+        asked: set[str] = set()
         try:
             while True:
                 resting, walk.passed_over = False, None  # each time, the first is asked first
                 for lane, key in zip(way.lanes, way.keys, strict=True):
+                    if lane.name in asked:
+                        continue
                     if (reply := await self._ask_lane(walk, lane, key)) is not None:
                         return reply
-                    resting |= walk.passed_over == PassedOver(lane.name, _OPEN)
+                    if walk.met_open_circuit(lane):
+                        resting = True
+                    else:  # it has had its attempts
+                        asked.add(lane.name)
                 if not resting or asyncio.get_running_loop().time() > patience:
                     break
                 walk.leave_doors()

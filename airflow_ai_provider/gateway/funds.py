@@ -62,6 +62,8 @@ class BatchFunds:
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
         self._taken = self._held = False
         self._broken: BaseException | None = None
+        self._closed = False
+        self._returning: set[asyncio.Task[None]] = set()
 
     async def room(self, amount: int) -> str | None:
         """Hold ``amount`` nano-dollars. Returns ``None`` once it is held, or the name of the budget that is spent.
@@ -69,13 +71,26 @@ class BatchFunds:
         Waits while calls in flight, here or in any other live process, could still release the room.
         """
         while True:
-            answer = await self._asks.ask(amount)
+            asked = self._asks.put(amount)
+            try:
+                answer = await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                asked.add_done_callback(lambda done: self._unwanted(done, amount))
+                raise
             if answer is True:
                 return None
             if isinstance(answer, str):
                 return answer
             if self._broken is not None:
                 raise self._broken
+
+    def _unwanted(self, asked: asyncio.Future[str | bool], amount: int) -> None:
+        """Who asked has gone: what was granted all the same goes back at once."""
+        if self._closed or asked.cancelled() or asked.exception() is not None or asked.result() is not True:
+            return
+        task = asyncio.get_running_loop().create_task(self.give_back(amount))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     async def give_back(self, amount: int) -> None:
         """Release a share that no attempt will use: other rows may be waiting for the room."""
@@ -87,6 +102,10 @@ class BatchFunds:
 
     async def close(self) -> list[Notice]:
         """Release what the batch did not use. Returns thresholds that were crossed and that nobody has told yet."""
+        self._closed = True
+        await self._asks.idle()  # a group of rows that were cancelled may be about to take room
+        if self._returning:
+            await asyncio.wait(self._returning)
         if not self._taken:
             return []
         now, runs = datetime.now(UTC), count()
@@ -132,11 +151,13 @@ class BatchFunds:
         """For each amount: ``True`` it is held, ``False`` ask again, or the budget that will not have room."""
         self._taken = True
         async with self._line:
+            if self._closed:
+                return [False] * len(amounts)
             grant = await self._journal.run(self._once(lambda conn: self._hold(conn, amounts)))
             self._held |= grant.granted > 0
             self.limit_changes += grant.limit_changes
             answers = self._answers(grant, amounts)
-            if not any(answers) and self._broken is None:
+            if not any(answers) and self._broken is None and not self._closed:
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the looks
         return answers
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from airflow_ai_provider.errors import JobStopped, PrivacyError, PromptError, RoutingError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
-from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan
+from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan, in_time
 from airflow_ai_provider.gateway.calling import Calls, Reply, Way
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
@@ -242,7 +242,11 @@ class Gateway:
             return way
         key = way.keys[0]
         while (asked := self._in_flight.get(key)) is not None:
-            if (stored := await asyncio.shield(asked)) is not None:
+            try:
+                stored = await in_time(asyncio.shield(asked), deadline)
+            except TimeoutError:
+                return _late(way)
+            if stored is not None:
                 return await self._reused(way, stored)
         mine = self._in_flight[key] = asyncio.get_running_loop().create_future()
         answer: Stored | None = None
@@ -250,7 +254,10 @@ class Gateway:
             if self._shared_scope is None:
                 answer = await self._store.find(way.keys, run=self._plan.run, ttl=self._ttl)
             else:
-                answer = await self._of_another(key)
+                try:
+                    answer = await in_time(self._of_another(key), deadline)
+                except TimeoutError:
+                    return _late(way)
             if answer is not None:
                 return await self._reused(way, answer)
             reply = await self._asked(way, funds, deadline)
@@ -296,8 +303,8 @@ class Gateway:
     def _problem(self, ask: Ask, reply: Reply) -> str | None:
         if reply.stored is None:
             return None
-        prepared = ask.prepared
         try:
+            prepared = ask.prepared.at(reply.tier)
             return self._checks.problem(
                 self._content(reply.stored),
                 prepared.text,
@@ -335,6 +342,11 @@ class Gateway:
             saved_nano=stored.cost_nano if stored and reply.reused else 0,
             short_nano=reply.short_nano,
         )
+
+
+def _late(way: Way) -> Reply:
+    failure = "deadline: the same request was still waiting for its answer elsewhere"
+    return Reply(None, way.tier, way.lanes[0], failure=failure, status="error")
 
 
 def _refused(error: PromptError | PrivacyError, name: str) -> Answer:

@@ -70,10 +70,11 @@ class Walks:
     async def stop(self, grace_seconds: float) -> None:
         """Return when every walk has ended."""
         self.stopping = True
-        for task in self._walking - self._sending:
-            task.cancel()
-        if self._walking:
-            await asyncio.wait(set(self._walking), timeout=grace_seconds)
+        ends = asyncio.get_running_loop().time() + grace_seconds
+        while self._walking and (left := ends - asyncio.get_running_loop().time()) > 0:
+            for task in self._walking - self._sending:  # also who has come back meanwhile, and would wait again
+                task.cancel()
+            await asyncio.wait(set(self._walking), timeout=min(left, 0.2))
         while self._walking:
             for task in self._walking:
                 task.cancel()
@@ -94,6 +95,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._result: Future[Any] = Future()
+        self._asked_to_stop = False
 
     def run(self) -> Any:
         """The result of ``main``. Raises what it raises, or what a signal handler raised here, once it has ended."""
@@ -118,6 +120,8 @@ class Worker:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 self._loop = runner.get_loop()
                 self._stop = asyncio.Event()
+                if self._asked_to_stop:
+                    self._stop.set()
                 result = runner.run(self._main(self._stop))
         except BaseException as error:  # noqa: BLE001 - belongs to whoever waits for the result
             self._result.set_exception(error)
@@ -125,6 +129,7 @@ class Worker:
             self._result.set_result(result)
 
     def _ask_to_stop(self) -> None:
+        self._asked_to_stop = True
         if self._loop is not None and self._stop is not None:
             with suppress(RuntimeError):  # the loop has ended in between
                 self._loop.call_soon_threadsafe(self._stop.set)

@@ -30,6 +30,8 @@ _KEPT_SECONDS = 4.0
 """Below the shortest time in common use for which a server keeps an idle connection: 5 s, uvicorn's (vLLM, litellm)."""
 _NAMES_SECONDS = 60
 """How long a host's addresses are remembered."""
+_TIMEOUTS = 16
+"""Kept to be used again."""
 _WHOLE_BODY = 2**20
 """A larger body is written piece by piece, so that others are served in between."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -118,7 +120,8 @@ class OpenAICompatibleProvider:
         known = self._timeouts.get(seconds)
         if known is None:
             known = aiohttp.ClientTimeout(total=seconds, connect=seconds / 2, ceil_threshold=seconds)
-            self._timeouts[seconds] = known
+            if len(self._timeouts) < _TIMEOUTS:  # a deadline makes every one different
+                self._timeouts[seconds] = known
         return known
 
 

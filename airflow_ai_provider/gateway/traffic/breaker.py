@@ -37,7 +37,7 @@ def judge(circuit: Circuit, terms: BreakerTerms, *, ok: int, failed: int, streak
     """Open a closed circuit if it is time. Answers to what was sent before it opened change nothing any more."""
     if circuit.state != "closed" or not (ok or failed):
         return
-    circuit.streak = streak if ok else circuit.streak + failed
+    circuit.streak = streak if ok else circuit.streak + streak
     fade = math.exp(-(now - circuit.counted) / terms.window)
     circuit.good, circuit.bad, circuit.counted = circuit.good * fade + ok, circuit.bad * fade + failed, now
     calls = circuit.good + circuit.bad

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from airflow_ai_provider.gateway.traffic.desk import ProbeWord
 from airflow_ai_provider.gateway.traffic.terms import Limit
 
@@ -9,9 +11,11 @@ from airflow_ai_provider.gateway.traffic.terms import Limit
 class News:
     """Counts, as the fields of ``Ask`` of the same names have them; ``seconds`` is a sum here."""
 
-    __slots__ = ("back", "cool", "failed", "limited", "ok", "probe", "seconds", "streak")
+    __slots__ = ("alive_at", "back", "cool", "failed", "limited", "ok", "probe", "seconds", "streak")
 
-    def __init__(self) -> None:
+    def __init__(self, alive_at: float = -math.inf) -> None:
+        """``alive_at`` is when a call was answered last."""
+        self.alive_at = alive_at
         self.ok = 0
         self.seconds = 0.0
         self.failed = 0
@@ -21,21 +25,27 @@ class News:
         self.probe: ProbeWord = ""
         self.back: dict[Limit, float] = {}
 
-    def good(self, seconds: float) -> None:
+    def good(self, seconds: float, now: float) -> None:
         """A call was answered."""
         self.ok += 1
         self.seconds += seconds
-        self.streak = 0
+        self._alive(now)
 
-    def refused(self) -> None:
+    def refused(self, now: float) -> None:
         """A call was answered by 429."""
         self.limited += 1
-        self.streak = 0
+        self._alive(now)
 
-    def bad(self) -> None:
-        """A call failed as in an outage."""
+    def bad(self, sent: float) -> None:
+        """A call failed as in an outage. Calls that were sent together time out together: what was answered after this
+        one was sent ends no streak that it could be part of."""
         self.failed += 1
-        self.streak += 1
+        if sent >= self.alive_at:
+            self.streak += 1
+
+    def _alive(self, now: float) -> None:
+        self.alive_at = now
+        self.streak = 0
 
     def unused(self, limit: Limit, units: float) -> None:
         """Units that were permitted and not used; negative for more than were permitted."""

@@ -161,7 +161,7 @@ end
 
 local function judge(circuit)
   if circuit.state ~= 'closed' or (ask.ok == 0 and ask.failed == 0) then return end
-  circuit.streak = ask.ok > 0 and ask.streak or circuit.streak + ask.failed
+  circuit.streak = ask.ok > 0 and ask.streak or circuit.streak + ask.streak
   local fade = math.exp(-(now - circuit.counted) / terms.breaker.window)
   circuit.good, circuit.bad = circuit.good * fade + ask.ok, circuit.bad * fade + ask.failed
   circuit.counted = now

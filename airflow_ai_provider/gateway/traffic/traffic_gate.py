@@ -52,7 +52,7 @@ class GatePass:
 
     def answered(self, *, usage: Usage | None, limits: RateLimits | None, seconds: float) -> None:
         """See ``gate.Pass.answered``."""
-        self._gate._news.good(seconds)
+        self._gate._news.good(seconds, self._gate._clock())
         self._tell_probe("ok")
         if usage is not None:
             self._gate._give_back(0, self._input - usage.input, self._output - usage.output)
@@ -64,12 +64,12 @@ class GatePass:
         gate, word = self._gate, said_by(error)
         match word:
             case "up":
-                gate._news.good(seconds)
+                gate._news.good(seconds, gate._clock())
             case "limited":
-                gate._news.refused()
-                gate._cool(error.retry_after or COOL)
+                gate._news.refused(gate._clock())
+                gate._cool(COOL if error.retry_after is None else error.retry_after)
             case "down":
-                gate._news.bad()
+                gate._news.bad(gate._clock() - seconds)
         if not error.billed:
             gate._give_back(0, self._input, self._output)
         self._tell_probe("failed" if word == "down" else "ok")
@@ -382,7 +382,7 @@ class TrafficGate:
 
     def _ask(self, *, leaving: bool = False) -> Ask:
         now = self._clock()
-        news, self._news = self._news, News()
+        news, self._news = self._news, News(self._news.alive_at)
         self._measure(now)
         self._return_permits(now, news, all_of_them=leaving)
         return Ask(
@@ -469,7 +469,9 @@ class TrafficGate:
             self._turn_away()
         if grant.circuit == "closed":
             self._probe_until, self._interest = 0.0, False
-        self._on_change(CircuitChanged(self._name, grant.circuit, grant.reason, grant.changed))
+        # Whatever a listener raises is the loop's to report: calls wait for this coroutine.
+        changed = CircuitChanged(self._name, grant.circuit, grant.reason, grant.changed)
+        asyncio.get_running_loop().call_soon(self._on_change, changed)
 
 
 def _finish(over: asyncio.Future[None]) -> None:
