@@ -78,7 +78,6 @@ def test_each_key_is_asked_by_one_process_at_a_time_and_paid_once(crew: Crew) ->
         lines.sort(key=lambda line: line["began"])
         assert [line["kept"] for line in lines] == [*[False] * (len(lines) - 1), True]
         assert all(one["ended"] <= two["began"] for one, two in pairwise(lines))
-    assert len({line["who"] for line in crew.asked()}) == 4, "nobody did it alone"
 
 
 @pytest.mark.timeout(60)
