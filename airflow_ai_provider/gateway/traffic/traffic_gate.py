@@ -34,6 +34,8 @@ _LONGEST_COOL = 3600.0
 """Whatever a vendor says."""
 _MEASURABLE = 0.02
 """Seconds over which a pace can be told."""
+_TICK = 0.002
+"""Seconds between two looks at the line: those whose moments are closer together go together, none of them early."""
 _EARLY = 0.0005
 """Timers are no finer than a millisecond."""
 
@@ -243,7 +245,7 @@ class TrafficGate:
             elif self._slots is None or self._in_use >= self._slots or (moment := self._moment(first)) is None:
                 return self._visit_in(self._not_before - now)
             elif moment > now + _EARLY:
-                self._timer = asyncio.get_running_loop().call_later(moment - now, self._let_in)
+                self._timer = asyncio.get_running_loop().call_later(max(moment - now, _TICK), self._let_in)
                 break
             else:
                 self._pop(probe=False)
