@@ -235,3 +235,33 @@ async def test_a_batch_whose_hold_was_swept_away_takes_no_more_room(bank: Bank) 
         await bank.spend(batch, 60, 60)
     await batch.close()
     assert bank.books() == (0, 0)
+
+
+async def test_what_is_granted_to_a_row_that_has_gone_goes_back(bank: Bank) -> None:
+    """A deadline ends the row's wait while its group is on its way to the ledger; others may have the room."""
+    batch = bank.batch()
+    gone = asyncio.create_task(batch.room(80))
+    while not batch._taken:  # noqa: ASYNC110 - its group is under way then
+        await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert await asyncio.wait_for(batch.room(60), 10) is None
+    assert bank.books() == (0, 60)
+    await batch.close()
+    assert bank.books() == (0, 0)
+
+
+async def test_a_closed_batch_takes_nothing_more(bank: Bank) -> None:
+    """Its rows were cancelled while another batch kept the process' line."""
+    batch = bank.batch()
+    async with batch._line:
+        gone = asyncio.create_task(batch.room(80))
+        while not batch._taken:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        gone.cancel()
+        closing = asyncio.create_task(batch.close())
+        await asyncio.sleep(0)
+    await closing
+    with bank.ledger.read() as conn:
+        assert count_holds(conn) == 0

@@ -103,3 +103,18 @@ def test_a_job_can_be_run_where_a_loop_runs_already(house: House) -> None:
         return house.run(ROWS[:3]).summary.ok
 
     assert asyncio.run(cell()) == 3
+
+
+@pytest.mark.timeout(60)
+def test_one_that_comes_back_to_a_retry_is_not_waited_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused row would wait for its second attempt: it ends at once, and not with the grace."""
+    assert house.vendor is not None
+    retry = {"attempts": 3, "wait": 600, "max_wait": 600}
+    house.write(policy(deployments={"small": deployment(concurrency=5)}, retry=retry))
+    house.vendor.configure(script=["500"] * 60)
+    monkeypatch.setattr(batches, "GRACE_SECONDS", 3600.0)
+    with raised_once_sent(house, 5, TaskTimeout), pytest.raises(TaskTimeout):
+        house.run(ROWS)
+    assert {row["status"] for row in house.requests()} == {"error"}
+    assert house.spent() == invoiced(house.vendor) == 0
+    assert house.left_over() == (0, 0)
