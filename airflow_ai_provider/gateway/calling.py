@@ -200,5 +200,8 @@ class Calls:
 
     def _decide(self, error: VendorError, number: int, walk: _Walk, lane: Lane) -> Decision:
         left = None if walk.ends is None else walk.ends - asyncio.get_running_loop().time()
-        retry, may_retry = self._plan.route.retry, lane.gate.may_retry
+        retry = self._plan.route.retry
+        if lane is walk.way.lanes[-1]:  # nobody else could answer: only its circuit says that it is no use
+            return decide(error, attempt=number, retry=retry, rng=self._rng, seconds_left=left)
+        may_retry = lane.gate.may_retry
         return decide(error, attempt=number, retry=retry, rng=self._rng, seconds_left=left, may_retry=may_retry)
