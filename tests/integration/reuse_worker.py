@@ -1,6 +1,6 @@
 """A process that needs answers and shares them: asks what nobody else is asking, waits for the rest.
 
-    python reuse_worker.py '{"home": …, "url": … or null, "keys": 500, "seed": 1, "log": …, "hold": false}'
+    python reuse_worker.py '{"home": …, "url": … or null, "keys": 500, "seed": 1, "log": …, "hold": false, "of": 4}'
 
 Writes a line for each key it asks: when it began and ended (ns of the system's monotonic clock), and what came of it.
 """
@@ -69,13 +69,16 @@ class Worker:
         return answer
 
 
-async def main(home: str, url: str | None, keys: int, seed: int, log: str, hold: bool) -> None:
+async def main(home: str, url: str | None, keys: int, seed: int, log: str, hold: bool, of: int) -> None:
     opened = open_store(Path(home), url)
     numbers = list(range(keys))
     if hold:
         print(json.dumps(await opened.claim_many([key_of(n) for n in numbers], run="holder", ttl=HOUR)), flush=True)
         await asyncio.sleep(600)
     random.Random(seed).shuffle(numbers)
+    (Path(home) / f"ready-{seed}").touch()
+    while len(list(Path(home).glob("ready-*"))) < of:  # noqa: ASYNC110, ASYNC240 - the others are processes
+        await asyncio.sleep(0.005)
     worker = Worker(opened, f"worker-{seed}", seed, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     answers = await asyncio.gather(*(worker.answer(number) for number in numbers))
     print(json.dumps(dict(zip(numbers, answers, strict=True))), flush=True)

@@ -31,8 +31,9 @@ class Crew:
         self._started: list[subprocess.Popen[str]] = []
         Keyring.open(folder / "keyring.json")
 
-    def start(self, seed: int, *, keys: int = KEYS, hold: bool = False) -> subprocess.Popen[str]:
-        given = {"home": str(self.folder), "url": self.url, "keys": keys, "seed": seed, "log": str(self.log)}
+    def start(self, seed: int, *, keys: int = KEYS, hold: bool = False, of: int = 1) -> subprocess.Popen[str]:
+        """One of ``of`` workers that begin together."""
+        given = {"home": str(self.folder), "url": self.url, "keys": keys, "seed": seed, "log": str(self.log), "of": of}
         process = subprocess.Popen(
             [sys.executable, reuse_worker.__file__, json.dumps({**given, "hold": hold})],
             stdout=subprocess.PIPE,
@@ -66,7 +67,7 @@ def answers_of(process: subprocess.Popen[str]) -> dict[str, str]:
 
 @pytest.mark.timeout(120)
 def test_each_key_is_asked_by_one_process_at_a_time_and_paid_once(crew: Crew) -> None:
-    workers = [crew.start(seed) for seed in range(4)]
+    workers = [crew.start(seed, of=4) for seed in range(4)]
     first, *others = [answers_of(worker) for worker in workers]
     assert len(first) == KEYS
     assert all(other == first for other in others)
@@ -78,6 +79,7 @@ def test_each_key_is_asked_by_one_process_at_a_time_and_paid_once(crew: Crew) ->
         lines.sort(key=lambda line: line["began"])
         assert [line["kept"] for line in lines] == [*[False] * (len(lines) - 1), True]
         assert all(one["ended"] <= two["began"] for one, two in pairwise(lines))
+    assert len({line["who"] for line in crew.asked()}) == 4, "nobody did it alone"
 
 
 @pytest.mark.timeout(60)
