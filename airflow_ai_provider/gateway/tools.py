@@ -31,10 +31,6 @@ def check_tools(tools: object, tool_choice: object) -> None:
     _check_choice(tool_choice, names)
 
 
-def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [tool["function"]["name"] for tool in tools]
-
-
 def forced(tool_choice: object) -> bool:
     """Whether an answer must call a tool."""
     return tool_choice == "required" or isinstance(tool_choice, Mapping)

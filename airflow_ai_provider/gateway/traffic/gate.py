@@ -29,11 +29,10 @@ class Gate(Protocol):
         """Whether a call would be turned away: fall back at once. Who asks may be given a probe to send next."""
         ...
 
-    async def enter(self, *, input_tokens: int, output_tokens: int, patient: bool = False) -> Pass:
+    async def enter(self, *, input_tokens: int, output_tokens: int) -> Pass:
         """Wait until a call of about so many tokens may leave. Never refuses for a limit.
 
-        Raises ``DeploymentResting`` while the circuit is open, also to who is waiting when it opens; who is ``patient``
-        waits for that as well.
+        Raises ``DeploymentResting`` while the circuit is open, also to who is waiting when it opens.
         """
         ...
 

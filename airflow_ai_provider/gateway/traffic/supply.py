@@ -35,12 +35,11 @@ class Supply:
         self._pace = 0.0
         """… and per second, lately."""
 
-    def use(self, units: int, *, probe: bool) -> None:
-        """A call leaves the line; a probe needs no permit."""
+    def use(self, units: int) -> None:
+        """A call leaves the line."""
         self.queued -= units
         self._used += units
-        if not probe:
-            self.purse.take(units)
+        self.purse.take(units)
 
     def measure(self, seconds: float, weight: float) -> None:
         """Take in how much was used in the last ``seconds``."""

@@ -98,17 +98,13 @@ class GatePass:
 class _Waiting:
     """A call in line."""
 
-    __slots__ = ("admitted", "costs", "input", "output", "patient")
+    __slots__ = ("admitted", "costs", "input", "output")
 
-    def __init__(
-        self, admitted: asyncio.Future[bool], costs: list[int], tokens: tuple[int, int], patient: bool
-    ) -> None:
+    def __init__(self, admitted: asyncio.Future[None], costs: list[int], tokens: tuple[int, int]) -> None:
         self.admitted = admitted
-        """Its result says whether it goes as a probe."""
         self.costs = costs
         """Units of each of the gate's limits."""
         self.input, self.output = tokens
-        self.patient = patient
 
 
 class TrafficGate:
@@ -167,25 +163,24 @@ class TrafficGate:
         self._interested()
         return True
 
-    async def enter(self, *, input_tokens: int, output_tokens: int, patient: bool = False) -> GatePass:
+    async def enter(self, *, input_tokens: int, output_tokens: int) -> GatePass:
         """See ``gate.Gate.enter``."""
         if self._circuit != "closed":
             if self._take_probe():
                 self._admit()
                 return GatePass(self, input_tokens, output_tokens, probe=True)
             self._interested()
-            if not patient:
-                raise self._rests()
-        admitted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+            raise self._rests()
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         costs = [supply.cost(1, input_tokens, output_tokens) for supply in self._supplies]
-        waiting = _Waiting(admitted, costs, (input_tokens, output_tokens), patient=patient)
+        waiting = _Waiting(admitted, costs, (input_tokens, output_tokens))
         self._line_up(waiting)
         try:
-            probe = admitted.result() if admitted.done() else await admitted
+            await admitted
         except asyncio.CancelledError:
             self._gave_up(waiting)
             raise
-        return GatePass(self, input_tokens, output_tokens, probe=probe)
+        return GatePass(self, input_tokens, output_tokens, probe=False)
 
     async def pause(self, seconds: float) -> None:
         """See ``gate.Gate.pause``."""
@@ -211,7 +206,7 @@ class TrafficGate:
         for handle in (self._timer, self._alarm):
             if handle is not None:
                 handle.cancel()
-        self._turn_away(everybody=True)
+        self._turn_away()
         if self._messenger is not None and self._wake is not None:
             self._wake.set()
             await self._messenger
@@ -238,17 +233,13 @@ class TrafficGate:
             first = line[0]
             if first.admitted.done():  # it has given up
                 line.popleft()
-            elif self._circuit != "closed":
-                if not self._take_probe():
-                    return self._interested()
-                self._pop(probe=True)
             elif self._slots is None or self._in_use >= self._slots or (moment := self._moment(first)) is None:
                 return self._visit_in(self._not_before - now)
             elif moment > now + _EARLY:
                 self._timer = asyncio.get_running_loop().call_later(max(moment - now, _TICK), self._let_in)
                 break
             else:
-                self._pop(probe=False)
+                self._pop()
         for supply in self._supplies:
             if supply.runs_low:
                 return self._visit_in(self._not_before - now)
@@ -264,12 +255,12 @@ class TrafficGate:
             latest = max(latest, moment)
         return latest
 
-    def _pop(self, *, probe: bool) -> None:
+    def _pop(self) -> None:
         waiting = self._line.popleft()
         for supply, units in zip(self._supplies, waiting.costs, strict=True):
-            supply.use(units, probe=probe)
+            supply.use(units)
         self._admit()
-        waiting.admitted.set_result(probe)
+        waiting.admitted.set_result(None)
 
     def _admit(self) -> None:
         self._in_use += 1
@@ -284,7 +275,7 @@ class TrafficGate:
         """A call was cancelled while it waited, or in the moment it was let in."""
         admitted = waiting.admitted
         if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
-            unused = GatePass(self, waiting.input, waiting.output, probe=admitted.result())
+            unused = GatePass(self, waiting.input, waiting.output, probe=False)
             unused.unused()
             unused.leave()
             return
@@ -297,18 +288,13 @@ class TrafficGate:
         for supply, units in zip(self._supplies, waiting.costs, strict=True):
             supply.queued -= units
 
-    def _turn_away(self, *, everybody: bool = False) -> None:
-        """Tell those in line that the circuit is open; the patient stay."""
-        staying: deque[_Waiting] = deque()
+    def _turn_away(self) -> None:
+        """Tell those in line that nobody is let in any more."""
         for waiting in self._line:
-            if waiting.admitted.done():
-                continue
-            if waiting.patient and not everybody:
-                staying.append(waiting)
-                continue
-            self._leave_line(waiting)
-            waiting.admitted.set_exception(self._rests())
-        self._line = staying
+            if not waiting.admitted.done():
+                self._leave_line(waiting)
+                waiting.admitted.set_exception(self._rests())
+        self._line.clear()
         for over in self._pausing:
             _finish(over)
 

@@ -35,8 +35,8 @@ def limited(retry_after: float | None) -> VendorError:
     return VendorTransientError("x", kind="rate_limited", http_status=429, retry_after=retry_after)
 
 
-async def enter(gate: TrafficGate, tokens: tuple[int, int] = (1, 1), *, patient: bool = False) -> Pass:
-    return await gate.enter(input_tokens=tokens[0], output_tokens=tokens[1], patient=patient)
+async def enter(gate: TrafficGate, tokens: tuple[int, int] = (1, 1)) -> Pass:
+    return await gate.enter(input_tokens=tokens[0], output_tokens=tokens[1])
 
 
 async def call(gate: TrafficGate, *, tokens: tuple[int, int] = (1, 1), usage: Usage | None = None) -> None:
@@ -487,21 +487,6 @@ def test_a_probe_that_is_not_sent_is_given_back(world: World) -> None:
         await until(world, lambda: not gate.resting)
         await call(gate)
         await until(world, lambda: world.changes[-1].state == "closed")
-
-    world.run(story())
-
-
-def test_the_patient_wait_for_a_resting_deployment(world: World) -> None:
-    async def story() -> None:
-        gate = world.worker(**FREE)
-        await break_it(world, gate)
-        rows = [asyncio.create_task(enter(gate, patient=True)) for _ in range(3)]
-        await until(world, lambda: rows[0].done())
-        await asyncio.sleep(0.1)
-        assert [row.done() for row in rows] == [True, False, False]
-        rows[0].result().answered(usage=None, limits=None, seconds=0.1)
-        for row in rows:
-            (await asyncio.wait_for(row, 2)).leave()
 
     world.run(story())
 
