@@ -19,7 +19,7 @@ from typing import TypeVar
 from airflow_ai_provider.errors import JobStopped, VendorError, VendorTransientError
 from airflow_ai_provider.gateway.identity import attempt_id
 from airflow_ai_provider.gateway.job import Caller, Message
-from airflow_ai_provider.gateway.lanes import Lane, schema_bytes
+from airflow_ai_provider.gateway.lanes import Lane, Lanes, schema_bytes
 from airflow_ai_provider.gateway.prepare import Prepared
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.recorder import Recorder
@@ -92,7 +92,7 @@ class Attempts:
     def __init__(
         self,
         plan: Plan,
-        lanes: Mapping[Tier, Sequence[Lane]],
+        lanes: Lanes,
         store: ResponseStore,
         journal: Journal,
         recorder: Recorder,

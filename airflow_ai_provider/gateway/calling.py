@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, PrivacyError, PromptError, VendorError
 from airflow_ai_provider.gateway.answer import RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Outcome, PassedOver, Plan, in_time
 from airflow_ai_provider.gateway.funds import BatchFunds
-from airflow_ai_provider.gateway.lanes import Lane
+from airflow_ai_provider.gateway.lanes import Lane, Lanes
 from airflow_ai_provider.gateway.retry import Again, Decision, decide
 from airflow_ai_provider.gateway.reuse import Stored
 from airflow_ai_provider.policy import Tier
@@ -93,7 +93,7 @@ class _Walk:
 class Calls:
     """Asks deployments until one answers, for one job and one event loop."""
 
-    def __init__(self, plan: Plan, attempts: Attempts, lanes: Mapping[Tier, Sequence[Lane]]) -> None:
+    def __init__(self, plan: Plan, attempts: Attempts, lanes: Lanes) -> None:
         self._plan = plan
         self._attempts = attempts
         self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret

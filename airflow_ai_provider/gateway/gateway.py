@@ -20,7 +20,7 @@ from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.identity import arm_scope, attempt_id, request_id, reuse_scope
 from airflow_ai_provider.gateway.job import Row
-from airflow_ai_provider.gateway.lanes import Lane
+from airflow_ai_provider.gateway.lanes import Lanes
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
@@ -47,7 +47,7 @@ class Gateway:
         *,
         preparer: Preparer,
         router: Router,
-        lanes: Mapping[Tier, Sequence[Lane]],
+        lanes: Lanes,
         checks: AnswerChecks,
         store: ResponseStore,
         journal: Journal,

@@ -46,6 +46,10 @@ class Lane(Offer):
     gate: Gate
 
 
+Lanes = Mapping[Tier, Sequence[Lane]]
+"""The lanes of each tier, in the order of the policy."""
+
+
 def schema_bytes(output_schema: Mapping[str, Any] | None) -> int:
     """What an answer's schema adds to a prompt, in bytes: its JSON, and what a vendor may wrap it in."""
     return len(orjson.dumps(output_schema)) + _SCHEMA_OVERHEAD if output_schema else 0
@@ -101,7 +105,7 @@ def open_lanes(
     prompt_version: str,
     tools: Sequence[Mapping[str, Any]] = (),
     tool_choice: str | Mapping[str, Any] | None = None,
-) -> dict[Tier, tuple[Lane, ...]]:
+) -> Lanes:
     """The lanes of every tier of a route, in the order of the policy; a deployment in two tiers is opened once.
 
     ``on_circuit`` hears of every circuit that opens or closes.

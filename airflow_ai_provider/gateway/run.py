@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from airflow_ai_provider.gateway.batches import Batches
 from airflow_ai_provider.gateway.gateway import Gateway
 from airflow_ai_provider.gateway.identity import owner_id, run_tag, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
-from airflow_ai_provider.gateway.lanes import batches_at_once, open_lanes
+from airflow_ai_provider.gateway.lanes import Lanes, batches_at_once, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, open_masker
 from airflow_ai_provider.gateway.progress import Progress, progress_line
@@ -42,7 +42,7 @@ from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.ledger.reviews import any_open
 from airflow_ai_provider.policy import load_policy
-from airflow_ai_provider.privacy.keyring import open_keyring
+from airflow_ai_provider.privacy.keyring import Keyring, open_keyring
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
 
@@ -70,26 +70,36 @@ def run_map(
         # What was there before the job outlives it: the collector need not walk Airflow's heap for every batch.
         gc.freeze()
         try:
-            worker = Worker(lambda stop: _run(job, caller, settings, plan, ledger, log, on_notice, stop))
-            summary: MapSummary = worker.run()
+            task = TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
+            parts = _Parts(job, caller, settings, plan, ledger, log, on_notice, task, owner_id())
+            summary: MapSummary = Worker(partial(_run, parts)).run()
             return summary
         finally:
             gc.unfreeze()
 
 
-async def _run(
-    job: MapJob,
-    caller: Caller,
-    settings: Settings,
-    plan: JobPlan,
-    ledger: Ledger,
-    log: logging.Logger,
-    on_notice: Callable[[Notice], None] | None,
-    stop: asyncio.Event,
-) -> MapSummary:
-    sink = PartSink(job.sink, fingerprint=plan.fingerprint, shard=job.shard, storage_options=settings.storage_options)
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a job is run with."""
+
+    job: MapJob
+    caller: Caller
+    settings: Settings
+    plan: JobPlan
+    ledger: Ledger
+    log: logging.Logger
+    on_notice: Callable[[Notice], None] | None
+    task: TaskRef
+    owner: str
+    """Names this process in the ledger."""
+
+
+async def _run(parts: _Parts, stop: asyncio.Event) -> MapSummary:
+    job, plan, log = parts.job, parts.plan, parts.log
+    options = parts.settings.storage_options
+    sink = PartSink(job.sink, fingerprint=plan.fingerprint, shard=job.shard, storage_options=options)
     sink.begin()
-    async with _open_gateway(job, caller, settings, plan, ledger, log, on_notice) as opened:
+    async with _open_gateway(parts) as opened:
         tally = opened.recovered
         progress = Progress(log, tally, _rows_of_shard(plan.inspection.rows, job.batch_rows, job.shard))
         reporter = asyncio.create_task(progress.report())
@@ -105,7 +115,7 @@ async def _run(
 
 @dataclass(slots=True)
 class _Opened:
-    """The parts of a running job."""
+    """A running job."""
 
     gateway: Gateway
     at_once: int
@@ -116,94 +126,102 @@ class _Opened:
 
 
 @asynccontextmanager
-async def _open_gateway(
-    job: MapJob,
-    caller: Caller,
-    settings: Settings,
-    plan: JobPlan,
-    ledger: Ledger,
-    log: logging.Logger,
-    on_notice: Callable[[Notice], None] | None,
-) -> AsyncIterator[_Opened]:
-    """Open what the gateway needs, in the order of what each needs; close it in the reverse order, whatever happens."""
+async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
+    """Open what the gateway needs, in the order of what each needs; close all of it, whatever happens."""
+    job, settings, plan = parts.job, parts.settings, parts.plan
     keyring = open_keyring(settings.keyring, settings.home)
-    scope = token_scope(plan.route, job.team, caller)
-    masker = open_masker(plan.policy, plan.route, keyring, team=job.team, scope=scope)
-    owner, task = owner_id(), _task_ref(job, caller)
-    spool = settings.audit_spool()
-    with Trail(spool, LedgerAuditStore(ledger), context=context_of(caller, job.team)) as trail:
+    spool, context = settings.audit_spool(), context_of(parts.caller, job.team)
+    with Trail(spool, LedgerAuditStore(parts.ledger), context=context) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
-        lanes = open_lanes(
-            plan.policy,
-            plan.route,
-            settings,
-            team=job.team,
-            on_circuit=partial(_note_circuit, log, recorder),
-            terms=plan.terms,
-            output_schema=job.output_schema,
-            prompt_version=plan.renderer.version,
-            tools=job.tools,
-            tool_choice=job.tool_choice,
-        )
-        router = Router(job.route, plan.route, lanes)
-        preparer = Preparer(
-            plan.renderer,
-            plan.route,
-            masker,
-            router,
-            plan.terms,
-            json=job.output_schema is not None,
-            tools=bool(job.tools),
-            storage_options=settings.storage_options,
-        )
+        lanes = _lanes(parts, recorder)
         recorder.task_started(policy_digest=plan.policy.digest, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.policy.digest)
         for recovery in recover_open(spool, datetime.now(UTC)):
             trail.emit("segment.recovered", "unknown", **recovery.fields())
-        recovered = _settle_predecessor(ledger, task, owner, recorder, log)
-        store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring)
-        with ledger.read() as conn:
-            waiting = any_open(conn, task)
-        journal = Journal(ledger, owner)
-        gateway = Gateway(
-            Plan(
-                caller=caller,
-                task=task,
-                team=job.team,
-                route_name=job.route,
-                route=plan.route,
-                budgets=plan.budgets,
-                read_at=plan.read_at,
-                output_schema=job.output_schema,
-                tools=job.tools,
-                tool_choice=job.tool_choice,
-                owner=owner,
-                run=run_tag(caller),
-            ),
-            preparer=preparer,
-            router=router,
-            lanes=lanes,
-            checks=plan.checks,
-            store=store,
-            journal=journal,
-            recorder=recorder,
-            reviews=Reviews(journal, recorder, ReviewPlace(task, job.route, job.sink), any_open=waiting),
-            on_notice=partial(_tell, log, on_notice),
-        )
-        opened = _Opened(gateway, batches_at_once(lanes, job.batch_rows), recovered)
+        recovered = _settle_predecessor(parts, recorder)
         error_type: str | None = None
+        opened: _Opened | None = None
         try:
-            yield opened
+            async with AsyncExitStack() as closing:
+                gateway = _gateway(parts, keyring, recorder, lanes, closing)
+                opened = _Opened(gateway, batches_at_once(lanes, job.batch_rows), recovered)
+                yield opened
         except BaseException as error:
             error_type = type(error).__name__
             raise
         finally:
-            await journal.close()
-            await store.close()
-            for lane in {lane.name: lane for tier in lanes.values() for lane in tier}.values():
-                await lane.provider.close()
-                await lane.gate.close()
-            recorder.task_finished(opened.summary, error_type)
+            recorder.task_finished(opened.summary if opened else None, error_type)
+
+
+def _lanes(parts: _Parts, recorder: Recorder) -> Lanes:
+    job, plan = parts.job, parts.plan
+    return open_lanes(
+        plan.policy,
+        plan.route,
+        parts.settings,
+        team=job.team,
+        on_circuit=partial(_note_circuit, parts.log, recorder),
+        terms=plan.terms,
+        output_schema=job.output_schema,
+        prompt_version=plan.renderer.version,
+        tools=job.tools,
+        tool_choice=job.tool_choice,
+    )
+
+
+def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, closing: AsyncExitStack) -> Gateway:
+    """The gateway over its parts, which ``closing`` closes: the journal first, which still has rows to write."""
+    job, settings, plan, task = parts.job, parts.settings, parts.plan, parts.task
+    router = Router(job.route, plan.route, lanes)
+    for lane in {lane.name: lane for tier in lanes.values() for lane in tier}.values():
+        closing.push_async_callback(lane.gate.close)
+        closing.push_async_callback(lane.provider.close)
+    store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring)
+    closing.push_async_callback(store.close)
+    with parts.ledger.read() as conn:
+        waiting = any_open(conn, task)
+    journal = Journal(parts.ledger, parts.owner)
+    closing.push_async_callback(journal.close)
+    return Gateway(
+        Plan(
+            caller=parts.caller,
+            task=task,
+            team=job.team,
+            route_name=job.route,
+            route=plan.route,
+            budgets=plan.budgets,
+            read_at=plan.read_at,
+            output_schema=job.output_schema,
+            tools=job.tools,
+            tool_choice=job.tool_choice,
+            owner=parts.owner,
+            run=run_tag(parts.caller),
+        ),
+        preparer=_preparer(parts, keyring, router),
+        router=router,
+        lanes=lanes,
+        checks=plan.checks,
+        store=store,
+        journal=journal,
+        recorder=recorder,
+        reviews=Reviews(journal, recorder, ReviewPlace(task, job.route, job.sink), any_open=waiting),
+        on_notice=partial(_tell, parts.log, parts.on_notice),
+    )
+
+
+def _preparer(parts: _Parts, keyring: Keyring, router: Router) -> Preparer:
+    job, plan = parts.job, parts.plan
+    scope = token_scope(plan.route, job.team, parts.caller)
+    return Preparer(
+        plan.renderer,
+        plan.route,
+        open_masker(plan.policy, plan.route, keyring, team=job.team, scope=scope),
+        router,
+        plan.terms,
+        json=job.output_schema is not None,
+        tools=bool(job.tools),
+        storage_options=parts.settings.storage_options,
+    )
 
 
 def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None:
@@ -217,18 +235,20 @@ def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None
         remember(notes, str(settings.policy_path), digest)
 
 
-def _settle_predecessor(ledger: Ledger, task: TaskRef, owner: str, recorder: Recorder, log: logging.Logger) -> Tally:
+def _settle_predecessor(parts: _Parts, recorder: Recorder) -> Tally:
     """Capture what a dead try of this task left open, before anything new is sent.
 
     As everywhere, the events are durable before the ledger's transaction is.
     """
-    with ledger.write() as conn:
-        settled = recover(conn, task, owner, datetime.now(UTC))
+    with parts.ledger.write() as conn:
+        settled = recover(conn, parts.task, parts.owner, datetime.now(UTC))
         for item in settled:
             recorder.call(item, prompt=None, answer=None)
         recorder.flush_now()
     if settled:
-        log.warning("an earlier try died with %d calls in flight; they are in the ledger as unknown", len(settled))
+        parts.log.warning(
+            "an earlier try died with %d calls in flight; they are in the ledger as unknown", len(settled)
+        )
     return Tally(cost_nano=sum(item.cost_nano for item in settled))
 
 
@@ -252,10 +272,6 @@ def _note_circuit(log: logging.Logger, recorder: Recorder, changed: CircuitChang
             log.info("deployment %s is back: %s", changed.deployment, changed.reason)
     if changed.here and changed.state != "half_open":
         recorder.circuit_changed(changed.deployment, opened=changed.state == "open", reason=changed.reason)
-
-
-def _task_ref(job: MapJob, caller: Caller) -> TaskRef:
-    return TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
 
 
 def _rows_of_shard(rows: int, batch_rows: int, shard: Shard) -> int:
