@@ -75,6 +75,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "escalate": policy.Escalate,
     "reuse": policy.Reuse,
     "retry": policy.Retry,
+    "deadline": policy.Deadline,
+    "breaker": policy.Breaker,
     "attachments": policy.Attachments,
     "budgets": policy.Budget,
     "masking": policy.MaskingProfile,

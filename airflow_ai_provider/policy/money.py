@@ -1,0 +1,53 @@
+"""Budgets, and how long the ledger keeps what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    Field,
+    field_validator,
+)
+
+from airflow_ai_provider.policy.words import Section, Usd
+
+
+class Budget(Section):
+    """A hard limit on what a scope may spend in a period. No scope at all is the whole organisation."""
+
+    limit_usd: Annotated[Usd, Field(le=9_000_000_000)]
+    period: Literal["day", "week", "month", "run", "total"]
+    team: str | None = None
+    dag: str | None = None
+    route: str | None = None
+    timezone: str = "UTC"
+    thresholds: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (50, 80, 100)
+    """Percent of the limit at which somebody is told, once each."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"{name!r} is no time zone; expected a name such as Europe/Berlin") from None
+        return name
+
+    @property
+    def name(self) -> str:
+        """Identifies the budget in the ledger: its scope, period and time zone, not its limit."""
+        scope = [f"{k}={v}" for k, v in (("team", self.team), ("dag", self.dag), ("route", self.route)) if v]
+        zone = "" if self.timezone == "UTC" else f"[{self.timezone}]"
+        return f"{'&'.join(scope) or 'organisation'}/{self.period}{zone}"
+
+    def applies(self, *, team: str, dag: str, route: str) -> bool:
+        wanted = ((self.team, team), (self.dag, dag), (self.route, route))
+        return all(mine is None or mine == theirs for mine, theirs in wanted)
+
+
+class LedgerRules(Section):
+    """How long the ledger keeps what."""
+
+    keep_months: int | None = Field(default=None, ge=1, le=1200)
+    """Full months of ``llm_requests`` kept before the present one; ``None`` keeps all. The rollup stays for ever."""
