@@ -49,8 +49,8 @@ class HeartOperator(BaseOperator):
     def on_kill(self) -> None:
         """Stop. Airflow calls this from its SIGTERM handler and otherwise lets the task go on.
 
-        ``SystemExit`` is the one exception that leaves an event loop wherever it is raised; everything is closed on its
-        way out, what was finished stays, and Airflow retries the task if it has tries left.
+        ``SystemExit`` leaves whatever runs here; a job's event loop, in a thread of its own, then sends nothing more,
+        waits a while for what is out, and settles it. Airflow retries the task if it has tries left.
         """
         if isinstance(sys.exc_info()[1], AirflowTaskTimeout):
             return  # already on its way out, as a time-out
