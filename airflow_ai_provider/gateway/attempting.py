@@ -24,7 +24,9 @@ from airflow_ai_provider.gateway.prepare import Prepared
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
+from airflow_ai_provider.gateway.routing import attachment_tokens
 from airflow_ai_provider.gateway.stopping import Walks
+from airflow_ai_provider.gateway.tokens import tokens_of
 from airflow_ai_provider.gateway.tools import tools_bytes
 from airflow_ai_provider.gateway.traffic import Pass
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
@@ -134,7 +136,8 @@ class Attempts:
         untouched; so with ``PromptError`` and ``PrivacyError``, where an attachment cannot be read any more.
         """
         prepared = ask.prepared
-        entering = lane.gate.enter(input_tokens=prepared.size // 4, output_tokens=lane.terms.max_tokens)
+        expected = tokens_of(prepared.text, prepared.size) + attachment_tokens(lane.deployment, prepared.needs)
+        entering = lane.gate.enter(input_tokens=expected, output_tokens=lane.terms.max_tokens)
         turn = await in_time(entering, ends)
         on_turn()
         if row_seconds is not None:

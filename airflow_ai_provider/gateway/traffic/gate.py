@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from airflow_ai_provider.errors import VendorError
+from airflow_ai_provider.gateway.providers.base import RateLimits
 from airflow_ai_provider.gateway.traffic.desk import CircuitState
-from airflow_ai_provider.gateway.traffic.signals import RateLimits
 from airflow_ai_provider.ledger.money import Usage
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 from airflow_ai_provider.errors import TransientError, VendorError
+from airflow_ai_provider.gateway.providers.base import RateLimits
 
 Word = Literal["up", "limited", "down"]
 
@@ -13,23 +14,6 @@ COOL = 1.0
 _SHORT = 0.1
 """Waits that pacing evens out by itself."""
 _DOWN_STATUSES = frozenset({408})
-
-
-class RateLimits(Protocol):
-    """What a vendor's headers say of its quota; each ``None`` where they do not. Resets are seconds from now."""
-
-    @property
-    def requests(self) -> int | None: ...
-    @property
-    def requests_remaining(self) -> int | None: ...
-    @property
-    def requests_reset(self) -> float | None: ...
-    @property
-    def tokens(self) -> int | None: ...
-    @property
-    def tokens_remaining(self) -> int | None: ...
-    @property
-    def tokens_reset(self) -> float | None: ...
 
 
 def said_by(error: VendorError) -> Word:

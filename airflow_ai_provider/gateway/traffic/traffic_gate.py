@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Callable
 
 from airflow_ai_provider.errors import DeploymentResting, VendorError
+from airflow_ai_provider.gateway.providers.base import RateLimits
 from airflow_ai_provider.gateway.traffic.desk import Ask, CircuitState, Desk, Grant, ProbeWord, Wanted
 from airflow_ai_provider.gateway.traffic.gate import CircuitChanged
 from airflow_ai_provider.gateway.traffic.news import News
 from airflow_ai_provider.gateway.traffic.retry_budget import RetryBudget
-from airflow_ai_provider.gateway.traffic.signals import COOL, RateLimits, cool_down, said_by
+from airflow_ai_provider.gateway.traffic.signals import COOL, cool_down, said_by
 from airflow_ai_provider.gateway.traffic.supply import Supply
 from airflow_ai_provider.gateway.traffic.terms import Limit, Terms
 from airflow_ai_provider.ledger.money import Usage
