@@ -18,9 +18,9 @@ from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan, in_time
 from airflow_ai_provider.gateway.calling import Calls, Reply, Way
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
-from airflow_ai_provider.gateway.identity import arm_scope, attempt_id, request_id, reuse_scope
+from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope
 from airflow_ai_provider.gateway.job import Row
-from airflow_ai_provider.gateway.lanes import Lanes
+from airflow_ai_provider.gateway.lanes import Lanes, answer_keys
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
@@ -166,10 +166,7 @@ class Gateway:
         scope = self._shared_scope
         if scope is None:
             scope = reuse_scope(self._plan.route, self._plan.team, self._plan.caller, prepared.row_key)
-        keys = [
-            lane.key.of(scope if arm is None else arm_scope(scope, arm), prepared.messages)
-            for lane, arm in zip(lanes, self._router.stands_for(tier, order), strict=True)
-        ]
+        keys = answer_keys(lanes, self._router.stands_for(tier, order), scope, prepared.messages)
         return Way(replace(ask, prepared=prepared) if prepared is not ask.prepared else ask, tier, lanes, keys)
 
     # -- rows on their own

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 
 from airflow_ai_provider.errors import PolicyError
-from airflow_ai_provider.gateway.identity import ReuseKey
+from airflow_ai_provider.gateway.identity import ReuseKey, arm_scope
+from airflow_ai_provider.gateway.job import Message
 from airflow_ai_provider.gateway.providers import open_provider
 from airflow_ai_provider.gateway.providers.base import Provider
 from airflow_ai_provider.gateway.routing import Needs, Terms, attachment_tokens
@@ -48,6 +49,16 @@ class Lane(Offer):
 
 Lanes = Mapping[Tier, Sequence[Lane]]
 """The lanes of each tier, in the order of the policy."""
+
+
+def answer_keys(
+    asked: Sequence[Offer], arms: Sequence[str | None], scope: str, messages: Sequence[Message]
+) -> list[bytes]:
+    """By which the answers of deployments to a row are found; ``arms`` is what ``Router.stands_for`` says of them."""
+    return [
+        offer.key.of(scope if arm is None else arm_scope(scope, arm), messages)
+        for offer, arm in zip(asked, arms, strict=True)
+    ]
 
 
 def schema_bytes(output_schema: Mapping[str, Any] | None) -> int:

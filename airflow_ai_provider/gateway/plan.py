@@ -28,9 +28,9 @@ from airflow_ai_provider.gateway.estimate import (
     Forecast,
     budget_line,
 )
-from airflow_ai_provider.gateway.identity import arm_scope, reuse_scope, run_tag, token_scope
+from airflow_ai_provider.gateway.identity import reuse_scope, run_tag, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.lanes import Offer, batches_at_once, offers, schema_bytes
+from airflow_ai_provider.gateway.lanes import Offer, answer_keys, batches_at_once, offers, schema_bytes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
@@ -266,10 +266,8 @@ class _Look:
         asked = prepared.at(tier)
         scope = reuse_scope(self._plan.route, self._job.team, self._caller, prepared.row_key)
         order = self._router.order(tier, asked.needs, asked.row_key)
-        keys = [
-            self._offers[tier][name].key.of(scope if arm is None else arm_scope(scope, arm), asked.messages)
-            for name, arm in zip(order, self._router.stands_for(tier, order), strict=True)
-        ]
+        offers = [self._offers[tier][name] for name in order]
+        keys = answer_keys(offers, self._router.stands_for(tier, order), scope, asked.messages)
         return _Request(prepared, tier, keys)
 
     def _asked_again(self, prepared: Prepared, found: Stored) -> Tier | None:
