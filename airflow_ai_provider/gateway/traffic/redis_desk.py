@@ -22,7 +22,7 @@ import orjson
 from airflow_ai_provider.errors import StoreUnavailable
 from airflow_ai_provider.gateway.traffic.desk import Ask, Grant, Permits
 from airflow_ai_provider.gateway.traffic.local_desk import LocalDesk
-from airflow_ai_provider.gateway.traffic.rules import SETTLE, new_state
+from airflow_ai_provider.gateway.traffic.rules import SETTLE, debts, new_state
 from airflow_ai_provider.gateway.traffic.terms import OTHERS, Terms
 
 log = logging.getLogger(__name__)
@@ -124,13 +124,18 @@ class RedisDesk:
         self._offset = RemoteClock()
         self._last: Grant | None = None
         self._alone: LocalDesk | None = None
+        self._settled_at = 0.0
+        """Until then what is given back may be of the desk before."""
 
     async def ask(self, ask: Ask) -> Grant:
+        if self._alone is not None or self._clock() < self._settled_at:
+            ask = replace(ask, back=debts(ask.back))
         shared = replace(ask, epoch=self._last.epoch if self._last else "")
         answer = await self._link.run(self._key, orjson.dumps(_as_json(shared)), self._terms_json)
         if answer is None:
             return await self._ask_alone(ask)
-        self._alone = None
+        if self._alone is not None:
+            self._alone, self._settled_at = None, self._clock() + SETTLE
         self._last = self._grant(orjson.loads(answer))
         return self._last
 
@@ -155,7 +160,7 @@ class RedisDesk:
 
     async def _ask_alone(self, ask: Ask) -> Grant:
         if self._alone is None:
-            self._alone = self._left_alone()
+            self._alone, ask = self._left_alone(), replace(ask, back=debts(ask.back))
         return await self._alone.ask(replace(ask, team=OTHERS, epoch=""))
 
     def _left_alone(self) -> LocalDesk:

@@ -206,10 +206,9 @@ local function permits()
   for _, worker in pairs(state.workers) do
     if worker.want > 0 and worker.team == ask.team then mates = mates + 1 end
   end
-  local earliest = math.max(state.hold_until, state.cool_until)
   for limit, wanted in pairs(ask.units) do
     if wanted[1] > 0 then
-      granted[limit] = reserve(limit, wanted[1], wanted[2], math.max(1, mates), earliest)
+      granted[limit] = reserve(limit, wanted[1], wanted[2], math.max(1, mates), state.cool_until)
     end
   end
   return granted
@@ -228,6 +227,7 @@ end
 local function serve()
   if ask.epoch ~= '' and ask.epoch ~= state.epoch then
     state.hold_until = math.max(state.hold_until, now + SETTLE)
+    for limit, units in pairs(ask.back) do ask.back[limit] = math.min(units, 0) end
   end
   if ask.cool > 0 then state.cool_until = math.max(state.cool_until, now + ask.cool) end
   if terms.adaptive then adapt(state.adaptive) end
@@ -239,7 +239,7 @@ local function serve()
   local slots = slots_for()
   return {
     now = string.format('%.6f', now), epoch = state.epoch, slots = slots,
-    permits = circuit.state == 'closed' and permits() or {},
+    permits = circuit.state == 'closed' and now >= state.hold_until and permits() or {},
     cool = state.cool_until - now, circuit = circuit.state, changed = circuit.state ~= before,
     reason = circuit.reason, probe = may_probe, probe_in = circuit.probe_at - now, fraction = fraction(),
   }

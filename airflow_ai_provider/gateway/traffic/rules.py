@@ -8,7 +8,8 @@ of that earlier life are used up.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from airflow_ai_provider.gateway.traffic.adapt import Adaptive, adapt
 from airflow_ai_provider.gateway.traffic.breaker import Circuit, judge, probe
@@ -43,6 +44,7 @@ def serve(state: State, terms: Terms, ask: Ask, now: float) -> Grant:
     """Take in what a worker says, and grant what it wants as far as may be."""
     if ask.epoch and ask.epoch != state.epoch:
         state.hold_until = max(state.hold_until, now + SETTLE)
+        ask = replace(ask, back=debts(ask.back))
     if ask.cool:
         state.cool_until = max(state.cool_until, now + ask.cool)
     if terms.adaptive:
@@ -61,7 +63,8 @@ def serve(state: State, terms: Terms, ask: Ask, now: float) -> Grant:
     slots = _slots(state, terms, ask, now)
     return Grant(
         epoch=state.epoch,
-        permits=_permits(state, terms, ask, now) if circuit.state == "closed" else {},
+        # No permit before there are slots: those whose moments pass until then would all be used at once.
+        permits=_permits(state, terms, ask, now) if circuit.state == "closed" and now >= state.hold_until else {},
         slots=slots,
         cool_until=state.cool_until,
         circuit=circuit.state,
@@ -71,6 +74,12 @@ def serve(state: State, terms: Terms, ask: Ask, now: float) -> Grant:
         probe_at=circuit.probe_at,
         fraction=_fraction(state, terms, ask),
     )
+
+
+def debts(back: Mapping[Limit, float]) -> dict[Limit, float]:
+    """Of what is given back, what was used beyond what was permitted. Unused permits are worth something only to the
+    memory that gave them: to another one they would be permits on top."""
+    return {limit: units for limit, units in back.items() if units < 0}
 
 
 def _take_back(state: State, terms: Terms, ask: Ask) -> None:
@@ -97,7 +106,6 @@ def _slots(state: State, terms: Terms, ask: Ask, now: float) -> int:
 
 def _permits(state: State, terms: Terms, ask: Ask, now: float) -> dict[Limit, Permits]:
     mates = sum(worker.want > 0 and worker.team == ask.team for worker in state.workers.values())
-    earliest = max(state.hold_until, state.cool_until)
     return {
         limit: reserve(
             state.schedules.setdefault(limit, Schedule()),
@@ -106,7 +114,7 @@ def _permits(state: State, terms: Terms, ask: Ask, now: float) -> dict[Limit, Pe
             shares=terms.shares,
             team=ask.team,
             workers=max(1, mates),
-            earliest=earliest,
+            earliest=state.cool_until,
             now=now,
         )
         for limit, wanted in ask.units.items()

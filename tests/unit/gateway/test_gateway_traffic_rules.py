@@ -250,10 +250,23 @@ def test_a_desk_without_memory_waits_for_the_permits_of_its_earlier_life() -> No
     new = serve(state, PLAIN, ask("new", units=5, want=5), 100.0)
     assert new.slots == 5
     old = serve(state, PLAIN, ask("old", units=5, want=9, in_use=7, epoch="first life"), 100.1)
-    assert old.permits["requests"].start >= 100.1 + SETTLE
+    assert old.permits == {}
     assert old.slots == 0
-    later = serve(state, PLAIN, ask("old", want=9, in_use=7, epoch="second life"), 100.1 + SETTLE)
+    later = serve(state, PLAIN, ask("old", units=5, want=9, in_use=7, epoch="second life"), 100.1 + SETTLE)
     assert later.slots == 5
+    assert later.permits["requests"].start >= 100.1 + SETTLE - rates.BURST
+
+
+def test_unused_permits_of_an_earlier_life_are_worth_nothing_and_its_debts_are_owed() -> None:
+    """What another memory permitted would otherwise come on top of the rate."""
+    state = new_state(PLAIN, "second life")
+    back = {"requests": 50.0}
+    serve(state, PLAIN, ask("old", back=back, epoch="first life"), 100.0)
+    assert OTHERS not in state.schedules.get("requests", rates.Schedule()).lines
+    serve(state, PLAIN, ask("old", back={"requests": -5.0}, epoch="first life"), 100.0)
+    assert state.schedules["requests"].lines[OTHERS].credit == -5.0
+    serve(state, PLAIN, ask("old", back=back, epoch="second life"), 100.0)
+    assert state.schedules["requests"].lines[OTHERS].credit == 45.0
 
 
 # -- the script decides the same
