@@ -18,7 +18,7 @@ from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.gateway.attempting import Plan
 from airflow_ai_provider.gateway.batches import Batches
 from airflow_ai_provider.gateway.gateway import Gateway
-from airflow_ai_provider.gateway.identity import owner_id, run_tag, token_scope
+from airflow_ai_provider.gateway.identity import owner_id, request_id, run_tag, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.gateway.lanes import Lanes, batches_at_once, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
@@ -176,7 +176,8 @@ def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, 
     for lane in {lane.name: lane for tier in lanes.values() for lane in tier}.values():
         closing.push_async_callback(lane.gate.close)
         closing.push_async_callback(lane.provider.close)
-    store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring)
+    instance = request_id(parts.caller, "", "task")  # whichever try
+    store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring, task=instance)
     closing.push_async_callback(store.close)
     with parts.ledger.read() as conn:
         waiting = any_open(conn, task)

@@ -39,9 +39,15 @@ def open_store(home: Path, url: str | None) -> ResponseStore:
 class Worker:
     def __init__(self, opened: ResponseStore, name: str, seed: int, log: int) -> None:
         self._store, self._name, self._rng, self._log = opened, name, random.Random(seed), log
+        self._at_once = asyncio.Semaphore(20)
+        """Nobody takes all keys before the others have looked."""
 
     async def answer(self, number: int) -> str:
         """The answer to one key, from whoever gave it."""
+        async with self._at_once:
+            return await self._answer(number)
+
+    async def _answer(self, number: int) -> str:
         key = key_of(number)
         while True:
             (found,) = await self._store.find_many([key], run=self._name, ttl=HOUR)

@@ -73,6 +73,10 @@ class ResponseBackend(Protocol):
         """``owner`` lives."""
         ...
 
+    async def succeed(self, task: str, owner: str) -> None:
+        """``owner`` runs ``task`` from now on: whoever did before has ended, and what that one had leased is free."""
+        ...
+
     async def leave(self, owner: str) -> None:
         """``owner`` has ended: whatever it had leased is free."""
         ...

@@ -19,7 +19,7 @@ from airflow_ai_provider.gateway.reuse.stored import HEADING_BYTES, heading_of
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
-_ANSWER, _LEASE, _OWNER = b"ai:response:", b"ai:lease:", b"ai:owner:"
+_ANSWER, _LEASE, _OWNER, _TASK = b"ai:response:", b"ai:lease:", b"ai:owner:", b"ai:task:"
 _CHUNK = 250
 """Keys of one command: Redis does nothing else meanwhile."""
 _CHUNK_BYTES = 8 * 2**20
@@ -85,6 +85,14 @@ class RedisResponses:
     async def stay(self, owner: str) -> None:
         with _translated():
             await self._redis.set(_OWNER + owner.encode(), 1, px=_OWNER_MS)
+
+    async def succeed(self, task: str, owner: str) -> None:
+        name = _TASK + task.encode()
+        with _translated():
+            before = cast("bytes | None", await self._redis.getset(name, owner))
+            await self._redis.expire(name, LEASE_SECONDS)
+            if before is not None and before != owner.encode():
+                await self._redis.delete(_OWNER + before)
 
     async def leave(self, owner: str) -> None:
         with _translated():

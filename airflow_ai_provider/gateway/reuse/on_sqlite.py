@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from airflow_ai_provider.errors import StoreUnavailable
 from airflow_ai_provider.gateway.reuse.backend import OWNER_SECONDS, Entry, Heading, Seen
 
-_VERSION = 2
+_VERSION = 3
 """Of the tables. It is a cache: a file of another version is emptied."""
 _TABLES = """
 CREATE TABLE responses (
@@ -28,6 +28,7 @@ CREATE INDEX responses_expiry ON responses (expires_at);
 CREATE INDEX responses_team ON responses (team);
 CREATE TABLE leases (key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE owners (owner TEXT PRIMARY KEY, alive_until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE tasks (task TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
 _CHUNK = 250
 """Keys per statement; SQLite takes at most 32,766 parameters."""
@@ -84,6 +85,15 @@ class SqliteResponses:
 
     async def stay(self, owner: str) -> None:
         await self._write(lambda db: _stay(db, owner, time.time()))
+
+    async def succeed(self, task: str, owner: str) -> None:
+        def write(db: sqlite3.Connection) -> None:
+            before = "SELECT owner FROM tasks WHERE task = ? AND owner <> ?"
+            db.execute(f"DELETE FROM owners WHERE owner IN ({before})", (task, owner))  # noqa: S608
+            _stay(db, owner, time.time())
+            db.execute("INSERT OR REPLACE INTO tasks VALUES (?, ?)", (task, owner))
+
+        await self._write(write)
 
     async def leave(self, owner: str) -> None:
         await self._write(lambda db: db.execute("DELETE FROM owners WHERE owner = ?", (owner,)))
@@ -173,7 +183,7 @@ def _prepare(db: sqlite3.Connection) -> None:
 def _make_tables(db: sqlite3.Connection) -> None:
     if _version(db) == _VERSION:
         return
-    for name in ("responses", "leases", "owners"):
+    for name in ("responses", "leases", "owners", "tasks"):
         db.execute(f"DROP TABLE IF EXISTS {name}")
     for statement in _TABLES.split(";"):
         db.execute(statement)
@@ -188,7 +198,8 @@ def _remove_expired(db: sqlite3.Connection) -> int:
     """Some of what is out of date; how many answers that were."""
     now = time.time()
     db.execute("DELETE FROM owners WHERE alive_until < ?", (now,))
-    db.execute("DELETE FROM leases WHERE owner NOT IN (SELECT owner FROM owners)")
+    for table in ("leases", "tasks"):
+        db.execute(f"DELETE FROM {table} WHERE owner NOT IN (SELECT owner FROM owners)")  # noqa: S608
     expired = "SELECT rowid FROM responses WHERE expires_at < ? LIMIT ?"
     return db.execute(f"DELETE FROM responses WHERE rowid IN ({expired})", (int(now), _EXPIRED)).rowcount  # noqa: S608
 

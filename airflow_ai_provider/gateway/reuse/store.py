@@ -59,8 +59,11 @@ class _Finish:
 class ResponseStore:
     """Answers by key, encrypted, over any backend. For one event loop."""
 
-    def __init__(self, backend: ResponseBackend, keyring: Keyring) -> None:
+    def __init__(self, backend: ResponseBackend, keyring: Keyring, *, task: str | None = None) -> None:
+        """``task`` names the task instance that asks: a try of it does not wait for what a dead one had leased."""
         self._backend = backend
+        self._task = task
+        self._succeeded = task is None
         self._codec = Codec(keyring)
         self._owner = secrets.token_hex(8)
         self._held: set[bytes] = set()
@@ -165,7 +168,7 @@ class ResponseStore:
 
     async def _claim_group(self, group: list[_Claim]) -> list[list[bool]]:
         keys = [key for claim in group for key in claim.keys]
-        found = await self._away.tried(lambda: self._backend.claim(keys, self._owner), without=None)
+        found = await self._away.tried(lambda: self._claimed(keys), without=None)
         if found is None:
             self._start_anew()
             return [[True] * len(claim.keys) for claim in group]
@@ -175,9 +178,15 @@ class ResponseStore:
             self._staying = asyncio.create_task(self._stay())
         return results
 
+    async def _claimed(self, keys: Sequence[bytes]) -> list[Seen]:
+        if not self._succeeded and self._task is not None:
+            await self._backend.succeed(self._task, self._owner)
+            self._succeeded = True
+        return await self._backend.claim(keys, self._owner)
+
     def _start_anew(self) -> None:
         """Be another owner: what the one before may still have in the store is free once that one is believed dead."""
-        self._owner = secrets.token_hex(8)
+        self._owner, self._succeeded = secrets.token_hex(8), self._task is None
         self._held.clear()
 
     def _is_ours(self, claim: _Claim, key: bytes, seen: Seen, now: float) -> bool:

@@ -27,8 +27,8 @@ class Place:
         self.folder, self.url, self.server = folder, url, server
         self.keyring = Keyring.open(folder / "keyring.json")
 
-    def open(self, keyring: Keyring | None = None) -> ResponseStore:
-        return ResponseStore(self.backend(), keyring or self.keyring)
+    def open(self, keyring: Keyring | None = None, task: str | None = None) -> ResponseStore:
+        return ResponseStore(self.backend(), keyring or self.keyring, task=task)
 
     def backend(self) -> ResponseBackend:
         return open_responses(self.url, self.folder)

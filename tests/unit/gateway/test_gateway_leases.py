@@ -131,6 +131,17 @@ async def test_the_leases_of_an_owner_that_is_silent_are_free(place: Place) -> N
     await closed(one, two)
 
 
+async def test_the_next_try_of_a_task_waits_for_nothing_that_a_dead_one_had_leased(place: Place) -> None:
+    """Another task waits until the dead one is believed dead; its own next try knows, and what it leases is its own."""
+    dead, stranger, successor = place.open(task="t1"), place.open(task="t2"), place.open(task="t1")
+    assert await claim(dead, KEY, OTHER) == [True, True]
+    assert await claim(stranger) == [False]
+    assert await claim(successor) == [True]
+    assert await claim(stranger, KEY, OTHER) == [False, True]
+    await closed(stranger, successor)
+    await dead.close()
+
+
 async def test_an_owner_is_heard_of_while_it_holds_anything(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
     nap = asyncio.sleep
