@@ -110,6 +110,7 @@ def open_lanes(
     settings: Settings,
     *,
     team: str,
+    worker: str,
     on_circuit: Callable[[CircuitChanged], None],
     terms: Mapping[Tier, Terms],
     output_schema: Mapping[str, Any] | None,
@@ -119,7 +120,7 @@ def open_lanes(
 ) -> Lanes:
     """The lanes of every tier of a route, in the order of the policy; a deployment in two tiers is opened once.
 
-    ``on_circuit`` hears of every circuit that opens or closes.
+    ``worker`` is what pacing knows this process by; ``on_circuit`` hears of every circuit that opens or closes.
 
     Raises ``PolicyError`` where a deployment has no price or its connection cannot be resolved.
     """
@@ -135,7 +136,7 @@ def open_lanes(
     )
     each = {offer.name: offer for offer in _each(tiers)}
     called = {name: as_called(offer.deployment, settings) for name, offer in each.items()}
-    gates = open_gates(called, team=team, cache_url=settings.cache_url, on_change=on_circuit)
+    gates = open_gates(called, team=team, cache_url=settings.cache_url, worker=worker, on_change=on_circuit)
     opened = {name: _open(offer, settings, gates[name]) for name, offer in each.items()}
 
     def lane(offer: Offer) -> Lane:

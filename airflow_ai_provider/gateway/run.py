@@ -93,6 +93,11 @@ class _Parts:
     owner: str
     """Names this process in the ledger."""
 
+    @property
+    def instance(self) -> str:
+        """Names the task instance, whichever try this is: what a dead try had taken of others, this one has at once."""
+        return request_id(self.caller, "", "task")
+
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> MapSummary:
     job, plan, log = parts.job, parts.plan, parts.log
@@ -160,6 +165,7 @@ def _lanes(parts: _Parts, recorder: Recorder) -> Lanes:
         plan.route,
         parts.settings,
         team=job.team,
+        worker=parts.instance,
         on_circuit=partial(_note_circuit, parts.log, recorder),
         terms=plan.terms,
         output_schema=job.output_schema,
@@ -176,8 +182,7 @@ def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, 
     for lane in {lane.name: lane for tier in lanes.values() for lane in tier}.values():
         closing.push_async_callback(lane.gate.close)
         closing.push_async_callback(lane.provider.close)
-    instance = request_id(parts.caller, "", "task")  # whichever try
-    store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring, task=instance)
+    store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring, task=parts.instance)
     closing.push_async_callback(store.close)
     with parts.ledger.read() as conn:
         waiting = any_open(conn, task)

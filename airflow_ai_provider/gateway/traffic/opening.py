@@ -19,6 +19,7 @@ def open_gates(
     *,
     team: str,
     cache_url: str | None,
+    worker: str | None = None,
     on_change: Callable[[CircuitChanged], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Gate]:
@@ -26,8 +27,9 @@ def open_gates(
 
     Deployments should be as called, with the ``api_base`` of their connection: those of the same name, model, base and
     connection share their limits. Without ``cache_url`` a process has limits of its own, and its team just its share.
-    Connects to nothing yet. Raises ``PolicyError`` where a deployment has nothing left for the team, and
-    ``StoreUnavailable`` where ``cache_url`` is no Redis URL.
+    ``worker`` names who sends: who takes another one's name, as the next try of its task, has its slots. Connects to
+    nothing yet. Raises ``PolicyError`` where a deployment has nothing left for the team, and ``StoreUnavailable`` where
+    ``cache_url`` is no Redis URL.
     """
     terms = {name: terms_of(name, deployment, team) for name, deployment in deployments.items()}
     link = Link(cache_url) if cache_url else None
@@ -41,5 +43,5 @@ def open_gates(
     gates: dict[str, Gate] = {}
     for name in deployments:
         own, its_desk = desk(name)
-        gates[name] = TrafficGate(name, own, team, its_desk, on_change=on_change, clock=clock)
+        gates[name] = TrafficGate(name, own, team, its_desk, worker=worker, on_change=on_change, clock=clock)
     return gates

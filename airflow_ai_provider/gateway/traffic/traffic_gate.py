@@ -118,6 +118,7 @@ class TrafficGate:
         team: str,
         desk: Desk,
         *,
+        worker: str | None = None,
         on_change: Callable[[CircuitChanged], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -127,7 +128,7 @@ class TrafficGate:
         self._desk = desk
         self._on_change = on_change
         self._clock = clock
-        self._worker = uuid.uuid4().hex[:16]
+        self._worker = worker or uuid.uuid4().hex[:16]
         self._retries = RetryBudget(clock())
 
         self._line: deque[_Waiting] = deque()

@@ -590,3 +590,22 @@ def test_a_worker_that_leaves_gives_its_slots_back(world: World) -> None:
         assert moment < 2
 
     world.run(story())
+
+
+def test_the_next_try_of_a_task_has_the_slots_of_a_dead_one(world: World) -> None:
+    """Others wait until the dead one is believed dead."""
+
+    async def story() -> None:
+        dead, stranger = world.worker(called="task", concurrency=1, **FREE), world.worker(concurrency=1, **FREE)
+        await enter(dead)
+        assert dead._messenger is not None
+        dead._messenger.cancel()  # nothing is heard of it any more
+        dead._messenger = None
+        waiting = asyncio.create_task(enter(stranger))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        waiting.cancel()
+        (moment,) = await moments_of(world, call(world.worker(called="task", concurrency=1, **FREE)))
+        assert moment < 2
+
+    world.run(story())

@@ -62,11 +62,11 @@ class World(ABC):
         self.changes: list[CircuitChanged] = []
         self._gates: list[TrafficGate] = []
 
-    def worker(self, team: str = "one", name: str = "small", **said: Any) -> TrafficGate:
-        """The gate of one more worker before a deployment."""
+    def worker(self, team: str = "one", name: str = "small", called: str | None = None, **said: Any) -> TrafficGate:
+        """The gate of one more worker before a deployment; ``called`` is its own name."""
         terms = terms_of(name, Deployment.model_validate({"model": "openai/gpt-4o-mini", **said}), team)
         desk = self._desk(name, terms)
-        gate = TrafficGate(name, terms, team, desk, on_change=self.changes.append, clock=self.clock)
+        gate = TrafficGate(name, terms, team, desk, worker=called, on_change=self.changes.append, clock=self.clock)
         self._gates.append(gate)
         return gate
 
