@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from airflow.sdk import Context
 
@@ -73,23 +73,36 @@ class GatherOperator(HeartOperator):
     :param source: the sink's folder (templated).
     :param target: the file to write: ``.csv``, ``.jsonl`` or ``.parquet`` (templated).
     :param key: column that must name each row once; ``None`` or ``#row`` checks nothing (templated).
+    :param formulas: ``neutralise`` puts an apostrophe before text that a spreadsheet would run as a formula, in CSV
+        only; ``keep`` writes it as it is.
     """
 
     template_fields: Sequence[str] = ("source", "target", "key")
     ui_color = "#f4f1e8"
 
-    def __init__(self, *, source: str, target: str, key: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        source: str,
+        target: str,
+        key: str | None = None,
+        formulas: Literal["neutralise", "keep"] = "neutralise",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         require_text(f"GatherOperator {self.task_id}", source=source, target=target)
+        if formulas not in ("neutralise", "keep"):
+            raise ValueError(f"GatherOperator {self.task_id}: formulas {formulas!r}: expected neutralise or keep")
         self.source = source
         self.target = target
         self.key = key
+        self.formulas: Literal["neutralise", "keep"] = formulas
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.hooks.settings import settings_from_airflow
         from airflow_ai_provider.rows.result import gather
 
         options = settings_from_airflow().storage_options
-        rows = gather(self.source, self.target, key=self.key or None, storage_options=options)
+        rows = gather(self.source, self.target, key=self.key or None, storage_options=options, formulas=self.formulas)
         self.log.info("%d rows in %s", rows, self.target)
         return {"target": self.target, "rows": rows}

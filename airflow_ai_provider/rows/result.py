@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from airflow_ai_provider.errors import SinkError, SourceError
 from airflow_ai_provider.rows.files import format_of
+from airflow_ai_provider.rows.formulas import Formulas, is_text, neutralised, neutralised_name
 from airflow_ai_provider.rows.fs import open_atomic, resolve, shown, translated
 from airflow_ai_provider.rows.keys import ROW_NUMBER_KEY, check_keys
 from airflow_ai_provider.rows.manifest import read_manifest
@@ -26,14 +27,22 @@ _ROWS_AT_ONCE = 4096
 _Write = Callable[[pa.RecordBatch], None]
 
 
-def gather(sink_uri: str, target_uri: str, *, key: str | None, storage_options: Mapping[str, Any] | None = None) -> int:
+def gather(
+    sink_uri: str,
+    target_uri: str,
+    *,
+    key: str | None,
+    storage_options: Mapping[str, Any] | None = None,
+    formulas: Formulas = "neutralise",
+) -> int:
     """Copy all rows of a finished sink, in order, into one Parquet, CSV or JSONL file; returns their number.
 
-    The file is complete or absent. In CSV a null is an empty cell and an empty text is ``""``; nested values are JSON.
+    The file is complete or absent. In CSV a null is an empty cell and an empty text is ``""``; nested values are JSON;
+    ``formulas`` says whether text that a spreadsheet would run is neutralised (``rows.formulas``).
     Raises ``SourceError`` if the sink is not finished, holds another number of rows than its manifest says, or a key
     is there twice, and ``SinkError`` if the file cannot be written.
     """
-    writer = _writer(target_uri)
+    writer = _writer(target_uri, formulas)
     if read_manifest(sink_uri, storage_options) is None:
         raise SourceError(f"{shown(sink_uri)}: is not a finished sink; run the task that writes it to its end")
     sink_fs, sink_path = resolve(sink_uri, storage_options)
@@ -63,12 +72,12 @@ def _require_unique(source: Any, key: str) -> None:
     check_keys(shown(source.uri), key, lambda: source.select([key]).blocks(_ROWS_AT_ONCE))
 
 
-def _writer(target_uri: str) -> Any:
+def _writer(target_uri: str, formulas: Formulas) -> Any:
     match format_of(target_uri):
         case ("parquet", None):
             return _parquet
         case ("csv", None):
-            return _csv
+            return _csv if formulas == "keep" else _csv_for_spreadsheets
         case ("jsonl", None):
             return _jsonl
     raise SinkError(f"{shown(target_uri)}: expected a name ending in .parquet, .csv or .jsonl")
@@ -87,6 +96,18 @@ def _csv(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
         yield lambda batch: writer.write_batch(
             pa.RecordBatch.from_arrays([_cells(column) for column in batch.columns], schema=flat)
         )
+
+
+@contextmanager
+def _csv_for_spreadsheets(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
+    safe = pa.schema([(neutralised_name(field.name), _cell_type(field.type)) for field in schema])
+    with _csv(file, safe) as write:
+
+        def neutralise(column: pa.Array) -> pa.Array:
+            cells = _cells(column)
+            return neutralised(cells) if is_text(cells.type) else cells
+
+        yield lambda batch: write(pa.RecordBatch.from_arrays([*map(neutralise, batch.columns)], schema=safe))
 
 
 @contextmanager

@@ -120,6 +120,8 @@ def test_documents_become_passages_of_rows(home: Path) -> None:
     assert rows[3]["context"] == ""
     assert {row["language"] for row in rows} == {"en"}
     assert rows[0]["text"] == QUESTIONS[0]
+    with pytest.raises(ValueError, match="formulas 'drop': expected neutralise or keep"):
+        GatherOperator(task_id="g2", source="in", target="out.csv", formulas="drop")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
