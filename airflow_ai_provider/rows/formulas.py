@@ -10,7 +10,7 @@ The rule can be reversed: remove one apostrophe from a cell whose remainder is a
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,13 +31,13 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def neutralised(column: pa.Array) -> pa.Array:
+def neutralised(column: Any) -> Any:
     """A text column with an apostrophe before each formula; the column itself where it holds none."""
-    text = column.cast(pa.large_string())
+    text: Any = column.cast(pa.large_string())
     formula = pc.and_not(pc.match_substring_regex(text, _FORMULA), pc.match_substring_regex(text, _NUMBER))
     if not pc.any(formula).as_py():
         return column
-    quoted = pc.binary_join_element_wise(pa.scalar("'", pa.large_string()), text, pa.scalar("", pa.large_string()))
+    quoted = pc.replace_substring_regex(text, r"\A", "'", max_replacements=1)
     return pc.if_else(formula, quoted, text).cast(column.type)
 
 

@@ -103,7 +103,7 @@ def _csv_for_spreadsheets(file: BinaryIO, schema: pa.Schema) -> Iterator[_Write]
     safe = pa.schema([(neutralised_name(field.name), _cell_type(field.type)) for field in schema])
     with _csv(file, safe) as write:
 
-        def neutralise(column: pa.Array) -> pa.Array:
+        def neutralise(column: Any) -> Any:
             cells = _cells(column)
             return neutralised(cells) if is_text(cells.type) else cells
 
