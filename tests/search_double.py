@@ -7,7 +7,8 @@ What it holds clients to (Elasticsearch reference, 8.x and 9.x):
 * a bulk body ends in a newline; a data stream takes ``create`` only; ``_id`` is unique in one backing index, not in
   the stream; a document that does not fit the strict mapping is refused by itself, the others are taken;
 * a document is found only after a refresh;
-* 429 for single documents, 413 for large bodies, 401 without the login.
+* 429 for single documents, 413 for large bodies, 401 without the login;
+* what a managed server or a proxy before it refuses, by method and path (``refuse``); plain indices.
 
 Not in it: more of the query language than the product uses, more than one node, time.
 """
@@ -61,7 +62,10 @@ class Refusal(Exception):
 
 
 class SearchDouble(WebThread):
-    """``rejected`` is the share of documents answered with 429; ``without_lifecycle`` makes it an OpenSearch."""
+    """``rejected`` is the share of documents answered with 429; ``without_lifecycle`` makes it an OpenSearch.
+
+    ``refuse`` maps a regular expression over ``METHOD /path`` to status and body; a body of text is sent as HTML.
+    """
 
     def __init__(
         self,
@@ -72,6 +76,8 @@ class SearchDouble(WebThread):
         login: tuple[str, str] | None = None,
         without_lifecycle: bool = False,
         poison: Collection[str] = (),
+        refuse: Mapping[str, tuple[int, Any]] | None = None,
+        takes_ids: bool = True,
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -86,6 +92,10 @@ class SearchDouble(WebThread):
         """Documents in each bulk request."""
         self.poison = poison
         """Ids of documents that never fit."""
+        self.refuse = dict(refuse or {})
+        self.indices: dict[str, Any] = {}
+        """Mappings of plain indices."""
+        self.takes_ids = takes_ids
         self._login = login
         self._has_lifecycle = not without_lifecycle
         self._random = random.Random(seed)
@@ -112,9 +122,14 @@ class SearchDouble(WebThread):
             except Refusal as refusal:
                 status, body = refusal.status, refusal.body
         headers = {"X-Elastic-Product": "Elasticsearch"}
+        if isinstance(body, str):
+            return web.Response(status=status, text=body, content_type="text/html")
         return web.Response(status=status, headers=headers, body=orjson.dumps(body), content_type="application/json")
 
     def _answer(self, request: web.BaseRequest, raw: bytes) -> tuple[int, Any]:
+        for pattern, answer in self.refuse.items():
+            if re.fullmatch(pattern, f"{request.method} {request.path}"):
+                return answer
         self._check_login(request)
         if len(raw) > self.largest:
             raise Refusal(413, "content_too_long", "entity content is too long")
@@ -129,6 +144,8 @@ class SearchDouble(WebThread):
                 return self._template(method, name, raw)
             case method, ["_data_stream", name]:
                 return self._data_stream(method, name)
+            case (("PUT" | "DELETE"), [name]):
+                return self._plain_index(request.method, name, raw)
             case "PUT", [name, "_mapping"]:
                 self._indices(name)
                 return 200, {"acknowledged": True}
@@ -196,6 +213,17 @@ class SearchDouble(WebThread):
             del self.streams[name]
         return 200, {"acknowledged": True}
 
+    def _plain_index(self, method: str, name: str, raw: bytes) -> tuple[int, Any]:
+        if method == "PUT":
+            if name in self.streams:
+                raise Refusal(400, "resource_already_exists_exception", f"index [{name}] already exists")
+            self.indices[name] = orjson.loads(raw)["mappings"]
+            self.streams[name] = [BackingIndex(name)]
+        else:
+            self._indices(name)
+            del self.streams[name], self.indices[name]
+        return 200, {"acknowledged": True}
+
     def _make_stream(self, name: str) -> None:
         if self._mapping(name) is None:
             raise Refusal(
@@ -204,6 +232,9 @@ class SearchDouble(WebThread):
         self.streams[name] = [BackingIndex(f".ds-{name}-000001")]
 
     def _mapping(self, stream: str) -> Mapping[str, Any] | None:
+        if stream in self.indices:
+            plain: Mapping[str, Any] = self.indices[stream]
+            return plain
         for template in self.templates.values():
             for pattern in template["index_patterns"]:
                 if "data_stream" in template and re.fullmatch(pattern.replace("*", ".*"), stream):
@@ -239,6 +270,9 @@ class SearchDouble(WebThread):
     def _write(self, stream: str, operation: str, key: str, source: bytes) -> tuple[int, Document | None]:
         if operation != "create":
             reason = "only write ops with an op_type of create are allowed in data streams"
+            return 400, {"type": "illegal_argument_exception", "reason": reason}
+        if not self.takes_ids:
+            reason = "Document ID is not supported in create/index operation request"
             return 400, {"type": "illegal_argument_exception", "reason": reason}
         if self._random.random() < self.rejected:
             return 429, {"type": "es_rejected_execution_exception", "reason": "rejected execution of primary operation"}

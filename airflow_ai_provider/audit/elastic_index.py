@@ -10,10 +10,15 @@ over copies all the same.
 
 A bulk request is halved when the server is busy and grows again when it is not. 429, 5xx and broken connections are
 tried anew, for those items only; what is refused for good is returned.
+
+Managed servers refuse requests that set an index up: lifecycle policies, templates, data streams, refreshes, ``GET /``.
+``prepare`` does without what is refused, says so once in the log of a process, and uses a plain index where there are
+no data streams. What delivers and searches events is never done without: a refusal there is an ``AuditError``.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -28,6 +33,8 @@ from airflow_ai_provider.audit.patience import TRIES, pause
 from airflow_ai_provider.audit.search import Event, Query, Rejected, SearchAddress, SearchIndex
 from airflow_ai_provider.errors import AuditError, StoreUnavailable
 
+log = logging.getLogger(__name__)
+
 TEMPLATE: Final = "logs-airflow_ai.audit"
 LIFECYCLE: Final = "logs-airflow_ai.audit"
 PRIORITY: Final = 500
@@ -41,6 +48,12 @@ _PAGE: Final = 5000
 _REASON: Final = 300
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
 _NOT_THE_EVENTS_FAULT: Final = frozenset({401, 403, 404})
+_NOT_OFFERED: Final = frozenset({401, 403, 405, 410, 501})
+"""Statuses with which servers refuse a request to everybody, or to this user."""
+_EXISTS: Final = "resource_already_exists_exception"
+_NO_IDS: Final = "Document ID is not supported"
+_warned: set[tuple[str, str]] = set()
+"""Index and message of what this process has already logged."""
 
 _ROLLOVER: Final = {
     "policy": {
@@ -86,33 +99,74 @@ class ElasticIndex(SearchIndex):
         self._authorization = _authorization(address)
 
     def prepare(self) -> None:
-        """Make lifecycle, template and data stream where they are missing, and add fields that are new."""
-        has_lifecycle = self._prepare_lifecycle()
-        settings = {"index.lifecycle.name": LIFECYCLE} if has_lifecycle else {}
+        """Make lifecycle, template and data stream where they are missing, and add fields that are new.
+
+        Raises ``AuditError`` where neither a data stream nor an index can be had, ``StoreUnavailable`` for an outage.
+        """
+        refused = []
+        if refusal := self._prepare_lifecycle():
+            detail = "no lifecycle here: nothing rolls the index over or removes old events. Set it up on the server"
+            refused.append(f"{refusal}; {detail}")
         template = {
             "index_patterns": [f"{self._stream.rpartition('-')[0]}-*"],
             "data_stream": {},
             "priority": PRIORITY,
-            "template": {"settings": {"index.codec": "best_compression", **settings}, "mappings": mapping()},
+            "template": {
+                "settings": {"index.codec": "best_compression"}
+                | ({} if refusal else {"index.lifecycle.name": LIFECYCLE}),
+                "mappings": mapping(),
+            },
         }
-        self._do("PUT", f"/_index_template/{TEMPLATE}", template)
-        if self._ask("GET", f"/_data_stream/{self._stream}").status == 404:
-            # 400: another has made it meanwhile.
-            self._do("PUT", f"/_data_stream/{self._stream}", allowed=(400,))
-        self._do("PUT", f"/{self._stream}/_mapping", mapping())
+        answer = self._ask("PUT", f"/_index_template/{TEMPLATE}", template)
+        if _is_not_offered(answer):
+            refused.append(f"{_told(answer)} for its index template; the stream or index keeps the mapping it has")
+        elif answer.status >= 300:
+            raise self._refused(f"/_index_template/{TEMPLATE}", answer)
+        refused += self._prepare_stream()
+        answer = self._ask("PUT", f"/{self._stream}/_mapping", mapping())
+        if _is_not_offered(answer):
+            refused.append(f"{_told(answer)} for its mapping; fields that are new since it was made are not indexed")
+        elif answer.status >= 300:
+            raise self._refused("_mapping", answer)
+        for message in refused:
+            self._warn_once(message)
 
-    def _prepare_lifecycle(self) -> bool:
-        """False on servers that know none: OpenSearch, Elastic's serverless."""
-        found = self._ask("GET", f"/_ilm/policy/{LIFECYCLE}")
-        if found.status in (400, 405, 410):
-            return False
-        if found.status == 404:
-            self._do("PUT", f"/_ilm/policy/{LIFECYCLE}", _ROLLOVER)
-        return True
+    def _prepare_lifecycle(self) -> str:
+        """Make the lifecycle policy where there is none; what the server answered where it offers none, or empty.
+
+        OpenSearch and serverless servers have no such policies; managed ones may refuse them to their users.
+        """
+        target = f"/_ilm/policy/{LIFECYCLE}"
+        answer = self._ask("GET", target)
+        if answer.status == 404:
+            answer = self._ask("PUT", target, _ROLLOVER)
+        return _told(answer) if answer.status >= 300 else ""
+
+    def _prepare_stream(self) -> list[str]:
+        """Make the data stream, or a plain index where the server has none; what to log of it."""
+        target = f"/_data_stream/{self._stream}"
+        if self._ask("GET", target).status == 200:
+            return []
+        stream = self._ask("PUT", target)
+        if stream.status < 300 or _type(stream) == _EXISTS:  # another process was faster
+            return []
+        index = self._ask("PUT", f"/{self._stream}", {"mappings": mapping()})
+        if index.status >= 300 and _type(index) != _EXISTS:
+            raise self._refused(target, stream)
+        return [f"{_told(stream)} for its data stream; a plain index of that name is used"]
+
+    def _warn_once(self, message: str) -> None:
+        if (self.name, message) not in _warned:
+            _warned.add((self.name, message))
+            log.warning("audit index %s: the server answered %s", self.name, message)
 
     def identity(self) -> str:
-        cluster = self._do("GET", "/")["cluster_uuid"]
-        return f"{cluster}/{self._stream}"
+        answer = self._ask("GET", "/")
+        if answer.status == 200 and "cluster_uuid" in answer.body:
+            return f"{answer.body['cluster_uuid']}/{self._stream}"
+        if answer.status == 200 or answer.status == 404 or _is_not_offered(answer):
+            return f"{self._address.url}/{self._stream}"
+        raise self._refused("/", answer)
 
     # -- writing
 
@@ -180,7 +234,7 @@ class ElasticIndex(SearchIndex):
                 continue
             if status == 429 or status >= 500:
                 again.add(event["event.id"])
-            elif status in _NOT_THE_EVENTS_FAULT:
+            elif status in _NOT_THE_EVENTS_FAULT or _NO_IDS in _reason(result):
                 raise self._refused("_bulk", _Answer(status, result))
             else:
                 rejected.append(Rejected(event["event.id"], f"{status} {_reason(result)}"))
@@ -199,7 +253,10 @@ class ElasticIndex(SearchIndex):
     # -- reading
 
     def refresh(self) -> None:
-        self._do("POST", f"/{self._stream}/_refresh")
+        """Make what was added visible to searches; a server that does not offer it does so by itself, later."""
+        answer = self._ask("POST", f"/{self._stream}/_refresh")
+        if answer.status >= 300 and not _is_not_offered(answer):
+            raise self._refused("_refresh", answer)
 
     def search(self, query: Query) -> list[Event]:
         found: list[Event] = []
@@ -236,7 +293,9 @@ class ElasticIndex(SearchIndex):
         return int(self._do("GET", f"/{self._stream}/_count")["count"])
 
     def clear(self) -> None:
-        self._do("DELETE", f"/_data_stream/{self._stream}", allowed=(404,))
+        answer = self._ask("DELETE", f"/_data_stream/{self._stream}")
+        if answer.status >= 300:
+            self._do("DELETE", f"/{self._stream}", allowed=(404,))
         self.prepare()
 
     def close(self) -> None:
@@ -275,23 +334,49 @@ class ElasticIndex(SearchIndex):
             raise _Busy("an answer that cannot be read", lost=True) from None
         except TransportError as error:
             raise _Busy(type(error).__name__, lost=True) from None
-        if meta.status == 429 or meta.status >= 500:
+        if meta.status == 429 or (meta.status >= 500 and meta.status not in _NOT_OFFERED):
             retry_after = meta.headers.get("retry-after", "")
             seconds = min(float(retry_after), 60.0) if retry_after.isdigit() else 0.0
             raise _Busy(f"HTTP {meta.status}", lost=meta.status != 429, retry_after=seconds)
         if meta.status == 413:
             raise _TooLarge
+        if meta.status < 300 and not isinstance(answer, dict):
+            raise _Busy("an answer that cannot be read", lost=True)
         return _Answer(meta.status, answer)
 
     def _refused(self, target: str, answer: _Answer) -> AuditError:
-        remedy = {
-            401: "check the login and password, or the api_key, of the connection",
-            403: "the user needs the privileges that docs/audit.md lists",
-            404: "the data stream is gone; run airflow ai audit index rebuild",
-        }.get(answer.status, "see the server's own log")
-        return AuditError(
-            f"audit index {self.name}: {target} answered {answer.status} {_reason(answer.body)}; {remedy}"
-        )
+        reason = _reason(answer.body)
+        if _NO_IDS in reason:
+            remedy = "use a collection of type search: others take no document ids, so events would be indexed twice"
+        elif "cluster_block_exception" in reason:
+            remedy = "the server takes no writes now: see its own log, and the room on its disks"
+        else:
+            remedy = _REMEDIES.get(answer.status, "see the server's own log")
+        return AuditError(f"audit index {self.name}: {target} answered {answer.status} {reason}; {remedy}")
+
+
+_REMEDIES: Final = {
+    401: "check the login and password, or the api_key, of the connection",
+    403: "the user needs the privileges that docs/audit.md lists",
+    404: "the data stream is gone; run airflow ai audit index rebuild",
+}
+
+
+def _is_not_offered(answer: _Answer) -> bool:
+    """Whether the server has no such request, or does not let this user make it."""
+    if answer.status in (400, 404):  # "no handler found for uri": a server that knows the request names what is wrong
+        return not _type(answer)
+    return answer.status in _NOT_OFFERED
+
+
+def _type(answer: _Answer) -> str:
+    """The kind of error that Elasticsearch and OpenSearch name; empty where something else answered."""
+    error = answer.body.get("error") if isinstance(answer.body, dict) else None
+    return str(error.get("type", "")) if isinstance(error, dict) else ""
+
+
+def _told(answer: _Answer) -> str:
+    return f"{answer.status} {_reason(answer.body)}"
 
 
 def _filters(query: Query) -> list[dict[str, Any]]:
@@ -306,21 +391,33 @@ def _filters(query: Query) -> list[dict[str, Any]]:
 
 def _reason(body: Any) -> str:
     """Type and reason of an error, without the value that Elasticsearch quotes in it."""
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return str(error)[:_REASON]
-    text = f"{error.get('type', '')}: {error.get('reason', '')}"
-    return text.partition(" Preview of field's value")[0][:_REASON]
+    if not isinstance(body, dict):
+        return "in a form that is not JSON, as proxies do" if body else "without a reason"
+    error = body.get("error", body)
+    if isinstance(error, dict):
+        named = [str(error[name]) for name in ("type", "reason", "Message", "message") if error.get(name)]
+        error = ": ".join(named) or "without a reason"
+    return str(error).partition(" Preview of field's value")[0][:_REASON]
 
 
 def _transport(address: SearchAddress) -> Any:
     try:
-        from elastic_transport import NodeConfig, Transport
+        from elastic_transport import JsonSerializer, NodeConfig, SerializationError, TextSerializer, Transport
     except ImportError:
         raise AuditError(
             "the audit index in Elasticsearch needs elastic-transport; run pip install"
             " 'airflow-ai-provider[elasticsearch]'"
         ) from None
+
+    class Lenient(JsonSerializer):
+        """Gives text for what is not JSON: a proxy's page comes with a status that says more."""
+
+        def loads(self, data: bytes) -> Any:
+            try:
+                return super().loads(data)
+            except SerializationError:
+                return data.decode("utf-8", "replace")
+
     parts = urlsplit(address.url)
     secure = parts.scheme == "https"
     tls: dict[str, Any] = {"verify_certs": address.verify_certs, "ca_certs": address.ca_certs} if secure else {}
@@ -333,7 +430,8 @@ def _transport(address: SearchAddress) -> Any:
         http_compress=True,
         **tls,
     )
-    return Transport([node], max_retries=0, meta_header=False)
+    serializers = {Lenient.mimetype: Lenient(), "application/*": TextSerializer()}
+    return Transport([node], serializers=serializers, max_retries=0, meta_header=False)
 
 
 def _authorization(address: SearchAddress) -> dict[str, str]:

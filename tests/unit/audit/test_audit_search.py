@@ -305,6 +305,137 @@ def test_wrong_logins_are_told_without_the_password() -> None:
         assert "wrong-word" not in str(refused.value)
 
 
+# Managed servers, which refuse some requests
+
+DENIED = {"error": {"type": "security_exception", "reason": "no permissions for [cluster:admin]"}, "status": 403}
+MANAGED = {"Message": "Your request: '/_ilm/policy' is not allowed."}
+UNKNOWN = {"error": "no handler found for uri"}
+PAGE = "<html><body>403 Forbidden</body></html>"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize(
+    "answer", [(401, MANAGED), (403, DENIED), (404, UNKNOWN), (405, {}), (403, PAGE), (400, UNKNOWN), (501, PAGE)]
+)
+def test_a_server_that_refuses_lifecycles_gets_the_events_and_the_log_says_so_once(
+    answer: tuple[int, Any], method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SearchDouble(refuse={f"({method}|PUT) /_ilm/.*": answer}) as double:
+        for _ in range(2):
+            with ElasticIndex(SearchAddress(double.url)) as index:
+                index.prepare()
+        with ElasticIndex(SearchAddress(double.url)) as index:
+            filled(index, [event(0)])
+        ((template),) = double.templates.values()
+    assert "index.lifecycle.name" not in template["template"]["settings"]
+    (told,) = (record.getMessage() for record in caplog.records if "no lifecycle here" in record.getMessage())
+    assert f"answered {answer[0]}" in told
+    assert "<html>" not in told
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_login_is_no_missing_lifecycle(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        SearchDouble(refuse={".*": (status, DENIED)}) as double,
+        ElasticIndex(SearchAddress(double.url)) as index,
+        pytest.raises(AuditError, match=rf"_data_stream/.* answered {status} security_exception"),
+    ):
+        index.prepare()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("body", [DENIED, PAGE, MANAGED])
+def test_a_refusal_of_events_is_an_error_that_says_what_it_is(
+    connect: Any, double: SearchDouble, status: int, body: Any
+) -> None:
+    double.refuse = {"POST .*/_bulk": (status, body)}
+    index = connect()
+    with pytest.raises(AuditError, match=f"_bulk answered {status} .*(connection|privileges)") as refused:
+        index.add([event(0)])
+    assert "<html>" not in str(refused.value)
+
+
+def test_a_refusal_of_single_events_is_an_error_and_no_dead_letter(connect: Any, double: SearchDouble) -> None:
+    denied = {"status": 403, "error": {"type": "cluster_block_exception", "reason": "index read-only"}}
+    double.refuse = {"POST .*/_bulk": (200, {"errors": True, "items": [{"create": denied}]})}
+    index = connect()
+    with pytest.raises(AuditError, match=r"403 cluster_block_exception.*room on its disks"):
+        index.add([event(0)])
+
+
+@pytest.mark.parametrize(
+    ("refuse", "told"),
+    [
+        ({"PUT /_index_template/.*": (403, DENIED)}, ["index template"]),
+        ({"PUT .*/_mapping": (403, DENIED)}, ["mapping"]),
+        ({"POST .*/_refresh": (403, DENIED)}, []),
+        ({"GET /": (403, DENIED)}, []),
+        ({"GET /": (404, {})}, []),
+        ({"GET /": (403, PAGE)}, []),
+    ],
+)
+def test_what_was_set_up_by_another_is_used(
+    refuse: dict[str, tuple[int, Any]], told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with SearchDouble() as double:
+        with ElasticIndex(SearchAddress(double.url)) as index:
+            index.prepare()
+        double.refuse = refuse
+        with ElasticIndex(SearchAddress(double.url)) as index:
+            index.prepare()
+            assert index.identity().endswith(STREAM)
+            assert index.add([event(0)]) == []
+            assert index.add([event(0)], replay=True) == []
+            index.refresh()
+        assert len(double.documents(STREAM)) == 1
+    assert [word for word in told if word in caplog.text] == told
+    assert len(caplog.records) == len(told)
+
+
+@pytest.mark.parametrize("answer", [(403, DENIED), (404, {}), (405, UNKNOWN), (400, UNKNOWN), (403, PAGE)])
+def test_a_server_without_data_streams_gets_a_plain_index(
+    answer: tuple[int, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A serverless collection of type search: no lifecycles, streams, refreshes, nor a root to ask."""
+    refuse = {f"[A-Z]+ {path}": answer for path in ("/_ilm/.*", "/_data_stream/.*", ".*/_refresh", "/")}
+    with SearchDouble(refuse=refuse) as double, ElasticIndex(SearchAddress(double.url)) as index:
+        index.prepare()
+        index.prepare()
+        assert index.add([event(0), event(1)]) == []
+        assert index.add([event(1), event(2)]) == []
+        assert len(double.documents(STREAM)) == 3
+        assert set(double.indices) == {STREAM}
+        index.clear()
+        assert double.documents(STREAM) == []
+    assert len([each for each in caplog.records if "plain index" in each.getMessage()]) == 1
+
+
+def test_a_template_that_is_refused_and_missing_is_told_with_the_refusal() -> None:
+    refuse = {"PUT /_index_template/.*": (403, DENIED), "PUT /logs.*": (403, DENIED)}
+    with (
+        SearchDouble(refuse=refuse) as double,
+        ElasticIndex(SearchAddress(double.url)) as index,
+        pytest.raises(AuditError, match=r"_data_stream/.* no matching index template"),
+    ):
+        index.prepare()
+
+
+def test_a_collection_that_takes_no_ids_is_told_and_nothing_is_lost() -> None:
+    with SearchDouble(takes_ids=False) as double, ElasticIndex(SearchAddress(double.url)) as index:
+        index.prepare()
+        with pytest.raises(AuditError, match=r"collection of type search"):
+            index.add([event(0)])
+
+
+def test_a_page_instead_of_an_answer_is_an_outage(connect: Any, double: SearchDouble) -> None:
+    index = connect()
+    index.prepare()
+    double.refuse = {"POST .*/_bulk": (200, PAGE)}
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        index.add([event(0)])
+
+
 def test_the_double_refuses_what_the_server_refuses(double: SearchDouble) -> None:
     """Mixed headers, versions of another server, other operations than create, a body without its last newline."""
     plain, ndjson = "application/json", "application/x-ndjson"
