@@ -1,7 +1,7 @@
 """Retrieval over a whole source: a stream of rows in, the same rows with their passages out.
 
 Nothing here knows Airflow. No model is called: Milvus' own BM25 finds the passages, so rows leave nothing behind but
-their parts. A retry goes on after the last finished part, as long as source, template and collection are the same.
+their parts. A retry keeps a finished part if source, template, collection and the part's rows are the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow as pa
 from airflow_ai_provider.errors import PromptError, SourceError
 from airflow_ai_provider.gateway.render import RowTemplate
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.rows.keys import rows_digest
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
 from airflow_ai_provider.rows.source import Source, open_source
@@ -91,11 +92,12 @@ def retrieve(job: Retrieval, settings: Settings, *, log: Logger | Any) -> Retrie
         for index, batch in enumerate(source.batches(BATCH_ROWS)):
             if not job.shard.owns(index):
                 continue
-            if (part := sink.finished(index)) is not None:
+            part, digest = sink.finished(index), rows_digest(batch)
+            if part is not None and part.summary.get("rows_digest") == digest:
                 summary.add(part.summary)
                 continue
             table, counts = _with_context(batch, template, store, job)
-            sink.write(index, table, summary=counts, final=True)
+            sink.write(index, table, summary={**counts, "rows_digest": digest}, final=True)
             summary.add(counts)
             log.info("%d rows looked up, %d with passages", summary.rows, summary.with_context)
     summary.seconds = round(time.monotonic() - started, 3)

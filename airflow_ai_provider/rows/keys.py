@@ -55,6 +55,11 @@ def keys_digest(keys: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+def rows_digest(batch: pa.RecordBatch) -> str:
+    """32 hex digits that name the content of a batch, for rows without a key: equal digests are equal rows."""
+    return hashlib.sha256(batch.serialize()).hexdigest()[:32]
+
+
 def check_keys(place: str, key: str, batches: Callable[[], Iterator[pa.RecordBatch]]) -> int:
     """The number of rows, each with a key of its own. ``batches`` is called once, or again if keys may repeat.
 

@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
@@ -88,13 +89,18 @@ def answer(home: Path, **changes: Any) -> LLMMapOperator:
     return LLMMapOperator(task_id="answer", **{**arguments, **changes})
 
 
-def test_documents_become_passages_of_rows(home: Path) -> None:
+def sync_knowledge(home: Path) -> EmbedSyncOperator:
+    """Three documents, of which one cannot be read, and the operator that syncs them."""
     docs = home / "docs"
     docs.mkdir()
     (docs / "cards.md").write_text("# Stolen cards\n\nA stolen card is blocked in the app at once.\n")
     (docs / "accounts.md").write_text("# Opening an account\n\nOpen an account with your passport.\n")
     (docs / "broken.md").write_bytes(b"\xff\xfe\x00")
-    sync = EmbedSyncOperator(task_id="s", source=str(docs), collection="kb", team="support")
+    return EmbedSyncOperator(task_id="s", source=str(docs), collection="kb", team="support")
+
+
+def test_documents_become_passages_of_rows(home: Path) -> None:
+    sync = sync_knowledge(home)
     first, second = sync.execute(context()), sync.execute(context())
     assert (first["documents"], first["added"], second["unchanged"], second["written"]) == (2, 2, 2, 0)
     assert first["failed"][0]["doc_id"] == "broken.md"
@@ -142,6 +148,41 @@ def test_a_lookup_that_cannot_be_made_says_why(home: Path, changes: dict[str, st
     }
     with pytest.raises(AirflowFailException, match=words):
         RetrieveOperator(task_id="r", **{**arguments, **changes}).execute(context())
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE questions SET text = 'How do I open an account?' WHERE id = 'q0'", "DELETE FROM questions WHERE id = 'q0'"],
+)
+def test_retrieval_retried_over_sql_looks_changed_rows_up_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str, change: str
+) -> None:
+    """A database does not tell that its rows changed: a finished part counts only for the very rows it was made of."""
+    address = postgres_url.replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(address) as database:
+        database.execute("CREATE TABLE questions (id TEXT, text TEXT)")
+        for row in [("q0", QUESTIONS[0]), ("q1", QUESTIONS[2])]:
+            database.execute("INSERT INTO questions VALUES (%s, %s)", row)
+    monkeypatch.setenv("AIRFLOW_CONN_ROWS", address)
+    sync_knowledge(home).execute(context())
+    retrieve = RetrieveOperator(
+        task_id="r",
+        source="sql://rows/questions?key=id",
+        sink=str(home / "with_context"),
+        collection="kb",
+        query="{{ text }}",
+        top_k=1,
+    )
+    retrieve.execute(context())
+    with psycopg.connect(address) as database:
+        database.execute(change)
+        expected = database.execute("SELECT id, text FROM questions ORDER BY id").fetchall()
+    retrieve.execute(context())
+    gather = GatherOperator(task_id="g", source=str(home / "with_context"), target=str(home / "out.csv"), key="id")
+    gather.execute(context())
+    rows = list(csv.DictReader((home / "out.csv").open()))
+    assert [(row["id"], row["text"]) for row in rows] == expected
+    assert ("passport" in rows[0]["context"]) == ("open an account" in rows[0]["text"])
 
 
 def test_a_source_with_a_context_already_is_refused(home: Path) -> None:
