@@ -152,7 +152,10 @@ def test_a_lookup_that_cannot_be_made_says_why(home: Path, changes: dict[str, st
 
 @pytest.mark.parametrize(
     "change",
-    ["UPDATE questions SET text = 'How do I open an account?' WHERE id = 'q0'", "DELETE FROM questions WHERE id = 'q0'"],
+    [
+        "UPDATE questions SET text = 'How do I open an account?' WHERE id = 'q0'",
+        "DELETE FROM questions WHERE id = 'q0'",
+    ],
 )
 def test_retrieval_retried_over_sql_looks_changed_rows_up_again(
     home: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str, change: str
