@@ -34,6 +34,8 @@ _PERMANENT = {
     422: "unprocessable",
 }
 
+LONGEST_WAIT = 600.0
+"""Seconds for which a vendor's word holds calls back, whatever it says; then a single call finds out."""
 MAX_ANSWER_BYTES = 16 * 2**20
 """More than this is no answer of a model: 100,000 tokens are some 400 KB."""
 
@@ -67,6 +69,8 @@ class RateLimits:
     tokens: int | None = None
     tokens_remaining: int | None = None
     tokens_reset: float | None = None
+    at_once: bool = False
+    """Whether a quota is back as a whole at its reset, and nothing of it before; otherwise at an even pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,9 @@ class Provider(Protocol):
 
 
 def not_charged(status: int) -> bool:
-    """Whether a complete HTTP response of this status is the vendor's word that it charges nothing."""
-    return status in _VENDOR_FAILED or (400 <= status < 500 and status not in _MAYBE_CHARGED)
+    """Whether a complete HTTP response of this status says that nothing is charged. A redirect is not followed: nothing
+    was asked of whoever answers at its target."""
+    return status in _VENDOR_FAILED or (300 <= status < 500 and status not in _MAYBE_CHARGED)
 
 
 def http_error(name: str, status: int, *, detail: str = "", retry_after: float | None = None) -> VendorError:

@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import io
 import urllib.request
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
+from multidict import MultiMapping
 from yarl import URL
 
 from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
 from airflow_ai_provider.gateway.providers import replies
 from airflow_ai_provider.gateway.providers.base import MAX_ANSWER_BYTES, ModelReply, ModelRequest
+from airflow_ai_provider.gateway.providers.quotas import Headers
 from airflow_ai_provider.gateway.providers.vendors import Address
 
 _KEPT_SECONDS = 4.0
@@ -52,8 +53,8 @@ class OpenAICompatibleProvider:
     async def complete(self, request: ModelRequest) -> ModelReply:
         status, headers, content = await self._exchange(request, self._body(request))
         if 200 <= status < 300:
-            return replies.read_reply(self._name, replies.parse(self._name, content), headers.get)
-        raise replies.refused(self._name, status, replies.read_error(content), headers.get)
+            return replies.read_reply(self._name, replies.parse(self._name, content), _lookup(headers))
+        raise replies.refused(self._name, status, replies.read_error(content), _lookup(headers))
 
     async def close(self) -> None:
         session, self._opened = self._opened, None
@@ -82,7 +83,7 @@ class OpenAICompatibleProvider:
             rest["tool_choice"] = request.tool_choice
         return rest
 
-    async def _exchange(self, request: ModelRequest, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    async def _exchange(self, request: ModelRequest, body: bytes) -> tuple[int, MultiMapping[str], bytes]:
         """Status, headers and content of the answer. aiohttp's own errors know the key: none is kept as a cause."""
         failure: VendorError
         try:
@@ -123,6 +124,16 @@ class OpenAICompatibleProvider:
             if len(self._timeouts) < _TIMEOUTS:  # a deadline makes every one different
                 self._timeouts[seconds] = known
         return known
+
+
+def _lookup(headers: MultiMapping[str]) -> Headers:
+    """A header by its name; several of one name are joined, as RFC 9110 has it."""
+
+    def value(name: str) -> str | None:
+        values = headers.getall(name, ())
+        return values[0] if len(values) == 1 else ", ".join(values) if values else None
+
+    return value
 
 
 async def _read(stream: aiohttp.StreamReader, limit: int) -> bytes | None:

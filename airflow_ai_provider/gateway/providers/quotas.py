@@ -1,81 +1,206 @@
-"""What vendors say of their quotas beside an answer, in the headers that OpenAI and Anthropic document.
+"""Reads what vendors say of their quotas and of when to come back, from the headers of an answer or a refusal.
 
-OpenAI's, which most compatible vendors send as well: ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}``, with
-resets as durations such as ``6m0s`` or ``120ms``. Anthropic's: ``anthropic-ratelimit-{requests,tokens}-`` with the same
-three after it, and resets as RFC 3339 timestamps.
+| who | headers | resets |
+|---|---|---|
+| OpenAI, Groq | ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}`` | durations, behind proxies Unix times |
+| Anthropic | ``anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}`` | RFC 3339 |
+| Mistral | ``[x-]ratelimitbysize-…``, ``x-ratelimit-…-{req,tokens}-minute`` | seconds |
+| Together, OpenRouter | ``x-ratelimit-{limit,remaining,reset}``, ``x-tokenlimit-…`` | seconds, Unix times in ms |
+| IETF drafts | ``ratelimit-{limit,remaining,reset}``; ``ratelimit`` and ``ratelimit-policy`` | seconds |
+
+Pure: no header is a reason to fail, and no figure is negative.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
-from airflow_ai_provider.gateway.providers.base import RateLimits
+from airflow_ai_provider.gateway.providers.base import LONGEST_WAIT, RateLimits
+from airflow_ai_provider.gateway.providers.delays import seconds_until
 
 Headers = Callable[[str], str | None]
 """A response's headers, by lower-case name."""
+Unit = Literal["requests", "tokens"]
 
-_FIGURES = ("limit", "remaining", "reset")
-_OPENAI = {of: tuple(f"x-ratelimit-{figure}-{of}" for figure in _FIGURES) for of in ("requests", "tokens")}
-_ANTHROPIC = {of: tuple(f"anthropic-ratelimit-{of}-{figure}" for figure in _FIGURES) for of in ("requests", "tokens")}
 _LARGEST = 10**12
-_LONGEST = 86_400.0 * 31
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|[dhms]))+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|[dhms])")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_MOST_SKEW = 86_400.0
+_COUNT = re.compile(r"(\d{1,13})(?=\s*(?:$|[,;]))", re.ASCII)
+"""A number, also one that policies follow, as in the drafts' ``100, 100;w=60``."""
+_ITEM = re.compile(
+    r'(?:"([^"]{0,64})"|([\w.*/-]{1,64}))?((?:\s*;\s*[a-z][\w*-]{0,15}=(?:"[^"]{0,64}"|[^\s;,"]{1,32}))+)'
+)
+"""An item of a structured field, ``"default";r=50;t=30``."""
+_PARAMETER = re.compile(r'([a-z][\w*-]{0,15})=(?:"([^"]{0,64})"|([^\s;,"]{1,32}))')
+_LONGEST_FIELD = 1024
+
+
+class _Names(NamedTuple):
+    """Headers of one quota."""
+
+    unit: Unit
+    limit: str
+    remaining: str
+    reset: str
+    at_once: bool
+    """See ``RateLimits.at_once``."""
+
+
+class _Quota(NamedTuple):
+    """What the headers say of one quota."""
+
+    unit: Unit
+    limit: int | None
+    remaining: int | None
+    reset: float | None
+    at_once: bool
+
+
+def _named(unit: Unit, pattern: str, *, at_once: bool = True, reset: str | None = None) -> _Names:
+    limit, remaining, until_reset = (pattern.format(figure) for figure in ("limit", "remaining", "reset"))
+    return _Names(unit, limit, remaining, reset or until_reset, at_once)
+
+
+_ANTHROPIC = (
+    _named("requests", "anthropic-ratelimit-requests-{}", at_once=False),
+    _named("tokens", "anthropic-ratelimit-tokens-{}", at_once=False),
+    _named("tokens", "anthropic-ratelimit-input-tokens-{}", at_once=False),
+    _named("tokens", "anthropic-ratelimit-output-tokens-{}", at_once=False),
+)
+_OTHERS = (
+    _named("requests", "x-ratelimit-{}-requests", at_once=False),
+    _named("tokens", "x-ratelimit-{}-tokens", at_once=False),
+    _named("requests", "x-ratelimit-{}-req-minute"),
+    _named("tokens", "x-ratelimit-{}-tokens-minute"),
+    _named("tokens", "ratelimitbysize-{}"),
+    _named("tokens", "x-ratelimitbysize-{}-minute", reset="ratelimitbysize-reset"),
+    _named("requests", "x-ratelimit-{}"),
+    _named("tokens", "x-tokenlimit-{}"),
+    _named("requests", "x-rate-limit-{}"),
+    _named("requests", "ratelimit-{}"),
+)
+_RETRY_AFTER = ("retry-after", "x-retry-after", "x-ratelimit-retry-after")
+_RETRY_AFTER_MS = ("retry-after-ms", "x-ms-retry-after-ms")
 
 
 def read_limits(headers: Headers, now: datetime) -> RateLimits | None:
-    """The quota by either vendor's headers; ``None`` where there are none that can be read.
+    """The quota that an answer's headers tell; ``None`` where there is none that can be read."""
+    quotas = [quota for quota in _quotas(headers, now) if quota.remaining is not None]
+    return _most_binding(quotas) if quotas else None
 
-    Anthropic's first: litellm adds OpenAI's to them, without the resets.
+
+def retry_after(headers: Headers, now: datetime) -> float | None:
+    """Seconds for which a vendor asks to wait, at most ``LONGEST_WAIT``."""
+    clock = _vendors_clock(headers, now)
+    for names, unit in ((_RETRY_AFTER_MS, 1e-3), (_RETRY_AFTER, 1.0)):
+        for name in names:
+            if (seconds := seconds_until(headers(name), clock, unit=unit)) is not None:
+                return min(seconds, LONGEST_WAIT)
+    return None
+
+
+def exhausted_until(headers: Headers, now: datetime) -> float | None:
+    """Seconds until the last quota is back of those that a refusal's headers call used up; at most ``LONGEST_WAIT``.
+
+    A quota of which only the reset is told counts as used up: its vendor has just refused.
     """
-    return _read(headers, now, _ANTHROPIC) or _read(headers, now, _OPENAI)
-
-
-def _read(headers: Headers, now: datetime, names: Mapping[str, tuple[str, ...]]) -> RateLimits | None:
-    limit, left, reset = names["requests"]
-    limit_tokens, left_tokens, reset_tokens = names["tokens"]
-    requests, tokens = headers(left), headers(left_tokens)
-    if requests is None and tokens is None:  # what most answers of most servers have
-        return None
-    found = RateLimits(
-        requests=count(headers(limit)),
-        requests_remaining=count(requests),
-        requests_reset=until(headers(reset), now),
-        tokens=count(headers(limit_tokens)),
-        tokens_remaining=count(tokens),
-        tokens_reset=until(headers(reset_tokens), now),
-    )
-    return None if found == RateLimits() else found
+    waits = [quota.reset for quota in _quotas(headers, now) if quota.reset is not None and not quota.remaining]
+    if not waits:
+        clock = _vendors_clock(headers, now)
+        alone = (until(headers(name.reset), clock) for name in _OTHERS if headers(name.remaining) is None)
+        waits = [seconds for seconds in alone if seconds is not None]
+    return min(max(waits), LONGEST_WAIT) if waits else None
 
 
 def count(text: str | None) -> int | None:
     """A number of requests or tokens."""
-    if text is None or not (text.isascii() and text.isdigit()) or len(text) > 13:
-        return None
-    return min(int(text), _LARGEST)
+    match = _COUNT.match(text.strip()) if text else None
+    return min(int(match[1]), _LARGEST) if match else None
 
 
 def until(text: str | None, now: datetime) -> float | None:
-    """Seconds from ``now`` to a reset: a duration as Go writes it, seconds, or a timestamp. At most 31 days."""
-    if not text or len(text) > 64:
-        return None
-    if (seconds := _duration(text)) is None and (seconds := _moment(text, now)) is None:
-        return None
-    return min(max(seconds, 0.0), _LONGEST)
+    """Seconds from ``now`` to a reset, in any form that ``seconds_until`` reads. At most 31 days."""
+    return seconds_until(text.partition(";")[0], now) if text else None
 
 
-def _duration(text: str) -> float | None:
-    if _DURATION.fullmatch(text):
-        return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
-    return float(text) if re.fullmatch(r"\d{1,12}(?:\.\d{1,9})?", text, re.ASCII) else None
+def _quotas(headers: Headers, now: datetime) -> list[_Quota]:
+    """Every quota told. litellm adds OpenAI's headers to Anthropic's, without the resets: those go before."""
+    if found := list(_plain(headers, now, _ANTHROPIC)):
+        return found
+    return [*_plain(headers, now, _OTHERS), *_structured(headers("ratelimit"), headers, now)]
 
 
-def _moment(text: str, now: datetime) -> float | None:
+def _plain(headers: Headers, now: datetime, families: Sequence[_Names]) -> Iterator[_Quota]:
+    for names in families:
+        remaining = headers(names.remaining)
+        if remaining is not None:  # most answers of most servers have none
+            reset = until(headers(names.reset), _vendors_clock(headers, now))
+            yield _Quota(names.unit, count(headers(names.limit)), count(remaining), reset, names.at_once)
+
+
+def _structured(field: str | None, headers: Headers, now: datetime) -> Iterator[_Quota]:
+    """The quotas of a ``RateLimit`` header: as a list of items or, in older drafts, ``limit=100, remaining=50, …``."""
+    if not field or len(field) > _LONGEST_FIELD:
+        return
+    clock = _vendors_clock(headers, now)
+    policies = dict(_items(headers("ratelimit-policy")))
+    for name, said in _items(field):
+        policy = policies.get(name, {})
+        unit: Unit = "tokens" if "token" in f"{name} {policy.get('qu', '')}".lower() else "requests"
+        yield _Quota(unit, count(policy.get("q")), count(said.get("r")), until(said.get("t"), clock), at_once=True)
+    if "remaining" in (flat := _parameters(field)):
+        limit, remaining = count(flat.get("limit")), count(flat["remaining"])
+        yield _Quota("requests", limit, remaining, until(flat.get("reset"), clock), at_once=True)
+
+
+def _items(field: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+    if field and len(field) <= _LONGEST_FIELD:
+        for match in _ITEM.finditer(field):
+            yield match[1] or match[2] or "", _parameters(match[3])
+
+
+def _parameters(text: str) -> dict[str, str]:
+    return {match[1]: match[2] or match[3] or "" for match in _PARAMETER.finditer(text)}
+
+
+def _most_binding(quotas: Iterable[_Quota]) -> RateLimits | None:
+    """Of several quotas of one unit that with the least left, and of those the one that takes longest."""
+    of: dict[Unit, _Quota] = {}
+    for quota in quotas:
+        known = of.get(quota.unit)
+        if known is None or _rank(quota) < _rank(known):
+            of[quota.unit] = quota
+    none = _Quota("requests", None, None, None, at_once=False)
+    requests, tokens = of.get("requests", none), of.get("tokens", none)
+    return RateLimits(
+        requests=requests.limit,
+        requests_remaining=requests.remaining,
+        requests_reset=requests.reset,
+        tokens=tokens.limit,
+        tokens_remaining=tokens.remaining,
+        tokens_reset=tokens.reset,
+        at_once=requests.at_once or tokens.at_once,
+    )
+
+
+def _rank(quota: _Quota) -> tuple[int, float]:
+    return (_LARGEST if quota.remaining is None else quota.remaining, -(quota.reset or 0.0))
+
+
+def _vendors_clock(headers: Headers, now: datetime) -> datetime:
+    """The vendor's own time, as far as it can be true: its moments are on its clock, and ours may be off."""
+    theirs = _parsed_date(headers("date") or "")
+    return theirs if theirs is not None and abs((theirs - now).total_seconds()) < _MOST_SKEW else now
+
+
+@lru_cache(maxsize=16)  # a vendor's answers of one second say the same
+def _parsed_date(text: str) -> datetime | None:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

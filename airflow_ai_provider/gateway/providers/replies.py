@@ -8,21 +8,20 @@ write them.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
 from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
-from airflow_ai_provider.gateway.providers.base import ModelReply, http_error, not_charged
-from airflow_ai_provider.gateway.providers.quotas import Headers, read_limits
+from airflow_ai_provider.gateway.providers.base import LONGEST_WAIT, ModelReply, http_error, not_charged
+from airflow_ai_provider.gateway.providers.delays import body_delay
+from airflow_ai_provider.gateway.providers.quotas import Headers, exhausted_until, read_limits, retry_after
 from airflow_ai_provider.ledger.money import Usage
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
@@ -40,8 +39,9 @@ _REFUSED = frozenset({400, 403, 413, 422, 451})
 """Statuses with which a vendor may refuse what a request says."""
 REDIRECTED_TO = "x-redirected-to"
 """What an adapter calls ``location`` where the client below it would follow that."""
-_MOST_RETRY_AFTER = 3600.0
 _MOST_TOKENS = 10**9
+_PLAIN_TEXT = 4000
+"""Bytes of an error that is not JSON, in which a delay is looked for."""
 _REQUEST_ID_HEADERS = ("request-id", "x-request-id", "x-amzn-requestid")
 """Anthropic's, OpenAI's and Bedrock's."""
 _FINISH = {
@@ -151,24 +151,49 @@ class Said:
     code: str = ""
     message: str = ""
     """In lower case."""
+    delay: float | None = None
+    """Seconds it asks to wait."""
 
 
 def read_error(content: bytes) -> Said:
     """OpenAI's form ``{"error": {"code", "type", "message"}}``, or what comes near it; empty where there is none."""
+    now = datetime.now(UTC)
     try:
         body = orjson.loads(content)
     except ValueError:
-        return Said()
+        return Said(delay=_stated_delay({}, {}, content[:_PLAIN_TEXT].decode(errors="replace"), now))
     if isinstance(body, list) and body:  # Gemini's, where it speaks OpenAI's protocol
         body = body[0]
-    error = body.get("error", body) if isinstance(body, Mapping) else None
+    whole = body if isinstance(body, Mapping) else {"error": body}
+    error = whole.get("error", whole)
     if not isinstance(error, Mapping):
-        return Said(message=str(error).lower() if error else "")
+        text = str(error) if error else ""
+        return Said(message=text.lower(), delay=_stated_delay({}, whole, text, now))
     inner = error.get("innererror")
     given = (error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, Mapping) else None)
     codes = [code for code in given if isinstance(code, str) and code]
-    text = error.get("message") or error.get("detail") or ""
-    return Said(frozenset(map(str.lower, codes)), codes[0] if codes else "", str(text).lower())
+    text = str(error.get("message") or error.get("detail") or "")
+    delay = _stated_delay(error, whole, text, now)
+    return Said(frozenset(map(str.lower, codes)), codes[0] if codes else "", text.lower(), delay)
+
+
+def _stated_delay(error: Mapping[str, Any], whole: Mapping[str, Any], text: str, now: datetime) -> float | None:
+    """Seconds that an error asks to wait, at most ``LONGEST_WAIT``: in its fields, in those around it, in its text, or
+    in the headers that OpenRouter passes on in ``metadata``."""
+    metadata = error.get("metadata")
+    headers = metadata.get("headers") if isinstance(metadata, Mapping) else None
+    passed_on = (
+        {str(name).lower(): str(value) for name, value in headers.items()} if isinstance(headers, Mapping) else {}
+    )
+    for found in (
+        body_delay(error, text, now),
+        body_delay(whole, "", now),
+        retry_after(passed_on.get, now),
+        exhausted_until(passed_on.get, now),
+    ):
+        if found is not None:
+            return min(found, LONGEST_WAIT)
+    return None
 
 
 def refused(
@@ -188,7 +213,7 @@ def refused(
         explanation = f"{place}: refused by content policy"
         return VendorPermanentError(explanation, kind="content_policy", http_status=status, billed=billed)
     detail = _redirection(headers) if 300 <= status < 400 else said.code if _CODE.fullmatch(said.code) else ""
-    return http_error(name, status, detail=detail, retry_after=retry_after(headers))
+    return http_error(name, status, detail=detail, retry_after=_delay(status, said, headers, datetime.now(UTC)))
 
 
 def not_connected(name: str, why: str = "") -> VendorTransientError:
@@ -221,16 +246,14 @@ def oversized(name: str, limit: int) -> VendorPermanentError:
     return VendorPermanentError(message, kind="oversized", billed=True)
 
 
-def retry_after(headers: Headers) -> float | None:
-    """Seconds the vendor asks to wait: ``retry-after-ms``, or ``retry-after`` in seconds or as a date (RFC 9110)."""
-    seconds = _number(headers("retry-after-ms"))
-    seconds = seconds / 1000 if seconds is not None else _number(headers("retry-after"))
-    if seconds is None and (date := headers("retry-after")):
-        try:
-            seconds = (parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
-            return None
-    return None if seconds is None else min(max(seconds, 0.0), _MOST_RETRY_AFTER)
+def _delay(status: int, said: Said, headers: Headers, now: datetime) -> float | None:
+    """Seconds until the vendor wants to hear from us again: as it says so or, of a 429, by its quotas."""
+    seconds = retry_after(headers, now)
+    if seconds is None:
+        seconds = said.delay
+    if seconds is None and status == 429:
+        seconds = exhausted_until(headers, now)
+    return seconds
 
 
 def _redirection(headers: Headers) -> str:
@@ -245,14 +268,6 @@ def _redirection(headers: Headers) -> str:
 
 def _any(phrases: Sequence[str], message: str) -> bool:
     return any(phrase in message for phrase in phrases)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 # Values

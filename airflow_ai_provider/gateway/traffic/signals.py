@@ -32,14 +32,18 @@ def cool_down(limits: RateLimits, tokens: int) -> float:
     OpenAI's and Anthropic's resets are the time until all of the quota is back, at an even pace.
     """
     waits = (
-        _wait(limits.requests, limits.requests_remaining, limits.requests_reset, 1),
-        _wait(limits.tokens, limits.tokens_remaining, limits.tokens_reset, tokens),
+        _wait(limits.requests, limits.requests_remaining, limits.requests_reset, 1, at_once=limits.at_once),
+        _wait(limits.tokens, limits.tokens_remaining, limits.tokens_reset, tokens, at_once=limits.at_once),
     )
     wait = max(waits)
     return wait if wait >= _SHORT else 0.0
 
 
-def _wait(limit: int | None, remaining: int | None, reset: float | None, need: int) -> float:
-    if limit is None or remaining is None or reset is None or remaining >= need or remaining >= limit:
+def _wait(limit: int | None, remaining: int | None, reset: float | None, need: int, *, at_once: bool) -> float:
+    if remaining is None or reset is None or remaining >= need:
         return 0.0
-    return reset * min(1.0, (need - remaining) / (limit - remaining))
+    if limit is None:
+        return 0.0 if remaining else reset
+    if remaining >= limit:  # all of the quota would not be enough
+        return 0.0
+    return reset if at_once else reset * min(1.0, (need - remaining) / (limit - remaining))

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from airflow_ai_provider.errors import DeploymentResting, VendorError
-from airflow_ai_provider.gateway.providers.base import RateLimits
+from airflow_ai_provider.gateway.providers.base import LONGEST_WAIT, RateLimits
 from airflow_ai_provider.gateway.traffic.desk import Ask, CircuitState, Desk, Grant, ProbeWord, Wanted
 from airflow_ai_provider.gateway.traffic.gate import CircuitChanged
 from airflow_ai_provider.gateway.traffic.news import News
@@ -31,8 +31,6 @@ _PATIENCE = 0.05
 """Seconds before it asks again for what it was just refused."""
 _PROBE_KEPT = 2.0
 """Seconds for which the right to send a probe waits for a call."""
-_LONGEST_COOL = 3600.0
-"""Whatever a vendor says."""
 _MEASURABLE = 0.02
 """Seconds over which a pace can be told."""
 _TICK = 0.002
@@ -311,7 +309,7 @@ class TrafficGate:
 
     def _cool(self, seconds: float) -> None:
         """Nobody may send for so long."""
-        now, seconds = self._clock(), min(seconds, _LONGEST_COOL)
+        now, seconds = self._clock(), min(seconds, LONGEST_WAIT)
         if now + seconds > self._cool_until:
             self._news.cool = max(self._news.cool, seconds)
             self._cool_to(now + seconds)

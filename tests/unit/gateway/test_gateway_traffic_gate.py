@@ -12,6 +12,7 @@ from traffic_world import InProcess, OnRedis, World
 
 from airflow_ai_provider.errors import DeploymentResting, VendorError, VendorPermanentError, VendorTransientError
 from airflow_ai_provider.gateway.providers import base
+from airflow_ai_provider.gateway.providers.base import RateLimits
 from airflow_ai_provider.gateway.traffic.terms import AIM
 from airflow_ai_provider.gateway.traffic.traffic_gate import GatePass as Pass
 from airflow_ai_provider.gateway.traffic.traffic_gate import TrafficGate
@@ -299,7 +300,7 @@ def test_headers_that_say_nothing_is_left_hold_everybody_back(world: World) -> N
     async def story() -> None:
         gate = world.worker(rpm=60_000)
         passed = await enter(gate)
-        said = Limits(requests=60, requests_remaining=0, requests_reset=60.0)
+        said = RateLimits(requests=60, requests_remaining=0, requests_reset=60.0)
         passed.answered(usage=None, limits=said, seconds=0.1)
         passed.leave()
         (moment,) = await moments_of(world, call(gate))
@@ -308,14 +309,17 @@ def test_headers_that_say_nothing_is_left_hold_everybody_back(world: World) -> N
     world.run(story())
 
 
-class Limits:
-    """Headers, as an adapter reads them."""
+def test_a_quota_that_comes_back_as_a_whole_holds_everybody_back_until_it_does(world: World) -> None:
+    async def story() -> None:
+        gate = world.worker(rpm=60_000)
+        passed = await enter(gate)
+        said = RateLimits(requests=60, requests_remaining=0, requests_reset=2.0, at_once=True)
+        passed.answered(usage=None, limits=said, seconds=0.1)
+        passed.leave()
+        (moment,) = await moments_of(world, call(gate))
+        assert moment >= 2.0 - LATE
 
-    tokens = tokens_remaining = None
-    tokens_reset = None
-
-    def __init__(self, requests: int, requests_remaining: int, requests_reset: float) -> None:
-        self.requests, self.requests_remaining, self.requests_reset = requests, requests_remaining, requests_reset
+    world.run(story())
 
 
 # -- how many at once
