@@ -123,17 +123,18 @@ class Attempts:
         share: int,
         ends: float | None,
         row_seconds: float | None,
+        seconds: int,
         passed_over: PassedOver | None,
         on_turn: Callable[[], None],
     ) -> tuple[Outcome, float | None]:
         """One request. ``share`` of the hold is its own; it is used up unless the outcome says ``still_held``.
 
         ``ends`` is when the row is given up; ``row_seconds`` brings that nearer, to so long after the request leaves.
-        ``on_turn`` is called once the request may leave. Returns what came of it, and when the row is given up now.
+        ``seconds`` is how long the answer may take. ``on_turn`` is called once the request may leave. Returns
+        what came of it, and when the row is given up now.
 
         Raises ``DeploymentResting``, ``DeploymentStopped``, ``JobStopped`` or ``TimeoutError`` where nothing was sent;
-        then the share is
-        untouched; so with ``PromptError`` and ``PrivacyError``, where an attachment cannot be read any more.
+        then the share is untouched; so with ``PromptError`` and ``PrivacyError``, where an attachment cannot be read.
         """
         prepared = ask.prepared
         expected = tokens_of(prepared.text, prepared.size) + attachment_tokens(lane.deployment, prepared.needs)
@@ -163,7 +164,8 @@ class Attempts:
                 await self._settle(self._failed(attempt, unsent, started), prepared, None)
                 raise JobStopped
             try:
-                outcome, settled = await self._send(turn, ask, tier, lane, messages, key, attempt, ends, started)
+                sent = self._model_request(attempt.attempt_id, messages, lane, seconds, ends)
+                outcome, settled = await self._send(turn, ask, tier, lane, sent, key, attempt, started)
             finally:
                 turn.leave()
             await self._settle(settled, prepared, outcome.stored.text if outcome.stored else None)
@@ -175,15 +177,14 @@ class Attempts:
         ask: Ask,
         tier: Tier,
         lane: Lane,
-        messages: Sequence[Message],
+        sent: ModelRequest,
         key: bytes,
         attempt: OpenAttempt,
-        ends: float | None,
         started: float,
     ) -> tuple[Outcome, Settled]:
         """The answer, safe in the response store; or the error. Returns what the ledger is to say of it."""
         try:
-            reply = await lane.provider.complete(self._model_request(attempt.attempt_id, messages, lane, ends))
+            reply = await lane.provider.complete(sent)
         except VendorError as error:
             turn.failed(error, time.monotonic() - started)
             settled = self._failed(attempt, error, started)
@@ -194,13 +195,16 @@ class Attempts:
             raise
         # At once: news of an answer that waits for the store would come after failures that were later.
         turn.answered(usage=reply.usage, limits=reply.limits, seconds=time.monotonic() - started)
-        settled = self._succeeded(attempt, lane, reply, started, escalated=tier != ask.prepared.tier)
+        # A loop that was held up sees an answer late; the vendor had no more than the time-out to make it.
+        latency = min(_milliseconds(started), math.ceil(sent.timeout * 1000))
+        settled = self._succeeded(attempt, lane, reply, latency, escalated=tier != ask.prepared.tier)
         stored = self._stored(reply, ask.prepared, lane, settled.cost_nano)
         await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
         return Outcome(stored, None, settled.cost_nano), settled
 
-    def _model_request(self, attempt: str, messages: Sequence[Message], lane: Lane, ends: float | None) -> ModelRequest:
-        timeout = float(lane.deployment.timeout)
+    def _model_request(
+        self, attempt: str, messages: Sequence[Message], lane: Lane, timeout: float, ends: float | None
+    ) -> ModelRequest:
         if ends is not None:
             timeout = max(0.001, min(timeout, ends - asyncio.get_running_loop().time()))
         return ModelRequest(
@@ -208,21 +212,19 @@ class Attempts:
             messages=messages,
             max_tokens=lane.terms.max_tokens,
             output_schema=self._plan.output_schema,
-            timeout=timeout,
+            timeout=float(timeout),
             params=lane.terms.params,
             tools=self._plan.tools,
             tool_choice=self._plan.tool_choice,
         )
 
     def _succeeded(
-        self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, started: float, *, escalated: bool
+        self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, latency: int, *, escalated: bool
     ) -> Settled:
         """The vendor's figure at the lane's price; without a figure the whole hold, until it is known.
 
         A row counts once in the baseline: with the highest tier alone it would not have been asked twice.
         """
-        # A loop that was held up sees an answer late; the vendor had no more than the time-out to make it.
-        latency = min(_milliseconds(started), lane.deployment.timeout * 1000)
         seconds = Decimal(latency) / 1000  # as the row has it, so that the row alone tells what it cost
         cost = lane.facts.rate.cost(reply.usage, seconds) if reply.usage else attempt.bound_nano
         if cost > attempt.bound_nano:

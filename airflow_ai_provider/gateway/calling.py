@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, PrivacyError, PromptError, VendorError
 from airflow_ai_provider.gateway.answer import RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Outcome, PassedOver, Plan, in_time
 from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.lanes import Lane, Lanes
-from airflow_ai_provider.gateway.retry import Again, Decision, decide
+from airflow_ai_provider.gateway.retry import Again, Decision, Tries, decide, patience, uses_attempt
 from airflow_ai_provider.gateway.reuse import Stored
 from airflow_ai_provider.policy import Tier
 
 _OPEN = "circuit_open"
 _LOOK_AGAIN_SECONDS = 1.0
 """How often a row that no deployment takes looks whether a circuit has closed."""
-_LEAST_PATIENCE = 60.0
-"""Seconds that such a row waits at least, whatever its retries would take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,10 @@ class _Walk:
     """By the loop's clock, when the row is given up; ``None`` is never."""
     row_seconds: float | None
     """How long the row may take from its first request on, until that has left."""
+    patience: float
+    """Seconds that the row still waits for open circuits and 429s."""
+    tries: dict[str, Tries] = field(default_factory=lambda: defaultdict(Tries))
+    """By deployment."""
     held: bool = False
     spent: int = 0
     failure: str = "no deployment"
@@ -76,8 +79,10 @@ class _Walk:
         self.failure = failure
         self.passed_over = PassedOver(lane.name, reason)
 
-    def met_open_circuit(self, lane: Lane) -> bool:
-        return self.passed_over == PassedOver(lane.name, _OPEN)
+    def is_last(self, lane: Lane) -> bool:
+        """Whether no other deployment is left to ask after this one."""
+        others = (other for other in self.way.lanes if other is not lane)
+        return lane is self.way.lanes[-1] or all(self.tries[other.name].over for other in others)
 
     async def enter_doors(self) -> None:
         if not self.at_doors:
@@ -107,7 +112,8 @@ class Calls:
         ``ends`` is when, by the loop's clock, the row's batch must be done.
         """
         share = max(self._attempts.bound(way.ask, lane) for lane in way.lanes)
-        walk = _Walk(way, funds, self._doors[way.tier], share, ends, self._plan.route.deadline.row)
+        route = self._plan.route
+        walk = _Walk(way, funds, self._doors[way.tier], share, ends, route.deadline.row, patience(route.retry))
         try:
             reply = await self._ask_all(walk)
         finally:
@@ -117,38 +123,34 @@ class Calls:
         return replace(reply, cost_nano=walk.spent)
 
     async def _ask_all(self, walk: _Walk) -> Reply:
-        """Lane after lane, until one answers, the deadline has come, or none is left to ask.
+        """Ask one deployment after the other until one answers, the deadline has come, or none is left to ask.
 
-        While the circuits of all that could answer are open the row waits, as long as its retries might have taken.
+        While all that are left rest, or answer with 429, the row waits until its patience is over.
         """
-        retry, way = self._plan.route.retry, walk.way
-        patience = asyncio.get_running_loop().time() + max(retry.attempts * retry.max_wait, _LEAST_PATIENCE)
-        asked: set[str] = set()
+        way = walk.way
         try:
             while True:
-                resting, walk.passed_over = False, None  # each time, the first is asked first
+                walk.passed_over = None  # each time, the first is asked first
                 for lane, key in zip(way.lanes, way.keys, strict=True):
-                    if lane.name in asked:
+                    if walk.tries[lane.name].over:
                         continue
                     if (reply := await self._ask_lane(walk, lane, key)) is not None:
                         return reply
-                    if walk.met_open_circuit(lane):
-                        resting = True
-                    else:  # it has had its attempts
-                        asked.add(lane.name)
-                if not resting or asyncio.get_running_loop().time() > patience:
+                if walk.patience <= 0 or all(walk.tries[lane.name].over for lane in way.lanes):
                     break
                 walk.leave_doors()
-                await in_time(asyncio.sleep(_LOOK_AGAIN_SECONDS * self._rng.uniform(0.5, 1.5)), walk.ends)
+                pause = _LOOK_AGAIN_SECONDS * self._rng.uniform(0.5, 1.5)
+                walk.patience -= pause
+                await in_time(asyncio.sleep(pause), walk.ends)
         except TimeoutError:
             walk.failure = f"deadline: no answer in the time that the route allows; before that: {walk.failure}"
         return Reply(None, way.tier, way.lanes[-1], failure=walk.failure, status="error")
 
     async def _ask_lane(self, walk: _Walk, lane: Lane, key: bytes) -> Reply | None:
-        """The lane's answer or its final refusal; ``None`` where the next one is to be asked."""
-        tier, number = walk.way.tier, 0
+        """The deployment's answer or its final refusal; ``None`` where the next one is to be asked."""
+        tier, tries = walk.way.tier, walk.tries[lane.name]
+        tries.limited = 0
         while True:
-            number += 1
             if not walk.held and (short := await in_time(walk.funds.room(walk.share), walk.ends)):
                 reason = f"over_budget: no room left in budget {short}"
                 over = Reply(None, tier, lane, failure=reason, status="over_budget")
@@ -160,6 +162,7 @@ class Calls:
                 walk.pass_over(lane, _OPEN, f"{_OPEN}: {resting}")
                 return None
             except DeploymentStopped as stopped:
+                tries.over = True
                 walk.pass_over(lane, "deployment_stopped", f"deployment_stopped: {stopped}")
                 return None
             except (PromptError, PrivacyError) as error:  # of its attachments
@@ -168,13 +171,17 @@ class Calls:
             if outcome.stored is not None:
                 return Reply(outcome.stored, tier, lane)
             assert outcome.error is not None
-            decision = self._decide(outcome.error, number, walk, lane)
-            walk.failure = f"{outcome.error.kind}: {outcome.error}"
+            tries.count(outcome.error)
+            decision = self._decide(outcome.error, walk, lane)
+            walk.failure = _failure(outcome.error, lane, walk.ends)
             if decision == "give up":
                 return Reply(None, tier, lane, failure=walk.failure, status="error", permanent=True)
             if not isinstance(decision, Again):
+                tries.over = decision == "fall back"
                 walk.pass_over(lane, outcome.error.kind, walk.failure)
                 return None
+            if not uses_attempt(outcome.error):
+                walk.patience -= decision.seconds
             await lane.gate.pause(decision.seconds)
 
     async def _attempt(self, walk: _Walk, lane: Lane, key: bytes) -> Outcome:
@@ -190,6 +197,7 @@ class Calls:
             share=walk.share,
             ends=walk.ends,
             row_seconds=walk.row_seconds,
+            seconds=walk.tries[lane.name].timeout(lane.deployment),
             passed_over=walk.passed_over,
             on_turn=walk.leave_doors,
         )
@@ -198,10 +206,29 @@ class Calls:
         walk.held = outcome.still_held
         return outcome
 
-    def _decide(self, error: VendorError, number: int, walk: _Walk, lane: Lane) -> Decision:
-        left = None if walk.ends is None else walk.ends - asyncio.get_running_loop().time()
-        retry = self._plan.route.retry
-        if lane is walk.way.lanes[-1]:  # nobody else could answer: only its circuit says that it is no use
-            return decide(error, attempt=number, retry=retry, rng=self._rng, seconds_left=left)
-        may_retry = lane.gate.may_retry
-        return decide(error, attempt=number, retry=retry, rng=self._rng, seconds_left=left, may_retry=may_retry)
+    def _decide(self, error: VendorError, walk: _Walk, lane: Lane) -> Decision:
+        last = walk.is_last(lane)
+        return decide(
+            error,
+            walk.tries[lane.name],
+            retry=self._plan.route.retry,
+            deployment=lane.deployment,
+            rng=self._rng,
+            patience=walk.patience,
+            last=last,
+            seconds_left=_seconds_left(walk.ends),
+            # Where nobody else could answer the retry budget is not asked: the circuit alone says that it is no use.
+            may_retry=(lambda: True) if last else lane.gate.may_retry,
+        )
+
+
+def _seconds_left(ends: float | None) -> float | None:
+    return None if ends is None else ends - asyncio.get_running_loop().time()
+
+
+def _failure(error: VendorError, lane: Lane, ends: float | None) -> str:
+    """What the row says if this was its last request."""
+    left = _seconds_left(ends)
+    if error.kind != "timeout" or error.http_status is not None or (left is not None and left <= 0):
+        return f"{error.kind}: {error}"
+    return f"{error.kind}: {error}; raise deployments.{lane.name}.timeout or lower max_tokens"

@@ -68,7 +68,7 @@ def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelF
     else:
         rate = litellm_rate(deployment, f"deployments.{name}")
     return ModelFacts(
-        replace(rate, most_seconds=deployment.timeout),
+        replace(rate, most_seconds=deployment.longest_timeout),
         int(context) if context else None,
         json=_able(deployment.json_, entry.get("supports_response_schema")),
         tools=_able(deployment.tools, entry.get("supports_function_calling")),

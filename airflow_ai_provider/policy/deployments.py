@@ -110,6 +110,10 @@ class Deployment(Section):
     """Part of every limit by team. Teams not listed have what is left, together."""
     breaker: Breaker = Breaker()
     timeout: Duration = Field(default=60, gt=0)
+    """Seconds from sending a request to its answer."""
+    timeout_max: Duration | None = Field(default=None, gt=0)
+    """The same of the one request that follows a time-out; ``None`` is twice ``timeout``. Equal to ``timeout`` means
+    that none follows."""
     context_tokens: int | None = Field(default=None, gt=0)
     """Input and output tokens that fit the model; ``None`` takes litellm's figure where it has one."""
     params: Params = Field(default_factory=dict)
@@ -132,6 +136,19 @@ class Deployment(Section):
         if (total := math.fsum(shares.values())) > 1 + 1e-9:
             raise ValueError(f"the shares add up to {total:g}; expected at most 1")
         return shares
+
+    @model_validator(mode="after")
+    def _no_shorter_the_second_time(self) -> Self:
+        if self.timeout_max is not None and self.timeout_max < self.timeout:
+            raise ValueError(
+                f"timeout_max {self.timeout_max} is below the timeout {self.timeout}; expected at least that"
+            )
+        return self
+
+    @property
+    def longest_timeout(self) -> int:
+        """Seconds that any request to it may take."""
+        return 2 * self.timeout if self.timeout_max is None else self.timeout_max
 
     @property
     def provider(self) -> str:

@@ -10,7 +10,7 @@ import pytest
 from gateway_making import House, deployment, policy
 
 from airflow_ai_provider.errors import AuditError
-from airflow_ai_provider.gateway import calling
+from airflow_ai_provider.gateway import calling, retry
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.testing.behaviour import Faults, Latency
 from airflow_ai_provider.testing.vendor import VendorDouble
@@ -43,7 +43,7 @@ def test_a_row_has_its_attempts_once_while_another_deployment_rests(
 ) -> None:
     """A row that always fails and is charged for it is not asked anew each time it looks for the one that rests."""
     monkeypatch.setattr(calling, "_LOOK_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(calling, "_LEAST_PATIENCE", 2.0)
+    monkeypatch.setattr(retry, "LEAST_PATIENCE", 2.0)
     pair.first.configure(faults=Faults(rate_503=1.0))
     rows = [f"question {number}" for number in range(40)] + ["poison [[double:drop_after]]"]
     outcome = pair.house.run(rows)
