@@ -3,6 +3,7 @@
     AIProviderError
     ├── TransientError          trying again may help
     │   ├── VendorTransientError    the vendor refused or dropped one attempt
+    │   │   └── ParameterRefused        it does not take a parameter, which is left out from now on
     │   ├── DeploymentResting       a deployment fails for everybody: another one is asked instead
     │   ├── JobStopped              the job was asked to stop
     │   ├── LedgerUnavailable       the ledger database cannot be reached: no call is made
@@ -65,6 +66,10 @@ class VendorError(AIProviderError):
 
 class VendorTransientError(VendorError, TransientError):
     """408, 409, 429, 5xx, time-outs and connection errors."""
+
+
+class ParameterRefused(VendorTransientError):
+    """The vendor does not take a parameter, which is left out from now on: the request may be sent again at once."""
 
 
 class VendorPermanentError(VendorError, PermanentError):

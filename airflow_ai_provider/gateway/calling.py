@@ -8,7 +8,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, PrivacyError, PromptError, VendorError
+from airflow_ai_provider.errors import (
+    DeploymentResting,
+    DeploymentStopped,
+    ParameterRefused,
+    PrivacyError,
+    PromptError,
+    VendorError,
+)
 from airflow_ai_provider.gateway.answer import RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Outcome, PassedOver, Plan, in_time
 from airflow_ai_provider.gateway.funds import BatchFunds
@@ -171,6 +178,8 @@ class Calls:
             if outcome.stored is not None:
                 return Reply(outcome.stored, tier, lane)
             assert outcome.error is not None
+            if isinstance(outcome.error, ParameterRefused):  # once per parameter; the hold is kept
+                continue
             tries.count(outcome.error)
             decision = self._decide(outcome.error, walk, lane)
             walk.failure = _failure(outcome.error, lane, walk.ends)

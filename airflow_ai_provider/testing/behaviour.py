@@ -171,6 +171,12 @@ class Behaviour:
     """Share of the input tokens said, and charged, to come from the vendor's own cache."""
     cache_write_share: float = 0.0
     """Share of the other input tokens said, and charged, to be written to the vendor's own cache."""
+    refused_params: tuple[str, ...] = ()
+    """A request with one of these gets OpenAI's 400 ``unsupported_parameter``, which names the first."""
+    demands_strict: bool | None = None
+    """Whether a JSON schema must be sent with ``strict: true``, or must not; ``None``: as it likes."""
+    charged_params: Mapping[str, str] = field(default_factory=dict)
+    """USD charged on top for a request with one of these that is not ``false``, such as ``enable_search``."""
     honour_idempotency: bool = True
     """The same ``Idempotency-Key`` again returns the stored answer and charges nothing. Many vendors do not."""
 
@@ -207,6 +213,9 @@ class Changes(TypedDict, total=False):
     file_tokens: int
     cached_share: float
     cache_write_share: float
+    refused_params: tuple[str, ...]
+    demands_strict: bool | None
+    charged_params: Mapping[str, str]
     honour_idempotency: bool
 
 
@@ -248,6 +257,8 @@ def _as_value(name: str, value: Any) -> Any:
             return _NESTED[name](**value)
         if name == "prices":
             return {model: price if isinstance(price, Price) else Price(**price) for model, price in value.items()}
+        if name == "refused_params":
+            return tuple(str(param) for param in value)
     except TypeError as error:
         raise ValueError(f"setting {name!r}: {error}") from None
     if name == "script":

@@ -15,6 +15,7 @@ import uuid
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,16 @@ class VendorServer:
             return refusal
         if call.model not in self._prices and "*" not in self._prices:
             return wire.unknown_model(call.model)
-        return None
+        refused = next((param for param in self.behaviour.refused_params if param in call.body), None)
+        return self._wrong_schema(call) if refused is None else wire.unsupported(refused)
+
+    def _wrong_schema(self, call: Call) -> wire.Refusal | None:
+        schema = (call.body.get("response_format") or {}).get("json_schema")
+        wanted = self.behaviour.demands_strict
+        if wanted is None or not schema or bool(schema.get("strict")) == wanted:
+            return None
+        verdict = "must be set to true" if wanted else "is not supported with this model"
+        return wire.bad_request(f"response_format: 'json_schema.strict' {verdict}.", "response_format")
 
     def _is_authorized(self, request: web.BaseRequest) -> bool:
         key = self.behaviour.api_key
@@ -262,7 +272,7 @@ class VendorServer:
                 cached_tokens=usage.cached_tokens,
                 cache_write_tokens=usage.cache_write_tokens,
                 completion_tokens=usage.completion_tokens,
-                cost_nanodollars=(self._prices.get(call.model) or self._prices["*"]).cost(usage),
+                cost_nanodollars=(self._prices.get(call.model) or self._prices["*"]).cost(usage) + self._on_top(call),
                 outcome=outcome,
                 at=time.time(),
                 idempotency_key=headers.get("idempotency-key"),
@@ -272,6 +282,11 @@ class VendorServer:
         self._quotas.spend_output(call.model, usage.completion_tokens, time.monotonic())
         self.journal.count("client_left" if call.client_has_left else outcome)
         return Produced(call.request_id, made.body, made.content_type, call.raw)
+
+    def _on_top(self, call: Call) -> int:
+        """Nano-dollars for parameters that cost by themselves."""
+        charged = self.behaviour.charged_params.items()
+        return sum(int(Decimal(usd) * 10**9) for param, usd in charged if call.body.get(param) not in (None, False))
 
     def _remember(self, key: str, produced: Produced) -> None:
         self._answers[key] = produced

@@ -93,6 +93,13 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return Refusal(400, message, _INVALID, code, param)
 
 
+def unsupported(param: str) -> Refusal:
+    other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}.get(param)
+    advice = f" Use '{other}' instead." if other else ""
+    message = f"Unsupported parameter: '{param}' is not supported with this model.{advice}"
+    return bad_request(message, param, "unsupported_parameter")
+
+
 def unknown_model(model: str) -> Refusal:
     message = f"The model `{model}` does not exist or you do not have access to it."
     return Refusal(404, message, _INVALID, "model_not_found", "model")

@@ -19,10 +19,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from airflow_ai_provider.errors import PolicyError, VendorError, VendorPermanentError, VendorTransientError
+from airflow_ai_provider.errors import (
+    ParameterRefused,
+    PolicyError,
+    VendorError,
+    VendorPermanentError,
+    VendorTransientError,
+)
 from airflow_ai_provider.gateway.providers import replies
 from airflow_ai_provider.gateway.providers.base import MAX_ANSWER_BYTES, ModelReply, ModelRequest
+from airflow_ai_provider.gateway.providers.dialect import ADAPTABLE, Adapting, Dialect, dialect_of
 from airflow_ai_provider.gateway.providers.quotas import Headers
+from airflow_ai_provider.gateway.providers.structured import Structure, strict_rules
 from airflow_ai_provider.gateway.providers.vendors import check_endpoint
 from airflow_ai_provider.gateway.settings import Endpoint
 from airflow_ai_provider.policy import Deployment
@@ -49,6 +57,8 @@ class LitellmProvider:
             "max_retries": 0,
         }
         self._headers = dict(endpoint.headers)
+        self._adapting = Adapting(name, dialect_of(deployment))
+        self._structure = Structure(strict_rules(deployment))
         check_endpoint(name, deployment, endpoint)
         self._check_provider()
 
@@ -67,15 +77,31 @@ class LitellmProvider:
         failure: VendorError
         try:
             async with asyncio.timeout(request.timeout):  # litellm's own covers no body that trickles in
-                response = await self._litellm.acompletion(**self._arguments(request))
-            return self._reply(response)
+                while True:
+                    dialect = self._adapting.dialect
+                    try:
+                        return self._reply(await self._litellm.acompletion(**self._arguments(request, dialect)))
+                    except self._litellm.UnsupportedParamsError as error:
+                        failure = self._failure(error, request, dialect)
+                    if not isinstance(failure, ParameterRefused) or failure.http_status is not None:
+                        break  # litellm itself refused it otherwise, and nothing was sent
         except VendorError as error:
             failure = error
         except TimeoutError:
             failure = replies.timed_out(self._name)
         except Exception as error:  # noqa: BLE001 - litellm raises its own, openai's, httpx's and pydantic's
-            failure = mapped(self._name, error)
+            failure = self._failure(error, request, dialect)
         raise failure  # without litellm's as its cause: that knows prompt and key
+
+    def _failure(self, error: Exception, request: ModelRequest, dialect: Dialect) -> VendorError:
+        failure = mapped(self._name, error)
+        if failure.kind not in ADAPTABLE:
+            return failure
+        response = _http_response(_chain(error))
+        status = None if response is None else response.status_code
+        said = str(error) if response is None else _content(response)
+        sent = {*self._params, *request.params, *self._structure.flags(request, dialect)}
+        return self._adapting.learn(dialect, status, said, sent) or failure
 
     async def close(self) -> None:
         """Closes the clients of every deployment: litellm keeps them together, by the loop's ``id``.
@@ -91,23 +117,19 @@ class LitellmProvider:
 
         return httpx.Timeout(seconds, connect=seconds / 2)
 
-    def _arguments(self, request: ModelRequest) -> dict[str, Any]:
+    def _arguments(self, request: ModelRequest, dialect: Dialect) -> dict[str, Any]:
         arguments: dict[str, Any] = {
-            **self._params,
-            **request.params,
+            **dialect.kept({**self._params, **request.params}),
             **self._fixed,
+            **self._structure.of(request, dialect),
             "messages": list(request.messages),
-            "max_tokens": request.max_tokens,
+            dialect.limit_name: request.max_tokens,
             "timeout": self._timeout(request.timeout),
             "extra_headers": {**self._headers, "Idempotency-Key": request.attempt_id},
         }
-        if request.output_schema is not None:
-            arguments["response_format"] = replies.schema_format(dict(request.output_schema))
         if request.tools:
-            arguments["tools"] = list(request.tools)
+            arguments["tools"] = list(arguments["tools"])
             arguments["_skip_mcp_handler"] = True  # which needs a package more, and calls tools by itself
-        if request.tool_choice is not None:
-            arguments["tool_choice"] = request.tool_choice
         return arguments
 
     def _reply(self, response: Any) -> ModelReply:
@@ -143,16 +165,19 @@ def _http_response(links: Sequence[BaseException]) -> Any:
     return next((link.response for link in reversed(links) if isinstance(link, httpx.HTTPStatusError)), None)
 
 
+def _content(response: Any) -> bytes:
+    try:
+        return bytes(response.content)
+    except RuntimeError:  # not read to its end
+        return b""
+
+
 def _refused(name: str, error: BaseException, response: Any) -> VendorError:
     names = _names([error])
-    try:
-        said = replies.read_error(response.content)
-    except RuntimeError:  # not read to its end
-        said = replies.Said()
     return replies.refused(
         name,
         response.status_code,
-        said,
+        replies.read_error(_content(response)),
         response.headers.get,
         context="ContextWindowExceededError" in names,
         policy="ContentPolicyViolationError" in names,

@@ -24,7 +24,9 @@ from yarl import URL
 from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
 from airflow_ai_provider.gateway.providers import replies
 from airflow_ai_provider.gateway.providers.base import MAX_ANSWER_BYTES, ModelReply, ModelRequest
+from airflow_ai_provider.gateway.providers.dialect import ADAPTABLE, Adapting, Dialect
 from airflow_ai_provider.gateway.providers.quotas import Headers
+from airflow_ai_provider.gateway.providers.structured import Structure
 from airflow_ai_provider.gateway.providers.vendors import Address
 
 _KEPT_SECONDS = 4.0
@@ -44,6 +46,8 @@ class OpenAICompatibleProvider:
     def __init__(self, name: str, address: Address, *, concurrency: int, answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._name = name
         self._address = address
+        self._adapting = Adapting(name, Dialect(address.limit_name))
+        self._structure = Structure(address.strict)
         self._url = URL(address.url, encoded=True)
         self._concurrency = concurrency
         self._answer_bytes = answer_bytes
@@ -51,37 +55,37 @@ class OpenAICompatibleProvider:
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
 
     async def complete(self, request: ModelRequest) -> ModelReply:
-        status, headers, content = await self._exchange(request, self._body(request))
+        dialect = self._adapting.dialect
+        status, headers, content = await self._exchange(request, self._body(request, dialect))
         if 200 <= status < 300:
             return replies.read_reply(self._name, replies.parse(self._name, content), _lookup(headers))
-        raise replies.refused(self._name, status, replies.read_error(content), _lookup(headers))
+        error = replies.refused(self._name, status, replies.read_error(content), _lookup(headers))
+        if error.kind in ADAPTABLE:
+            sent = {*self._address.params, *request.params, *self._structure.flags(request, dialect)}
+            error = self._adapting.learn(dialect, status, content, sent) or error
+        raise error
 
     async def close(self) -> None:
         session, self._opened = self._opened, None
         if session is not None:
             await session.close()
 
-    def _body(self, request: ModelRequest) -> bytes:
+    def _body(self, request: ModelRequest, dialect: Dialect) -> bytes:
         """The request as JSON. Written whole: joining what is the same in all requests with the rest takes longer."""
         with suppress(TypeError):
-            return orjson.dumps({**self._address.params, **request.params, **self._rest(request)})
+            params = dialect.kept({**self._address.params, **request.params})
+            return orjson.dumps({**params, **self._rest(request, dialect)})
         raise VendorPermanentError(
             f"{self._name}: the request cannot be written as JSON in UTF-8; nothing was sent", kind="bad_request"
         )
 
-    def _rest(self, request: ModelRequest) -> dict[str, Any]:
-        rest: dict[str, Any] = {
+    def _rest(self, request: ModelRequest, dialect: Dialect) -> dict[str, Any]:
+        return {
             "model": self._address.model,
             "messages": request.messages,
-            self._address.limit_name: request.max_tokens,
+            dialect.limit_name: request.max_tokens,
+            **self._structure.of(request, dialect),
         }
-        if request.output_schema is not None:
-            rest["response_format"] = replies.schema_format(request.output_schema)
-        if request.tools:
-            rest["tools"] = request.tools
-        if request.tool_choice is not None:
-            rest["tool_choice"] = request.tool_choice
-        return rest
 
     async def _exchange(self, request: ModelRequest, body: bytes) -> tuple[int, MultiMapping[str], bytes]:
         """Status, headers and content of the answer. aiohttp's own errors know the key: none is kept as a cause."""

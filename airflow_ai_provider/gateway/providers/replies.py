@@ -59,11 +59,6 @@ _THOUGHT = re.compile(r"\s*<(think|thinking)>.*?</\1>\s*", re.DOTALL)
 """What a reasoning model thought, where its server leaves that in the answer."""
 
 
-def schema_format(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``response_format`` for an answer by a JSON schema."""
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-
-
 def read_reply(name: str, body: Any, headers: Headers) -> ModelReply:
     """The answer of deployment ``name`` in the body of a chat completion.
 

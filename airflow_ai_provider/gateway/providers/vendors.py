@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +11,8 @@ import orjson
 
 from airflow_ai_provider import __version__
 from airflow_ai_provider.errors import PolicyError
+from airflow_ai_provider.gateway.providers.dialect import dialect_of
+from airflow_ai_provider.gateway.providers.structured import StrictRules, strict_rules
 from airflow_ai_provider.gateway.settings import Endpoint
 from airflow_ai_provider.policy import RESERVED_PARAMS, Deployment
 
@@ -50,8 +51,6 @@ _ARGUMENTS = frozenset({"api_version", "azure_ad_token", "organization", "projec
 """Fields of a connection's extra that are no part of a request's body."""
 _AZURE_LOGIN = frozenset({"tenant_id", "client_id", "client_secret", "azure_scope", "azure_username", "azure_password"})
 """With these, litellm signs in to Entra ID."""
-_NO_MAX_TOKENS = re.compile(r"(?:o\d|gpt-[5-9])(?:[.-].*)?")
-"""OpenAI's reasoning models refuse ``max_tokens`` and take ``max_completion_tokens``."""
 _AZURE_V1 = ("v1", "latest", "preview")
 """litellm's words for the interface that has no versions."""
 _AZURE_SERIES = ("o_series/", "gpt5_series/")
@@ -67,7 +66,9 @@ class Address:
     headers: Mapping[str, str] = field(repr=False)
     params: Mapping[str, Any] = field(repr=False)
     limit_name: str
-    """What the limit of an answer is called there."""
+    """What the limit of an answer is called there, as far as the model's name tells."""
+    strict: StrictRules | None = None
+    """Which schemas are sent strictly; ``None``: none."""
 
 
 def adapter_of(deployment: Deployment, endpoint: Endpoint) -> AdapterName:
@@ -90,11 +91,9 @@ def address_of(name: str, deployment: Deployment, endpoint: Endpoint) -> Address
     model = deployment.model.partition("/")[2]
     if deployment.provider == "azure":
         series, _, rest = model.rpartition("/")
-        reasons = bool(_NO_MAX_TOKENS.fullmatch(rest)) or f"{series}/" in _AZURE_SERIES
         model = rest if f"{series}/" in _AZURE_SERIES else model
         url, secret = _azure_url(place, base, model, given), _azure_secret(place, endpoint, given)
     else:
-        reasons = deployment.provider == "openai" and bool(_NO_MAX_TOKENS.fullmatch(model))
         url, secret = _completions(base), _secret(place, deployment, endpoint)
     params = {key: value for key, value in given.items() if key not in _ARGUMENTS}
     return Address(
@@ -102,7 +101,8 @@ def address_of(name: str, deployment: Deployment, endpoint: Endpoint) -> Address
         model,
         _headers(place, {**_account(given), **secret, **endpoint.headers}),
         _writable(place, params),
-        "max_completion_tokens" if reasons else "max_tokens",
+        dialect_of(deployment).limit_name,
+        strict_rules(deployment),
     )
 
 

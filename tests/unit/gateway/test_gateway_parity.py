@@ -168,7 +168,7 @@ async def test_what_goes_over_the_wire(vendor: VendorDouble, adapter: str) -> No
         "max_tokens": 50,
         "temperature": 0,
         "seed": 7,
-        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}},
         "tools": [TOOL],
         "tool_choice": "required",
     }
