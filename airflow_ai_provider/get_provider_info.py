@@ -35,6 +35,12 @@ def _options() -> dict[str, Any]:
             example="/opt/airflow/include/policy.yaml",
             default="",
         ),
+        "allow_dag_policy": _option(
+            "Whether a task may name a policy file of its own (``policy=``). Such a file can only narrow the policy "
+            "above: what it would loosen is refused before any call. Empty means False: the argument is refused.\n",
+            example="True",
+            default="",
+        ),
         "ledger_conn_id": _option(
             "Connection (postgres or sqlite) of the ledger of calls and budgets. Empty means SQLite in ``[ai] home``; "
             "more than one worker host needs PostgreSQL.\n",

@@ -25,6 +25,8 @@ _CREATE, _READ, _UPDATE, _DELETE, _OTHER = 1, 2, 3, 4, 99
 _ACTIVITIES: Final = {
     "policy.loaded": _READ,
     "policy.changed": _UPDATE,
+    "policy.pinned": _UPDATE,
+    "policy.unpinned": _UPDATE,
     "task.started": _CREATE,
     "task.finished": _UPDATE,
     "task.outcome": _UPDATE,
@@ -71,7 +73,14 @@ _ACTIVITIES: Final = {
 }
 _ACTIVITY_NAMES: Final = {_CREATE: "Create", _READ: "Read", _UPDATE: "Update", _DELETE: "Delete", _OTHER: "Other"}
 _STATUS: Final = {"success": (1, "Success"), "failure": (2, "Failure"), "unknown": (0, "Unknown")}
-_WARNING: Final = {"budget.stopped", "deployment.stopped", "login.refused", "keys.destroyed", "policy.changed"}
+_WARNING: Final = {
+    "budget.stopped",
+    "deployment.stopped",
+    "login.refused",
+    "keys.destroyed",
+    "policy.changed",
+    "policy.unpinned",
+}
 _CLASS, _CATEGORY = 6003, 6
 _RESOURCES: Final = {
     "model": "gen_ai.request.model",

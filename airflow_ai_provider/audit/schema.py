@@ -55,11 +55,11 @@ ECS: Final[Mapping[str, str]] = {
 FIELDS: Final[Mapping[str, str]] = {
     "name": "user host dag_id run_id task_id team route tier deployment model response_model provider collection shard"
     " operator budget period reason webhook endpoint review decision decided_by column table profile hash_key_id"
-    " key_id role routed_by fallback_from fallback_reason",
+    " key_id role routed_by fallback_from fallback_reason policy_path dag_policy_path account",
     "token": "session_id request_id attempt_id error_type operation price_version segment state format invoice_format"
     " decided_at",
-    "digest": "policy_hash old_policy_hash prompt_hash answer_hash reused_hash manifest_hash invoice_hash plan_hash"
-    " content_hash",
+    "digest": "policy_hash old_policy_hash dag_policy_hash prompt_hash answer_hash reused_hash manifest_hash"
+    " invoice_hash plan_hash content_hash",
     "address": "source_ip",
     "count": "try_number policy_version batch rows rows_ok rows_reused rows_rejected rows_over_budget rows_error"
     " rows_skipped rows_matched rows_resolved rows_corrected input_tokens output_tokens cached_input_tokens cost_nano"
@@ -72,7 +72,7 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 """Short names by kind."""
 
-WHO: Final = "user dag_id run_id task_id map_index try_number team host source_ip session_id"
+WHO: Final = "user account dag_id run_id task_id map_index try_number team host source_ip session_id"
 """On whose behalf and from where; every action may have these."""
 _COST: Final = "input_tokens output_tokens cached_input_tokens cost_nano saved_nano"
 _PLAN: Final = "route shard cost_nano worst_nano limit_nano decided_by decided_at"
@@ -83,8 +83,18 @@ _ROWS: Final = (
 
 ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     # action: (what it says, required fields, optional fields besides WHO)
-    "policy.loaded": ("a task has read the policy", "policy_hash", "policy_version"),
-    "policy.changed": ("the policy is another one than this host last read", "policy_hash", "old_policy_hash"),
+    "policy.loaded": (
+        "a task has read the policy",
+        "policy_hash",
+        "policy_version policy_path dag_policy_hash dag_policy_path",
+    ),
+    "policy.changed": (
+        "the policy is another one than this host last read",
+        "policy_hash",
+        "old_policy_hash policy_path",
+    ),
+    "policy.pinned": ("the ledger accepts a policy, and none that is not pinned", "policy_hash", "policy_path reason"),
+    "policy.unpinned": ("the ledger accepts a policy no more", "policy_hash", "reason"),
     "task.started": ("a task begins to use the gateway", "dag_id run_id task_id", "route shard policy_hash"),
     "task.finished": (
         "a task has ended its use of the gateway; counts of rows",
@@ -122,7 +132,11 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     ),
     "plan.approved": ("somebody approved a planned cost", "plan_hash", _PLAN),
     "plan.rejected": ("a planned cost was refused, or nobody decided in time", "plan_hash", f"{_PLAN} reason"),
-    "budget.changed": ("a limit was set or changed", "budget period limit_nano", "old_limit_nano reason"),
+    "budget.changed": (
+        "a limit was set or changed",
+        "budget period limit_nano",
+        "old_limit_nano reason policy_hash policy_path",
+    ),
     "budget.threshold": ("a share of a budget is used up", "budget percent", "period spent_nano limit_nano"),
     "budget.stopped": ("a budget has no room left", "budget", "period spent_nano limit_nano reason"),
     "deployment.stopped": ("calls to a deployment were stopped", "deployment", "reason"),

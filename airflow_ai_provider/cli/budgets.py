@@ -66,6 +66,8 @@ def history(args: Namespace) -> int:
                 "source": change["source"],
                 "set_by": change["set_by"],
                 "reason": change["reason"],
+                "policy_path": change["policy_path"] or "",
+                "policy_hash": (change["policy_hash"] or "")[:12],
             }
             for change in changes
         ],

@@ -12,9 +12,9 @@ from airflow_ai_provider.errors import PolicyError
 def policy_check(args: Namespace) -> int:
     """``airflow ai policy check``"""
     from airflow_ai_provider.gateway.preflight import check_policy
-    from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.hooks.settings import settings_from_airflow, with_policy
 
-    settings = settings_from_airflow(policy=args.policy)
+    settings = with_policy(settings_from_airflow(), args.policy)
     if not settings.policy_path.is_file():
         raise PolicyError(f"{settings.policy_path}: no policy file there; name one with --policy or [ai] policy_path")
     try:

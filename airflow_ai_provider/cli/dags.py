@@ -46,6 +46,7 @@ class Known:
     """In place of the tasks' own."""
     key: str | None = None
     policy: str | None = None
+    """Governing policy to plan with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,9 @@ class Asking:
     job: MapJob
     caller: Caller
     policy: str | None
+    """The task's own file."""
+    instead: str | None
+    """Policy to plan with in place of every other."""
     notes: Sequence[str]
     """What was assumed, for people."""
 
@@ -173,7 +177,7 @@ def _resolved(task: Any, name: str, value: Any, context: dict[str, Any]) -> Any:
 def _asking(operator: Any, known: Known, context: dict[str, Any], notes: list[str]) -> Asking:
     operator.source = known.source or operator.source
     operator.key = known.key or operator.key
-    operator.policy = known.policy or operator.policy
+    operator.policy = None if known.policy else operator.policy
     operator.shard = Shard(0, 1)
     _render_call(operator, known, context)
     for name in _FIELDS:
@@ -186,7 +190,7 @@ def _asking(operator: Any, known: Known, context: dict[str, Any], notes: list[st
     except (TypeError, KeyError, ValueError) as error:  # a decorated function's arguments
         raise PermanentError(f"{operator.task_id}: its arguments cannot be bound: {error}") from None
     caller = Caller(operator.dag_id, known.run_id, operator.task_id)
-    return Asking(job, caller, operator.policy, [note for note in notes if note])
+    return Asking(job, caller, operator.policy, known.policy, [note for note in notes if note])
 
 
 def _render_call(operator: Any, known: Known, context: dict[str, Any]) -> None:

@@ -7,6 +7,9 @@ from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, lazy_
 from airflow_ai_provider.cli.arguments import CLI, arg, count
 
 _ARG_POLICY = arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
+_ARG_PINNED = arg("--policy", metavar="PATH", help="Policy file to pin (default: policy_path in section ai)")
+_ARG_REASON = arg("--reason", required=True, metavar="TEXT", help="Why, for the audit trail")
+_ARG_WHO = arg("--by", metavar="NAME", help="Who (default: the account this runs under)")
 _ARG_OUT = arg("--out", metavar="FILE", help="New file for the keyring, where a connection holds it")
 _ARG_SOURCE = arg("source", help="URI of rows with encrypted columns")
 _ARG_SINK = arg("--sink", required=True, metavar="URI", help="Folder of the new parts; name it again to resume")
@@ -60,5 +63,26 @@ POLICY = (
         description="Exit status: 0 good, 1 something is wrong with the policy, 2 could not run.",
         func=lazy_load_command(f"{CLI}.commands.policy_check"),
         args=(_ARG_POLICY, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="pin",
+        help="Pin the policy in the ledger: calls under a policy that is not pinned are refused",
+        description="Is written to the audit trail. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{CLI}.policy.pin"),
+        args=(_ARG_PINNED, _ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="unpin",
+        help="Take a pin back; after the last one every policy may make calls",
+        description="Is written to the audit trail. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{CLI}.policy.unpin"),
+        args=(arg("digest", help="Its digest, or how that begins"), _ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="pins",
+        help="Which policies are pinned, by whom and why",
+        description="Reads the ledger. Exit status: 0 good, 2 could not run.",
+        func=lazy_load_command(f"{CLI}.policy.list_pins"),
+        args=(ARG_OUTPUT, ARG_VERBOSE),
     ),
 )

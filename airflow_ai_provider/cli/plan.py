@@ -53,9 +53,9 @@ def _conf(text: str | None) -> Mapping[str, Any]:
 def _planned(asking: Asking, defaults: Mapping[str, str]) -> SpendPlan:
     from airflow_ai_provider.cli.dags import latest_run
     from airflow_ai_provider.gateway.plan import plan_spend
-    from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.hooks.settings import settings_from_airflow, with_policy
 
-    settings = settings_from_airflow(policy=asking.policy)
+    settings = with_policy(settings_from_airflow(policy=asking.policy), asking.instead)
     name = f"{asking.caller.dag_id}.{asking.caller.task_id}"
 
     def earlier() -> str:

@@ -34,6 +34,7 @@ from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.policy import TIERS, Budget, Route, Tier
+from airflow_ai_provider.policy.loading import PolicyFile
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Plan:
     """Names this process in the ledger."""
     read_at: datetime
     """When the policy, and with it ``budgets``, was read."""
+    stated_in: Callable[[Budget], PolicyFile | None]
+    """Gives the policy file that says a budget."""
     run: str
     """Tag of the run, which finds again whatever it has paid for."""
 

@@ -20,6 +20,8 @@ from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force
 from airflow_ai_provider.ledger.notices import Notice, claim_notices
 from airflow_ai_provider.ledger.periods import BudgetPeriod, budget_period
 from airflow_ai_provider.policy import Budget
+from airflow_ai_provider.policy.loading import PolicyFile
+from airflow_ai_provider.policy.money import DagBudget
 
 T = TypeVar("T")
 _LOOK_AGAIN_SECONDS = 0.2
@@ -42,6 +44,7 @@ class BatchFunds:
         task: TaskRef,
         budgets: Sequence[Budget],
         read_at: datetime | None = None,
+        stated_in: Callable[[Budget], PolicyFile | None] = lambda _: None,
         caller: Caller,
         route: str,
         line: asyncio.Lock,
@@ -52,6 +55,7 @@ class BatchFunds:
         self._task = task
         self._policy = budgets
         self._read_at = read_at
+        self._stated_in = stated_in
         self._began = datetime.now(UTC)
         self._scope = {"team": task.team_id, "dag": caller.dag_id, "route": route}
         self._run = {"dag_id": caller.dag_id, "run_id": caller.run_id}
@@ -134,7 +138,12 @@ class BatchFunds:
         """The periods of the first hold, with the limits of this moment."""
         in_force = budgets_in_force(conn, self._policy, self._read_at)
         budgets = [pair for pair in in_force if pair[0].applies(**self._scope)]
-        now = [budget_period(budget, now=self._began, source=source, **self._run) for budget, source in budgets]
+        if all(isinstance(budget, DagBudget) for budget, _ in budgets):
+            budgets = []  # a DAG's own budget lets no call through where the governing ones are gone
+        now = [
+            budget_period(budget, now=self._began, source=source, stated_in=self._stated_in(budget), **self._run)
+            for budget, source in budgets
+        ]
         known = {period.budget_id: period for period in now}
         if not self._periods:
             return known

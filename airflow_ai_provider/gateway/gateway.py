@@ -178,6 +178,7 @@ class Gateway:
             task=self._plan.task,
             budgets=self._plan.budgets,
             read_at=self._plan.read_at,
+            stated_in=self._plan.stated_in,
             caller=self._plan.caller,
             route=self._plan.route_name,
             line=self._line,

@@ -33,6 +33,8 @@ class Caller:
     map_index: int = -1
     try_number: int = 1
     user: str = ""
+    account: str = ""
+    """Operating system account of a person at the command line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
 from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.room import Room, Scope, rooms
-from airflow_ai_provider.policy import Tier, load_policy
+from airflow_ai_provider.policy import Tier
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.keys import key_values, keys_digest
 from airflow_ai_provider.rows.sink import PartSink
@@ -137,13 +137,14 @@ def plan_spend(
     ``defaults`` stand for columns that the source does not have yet. A job whose sink is empty is planned as if nothing
     were written. Raises what running the job would raise before its first call.
     """
-    policy, now = load_policy(settings.policy_path), datetime.now(UTC)
+    loaded, now = settings.load_policy(), datetime.now(UTC)
+    policy = loaded.policy
     scope = Scope(job.team, caller.dag_id, caller.run_id, job.route)
     with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
         in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
         history = call_history(conn, dag_id=caller.dag_id, task_id=caller.task_id, now=now)
         budgets = rooms(conn, policy.budgets, scope, now)
-    plan = plan_job(job, caller, settings, in_force, defaults=defaults)
+    plan = plan_job(job, caller, settings, in_force, loaded=loaded, defaults=defaults)
     return asyncio.run(_Look(job, caller, settings, plan, history).over_all(budgets, watch))
 
 

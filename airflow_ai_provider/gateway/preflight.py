@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from airflow_ai_provider.gateway.routing import Terms, terms_of
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.prices import model_facts
 from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, Tier, load_policy
+from airflow_ai_provider.policy.loading import LoadedPolicy
 from airflow_ai_provider.rows.defaults import DefaultedSource
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
 from airflow_ai_provider.rows.source import Source, open_source
@@ -47,8 +47,8 @@ class JobPlan:
     """What each tier asks with; system prompts are their text."""
     fingerprint: str
     """Names the job and the rows it is over; the same for all shards and tries, new for each run."""
-    read_at: datetime
-    """When the policy was read."""
+    loaded: LoadedPolicy
+    """The policy, its files, and when they were read."""
 
 
 def plan_job(
@@ -57,16 +57,19 @@ def plan_job(
     settings: Settings,
     in_force: Sequence[Budget] | None = None,
     *,
+    loaded: LoadedPolicy | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> JobPlan:
     """Look everything over, the source included (one pass over its key column).
 
-    ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand; ``defaults`` are columns
-    that the rows get where the source lacks them. Raises ``PolicyError``, ``PromptError`` or ``SourceError`` that names
-    the place and the remedy, and ``PrivacyError`` for a prompt with attachments that the route does not let out.
+    ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand; ``loaded`` is the policy
+    where it was read before; ``defaults`` are columns that the rows get where the source lacks them. Raises
+    ``PolicyError``, ``PromptError`` or ``SourceError`` that names the place and the remedy, and ``PrivacyError`` for a
+    prompt with attachments that the route does not let out.
     """
-    read_at = datetime.now(UTC)
-    policy = load_policy(settings.policy_path)
+    loaded = loaded or settings.load_policy()
+    policy = loaded.policy
+    policy.require_team(job.team, dag=caller.dag_id, route=job.route)
     route = policy.route(job.route)
     scope = {"team": job.team, "dag": caller.dag_id, "route": job.route}
     policy.budgets_for(**scope, in_force=in_force)
@@ -102,7 +105,7 @@ def plan_job(
         inspection=inspection,
         terms=terms,
         fingerprint=_fingerprint(job, caller, policy, renderer, terms, inspection),
-        read_at=read_at,
+        loaded=loaded,
     )
 
 

@@ -16,6 +16,7 @@ from airflow_ai_provider.ledger.batching import Batcher
 from airflow_ai_provider.ledger.limits import LimitChange
 from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.ledger.reviews import ReviewItem
+from airflow_ai_provider.policy.loading import LoadedPolicy, shown_path
 
 HASH_KEY_PURPOSE: Final = "audit-hashes"
 """What the keyring's key for content hashes is derived for."""
@@ -26,7 +27,8 @@ _GATHER_SECONDS = 0.01
 def context_of(caller: Caller, team: str | None = None) -> dict[str, Any]:
     """Who and where, for every event that is written on behalf of a caller: a task instance, or a person alone."""
     task = asdict(caller) if caller.dag_id else {}
-    return {**task, "user": caller.user or None, "team": team, "host": socket.gethostname()}
+    said = {"user": caller.user or None, "account": caller.account or None}
+    return {**task, **said, "team": team, "host": socket.gethostname()}
 
 
 def call_fields(settled: Settled) -> dict[str, Any]:
@@ -64,9 +66,13 @@ class Recorder:
         self._flushes: Batcher[None, None] = Batcher(self._flush_group)
         self._unhurried: Batcher[None, None] = Batcher(self._flush_group, gather_seconds=_GATHER_SECONDS)
 
-    def task_started(self, *, policy_digest: str, shard: str) -> None:
-        self._trail.emit("policy.loaded", policy_hash=policy_digest, policy_version=1)
-        self._trail.emit("task.started", route=self._route, shard=shard, policy_hash=policy_digest)
+    def task_started(self, loaded: LoadedPolicy, *, shard: str) -> None:
+        """The governing policy and, where there is one, the DAG's file that narrows it."""
+        files = {"policy_hash": loaded.file.digest, "policy_path": shown_path(loaded.file.path)}
+        if loaded.dag_file is not None:
+            files |= {"dag_policy_hash": loaded.dag_file.digest, "dag_policy_path": shown_path(loaded.dag_file.path)}
+        self._trail.emit("policy.loaded", policy_version=1, **files)
+        self._trail.emit("task.started", route=self._route, shard=shard, policy_hash=loaded.file.digest)
 
     async def batch_started(self, rows: int) -> int:
         """Durable on return: no call of a batch leaves before the trail knows of it. Returns the batch's number.
@@ -118,7 +124,8 @@ class Recorder:
             )
 
     def limit_changed(self, change: LimitChange) -> None:
-        """The policy sets another limit than it did before."""
+        """A policy file sets another limit than it did before."""
+        file = change.stated_in
         self._trail.emit(
             "budget.changed",
             budget=change.name,
@@ -126,6 +133,8 @@ class Recorder:
             limit_nano=change.new_nano,
             old_limit_nano=change.old_nano,
             reason="policy.yaml",
+            policy_hash=file.digest if file else None,
+            policy_path=shown_path(file.path) if file else None,
         )
 
     def threshold_crossed(self, notice: Notice) -> None:

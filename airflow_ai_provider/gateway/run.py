@@ -40,8 +40,9 @@ from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.notices import Notice
+from airflow_ai_provider.ledger.pins import require_pinned
 from airflow_ai_provider.ledger.reviews import any_open
-from airflow_ai_provider.policy import load_policy
+from airflow_ai_provider.policy.loading import shown_path
 from airflow_ai_provider.privacy.keyring import Keyring, open_keyring
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
@@ -61,11 +62,12 @@ def run_map(
     ``on_notice`` is told of every threshold of a budget that this process is the first to notice. Raises errors of
     ``airflow_ai_provider.errors``; a bad row is no error but a row with a status.
     """
-    policy = load_policy(settings.policy_path)  # what is wrong with it is said before anything is opened
+    loaded = settings.load_policy()  # what is wrong with it is said before anything is opened
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         with ledger.read() as conn:
-            in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
-        plan = plan_job(job, caller, settings, in_force)
+            require_pinned(conn, loaded.file, always=loaded.policy.ledger.pinned)
+            in_force = [budget for budget, _ in budgets_in_force(conn, loaded.policy.budgets)]
+        plan = plan_job(job, caller, settings, in_force, loaded=loaded)
         log.info("%s", _parts_line(settings, ledger, plan, job))
         # What was there before the job outlives it: the collector need not walk Airflow's heap for every batch.
         gc.freeze()
@@ -139,8 +141,8 @@ async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
     with Trail(spool, LedgerAuditStore(parts.ledger), context=context) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
         lanes = _lanes(parts, recorder)
-        recorder.task_started(policy_digest=plan.policy.digest, shard=str(job.shard))
-        _record_policy_change(trail, settings, plan.policy.digest)
+        recorder.task_started(plan.loaded, shard=str(job.shard))
+        _record_policy_change(trail, settings, plan.loaded.file.digest)
         for recovery in recover_open(spool, datetime.now(UTC)):
             trail.emit("segment.recovered", "unknown", **recovery.fields())
         recovered = _settle_predecessor(parts, recorder)
@@ -196,7 +198,8 @@ def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, 
             route_name=job.route,
             route=plan.route,
             budgets=plan.budgets,
-            read_at=plan.read_at,
+            read_at=plan.loaded.read_at,
+            stated_in=plan.loaded.stated_in,
             output_schema=job.output_schema,
             tools=job.tools,
             tool_choice=job.tool_choice,
@@ -236,7 +239,8 @@ def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None
     known = last_seen(notes, str(settings.policy_path))
     if known != digest:
         if known is not None:
-            trail.emit("policy.changed", policy_hash=digest, old_policy_hash=known)
+            path = shown_path(settings.policy_path)
+            trail.emit("policy.changed", policy_hash=digest, old_policy_hash=known, policy_path=path)
             trail.flush()
         remember(notes, str(settings.policy_path), digest)
 

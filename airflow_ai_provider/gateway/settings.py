@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.audit.spool import SPOOL_BYTES, Spool
+from airflow_ai_provider.policy.loading import LoadedPolicy, load_governing
 
 if TYPE_CHECKING:
     from airflow_ai_provider.audit.search import SearchAddress
@@ -43,6 +44,9 @@ class Settings:
     home: Path
     """Folder of the embedded defaults: ``ledger.db``, ``responses.db``, ``audit/``, ``vectors/``, ``keyring.json``."""
     policy_path: Path
+    """The governing policy."""
+    dag_policy_path: Path | None = None
+    """A file of the DAG's own that narrows it."""
     ledger_url: str | None = field(default=None, repr=False)
     """SQLAlchemy URL; ``None`` is SQLite in ``home``."""
     cache_url: str | None = field(default=None, repr=False)
@@ -70,6 +74,10 @@ class Settings:
     """Opens a DB-API connection by connection id, for ``sql://`` sources."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Passed to fsspec for object stores."""
+
+    def load_policy(self) -> LoadedPolicy:
+        """Read the policy that applies. Raises ``PolicyError``."""
+        return load_governing(self.policy_path, self.dag_policy_path)
 
     def audit_spool(self) -> Spool:
         """The folder in which this host's audit segments wait for the archive."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.policy import Budget, load_policy
+from airflow_ai_provider.hooks.context import require_person
+from airflow_ai_provider.policy import Budget
 
 if TYPE_CHECKING:
     from airflow_ai_provider.audit.trail import Trail
@@ -40,22 +41,28 @@ class Swept:
 def room_now(settings: Settings, scope: Scope) -> list[Room]:
     """The budgets that apply to a scope, and what each has left. Raises ``PolicyError`` where there is none."""
     from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.limits import budgets_in_force
+    from airflow_ai_provider.ledger.pins import require_pinned
     from airflow_ai_provider.ledger.room import rooms
 
-    policy = load_policy(settings.policy_path)
+    loaded = settings.load_policy()
+    policy = loaded.policy
+    policy.require_team(scope.team, dag=scope.dag_id)
     with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
-        found = rooms(conn, policy.budgets, scope, datetime.now(UTC))
-    if not found:
-        policy.budgets_for(team=scope.team, dag=scope.dag_id, route=scope.route)
-    return found
+        require_pinned(conn, loaded.file, always=policy.ledger.pinned)
+        in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
+        policy.budgets_for(team=scope.team, dag=scope.dag_id, route=scope.route, in_force=in_force)
+        return rooms(conn, policy.budgets, scope, datetime.now(UTC))
 
 
 def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Caller, reason: str) -> LimitChange:
     """Set a limit by hand, or with ``clear`` give the budget back to the policy.
 
     It is in the trail before it holds: a limit that nobody could account for does not come into force. Raises
-    ``LedgerError`` where somebody or a reason is missing, and where there is nothing to clear.
+    ``LedgerError`` where somebody or a reason is missing, and where there is nothing to clear, and ``PermanentError``
+    inside a task.
     """
+    require_person("a limit cannot be set")
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.limits import planned_change, set_limit
 
@@ -71,7 +78,11 @@ def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Calle
 
 
 def resume_deployment(settings: Settings, deployment: str, *, caller: Caller, reason: str) -> None:
-    """Let calls go to a stopped deployment again. Raises ``LedgerError`` where it is not stopped."""
+    """Let calls go to a stopped deployment again.
+
+    Raises ``LedgerError`` where it is not stopped, and ``PermanentError`` inside a task.
+    """
+    require_person("a deployment cannot be resumed")
     from airflow_ai_provider.ledger import open_ledger, stops
 
     with open_ledger(settings.ledger_url, settings.home) as ledger:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pwd
 import re
 from collections.abc import Mapping
 from getpass import getuser
 from typing import Any
 
+from airflow_ai_provider.errors import PermanentError
 from airflow_ai_provider.gateway.job import Caller
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -40,12 +43,33 @@ def caller_from_context(context: Mapping[str, Any]) -> Caller:
 
 
 def whoever_runs_this(by: str | None = None) -> Caller:
-    """The person at the command line: as they say, or else the account it runs under."""
+    """The person at the command line: the name they give, and the account the process runs under."""
     try:
-        account = getuser()
+        login = getuser()
     except (OSError, KeyError):  # an id that no name was given to, as in many containers
-        account = ""
-    return Caller("", "", "", user=by or account)
+        login = ""
+    return Caller("", "", "", user=by or login, account=_account())
+
+
+def require_person(what: str) -> None:
+    """Raise ``PermanentError`` inside an Airflow task: limits and pins are set by people, not by DAGs.
+
+    Airflow exports the task's names to its environment, and so to every process that the task starts.
+    """
+    if dag_id := os.environ.get("AIRFLOW_CTX_DAG_ID"):
+        raise PermanentError(
+            f"{what} inside a task (DAG {dag_id}): this is for people who answer for the policy; change policy.yaml, "
+            "or run the command outside of Airflow's tasks"
+        )
+
+
+def _account() -> str:
+    """Name or number of the account, whatever the environment calls it."""
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _triggering_user(context: Mapping[str, Any]) -> str:

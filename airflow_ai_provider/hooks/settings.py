@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from airflow_ai_provider.audit.spool import SPOOL_BYTES
-from airflow_ai_provider.errors import PermanentError, TransientError
+from airflow_ai_provider.errors import PermanentError, PolicyError, TransientError
 from airflow_ai_provider.gateway.settings import RETENTION_DAYS, Endpoint, Settings
 from airflow_ai_provider.hooks import connections
 
@@ -26,16 +27,20 @@ _STORE_WITH_CONNECTION = re.compile(r"^(?P<scheme>s3a?)://(?P<conn_id>[^/@]+)@(?
 
 
 def settings_from_airflow(*, policy: str | None = None) -> Settings:
-    """Settings of this installation; ``policy`` is a path that overrides ``[ai] policy_path``.
+    """Settings of this installation; ``policy`` is a file of the DAG's own that narrows ``[ai] policy_path``.
 
-    Raises ``PermanentError`` where a connection that the configuration names is missing or of the wrong kind.
+    Raises ``PolicyError`` for such a file where ``[ai] allow_dag_policy`` is off, and ``PermanentError`` where a
+    connection that the configuration names is missing or of the wrong kind.
     """
     home = ai_home()
+    policy_path = _policy_path(home)
+    dag_policy_path = _dag_policy_path(policy, policy_path)
     archive_uri, storage_options = _archive()
     vectors_uri, vectors_token = _from("vectors_conn_id", connections.vectors_address) or (None, None)
     return Settings(
         home=home,
-        policy_path=_policy_path(policy, home),
+        policy_path=policy_path,
+        dag_policy_path=dag_policy_path,
         ledger_url=_from("ledger_conn_id", connections.ledger_url),
         cache_url=_from("cache_conn_id", connections.cache_url),
         archive_uri=archive_uri,
@@ -59,6 +64,13 @@ def with_archive(settings: Settings, archive_uri: str | None) -> Settings:
         return settings
     uri, options = _split_store(archive_uri, "--archive")
     return replace(settings, archive_uri=uri, storage_options={**settings.storage_options, **options})
+
+
+def with_policy(settings: Settings, policy: str | None) -> Settings:
+    """The settings with another governing policy, for commands that look at a file before it governs anything."""
+    if not policy:
+        return settings
+    return replace(settings, policy_path=Path(policy).expanduser().absolute(), dag_policy_path=None)
 
 
 def store(settings: Settings, uri: str, asked_by: str) -> tuple[str, Mapping[str, Any]]:
@@ -116,11 +128,36 @@ def open_database(conn_id: str) -> Any:
     return hook.get_conn()
 
 
-def _policy_path(policy: str | None, home: Path) -> Path:
-    if policy:
-        return Path(policy).expanduser().absolute()
+def _policy_path(home: Path) -> Path:
     configured = option("policy_path")
     return _airflow_home() / Path(configured).expanduser() if configured else home / "policy.yaml"
+
+
+def _dag_policy_path(policy: str | None, governing: Path) -> Path | None:
+    """The DAG's own file; ``None`` where it names none, or the governing one. Raises ``PolicyError``."""
+    if not policy:
+        return None
+    path = Path(policy).expanduser().absolute()
+    with suppress(OSError, RuntimeError, ValueError):  # a loop of links, a null byte: not the governing file
+        if path.resolve() == governing.resolve():
+            return None
+    if not _switch("allow_dag_policy"):
+        raise PolicyError(
+            f"policy={policy!r}: a task may not bring its own policy file; limits, masking, prices and grants come "
+            f"from {governing} ([{SECTION}] policy_path). Remove the argument, or ask whoever runs this Airflow to set "
+            f"[{SECTION}] allow_dag_policy = True, with which such a file may narrow that policy"
+        )
+    return path
+
+
+def _switch(name: str) -> bool:
+    """An option that is on or off. Raises ``PermanentError`` for what is neither."""
+    text = option(name).lower()
+    if text in ("true", "t", "1", "yes", "on"):
+        return True
+    if text in ("", "false", "f", "0", "no", "off"):
+        return False
+    raise PermanentError(f"[{SECTION}] {name} {text!r}: expected True or False")
 
 
 def _from(option_name: str, read: Callable[[Any], _T]) -> _T | None:

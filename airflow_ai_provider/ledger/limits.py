@@ -18,6 +18,7 @@ from airflow_ai_provider.ledger.money import nano_from_usd, usd_from_nano
 from airflow_ai_provider.ledger.periods import BudgetPeriod
 from airflow_ai_provider.ledger.schema import llm_budget_limits, llm_budgets
 from airflow_ai_provider.policy import Budget
+from airflow_ai_provider.policy.loading import PolicyFile, shown_path
 
 POLICY, CLI = "policy", "cli"
 _LONGEST_BY, _LONGEST_REASON = 200, 500
@@ -33,6 +34,8 @@ class LimitChange:
     old_nano: int | None
     """The same source's limit before."""
     new_nano: int | None
+    stated_in: PolicyFile | None = None
+    """The policy file that says it; ``None`` where it was set by hand."""
 
 
 def budgets_in_force(
@@ -100,8 +103,9 @@ def note_policy_limit(conn: Connection, period: BudgetPeriod, now: datetime) -> 
     ).scalar()
     if last == period.limit_nano:
         return None
-    _write_down(conn, period.budget, period.limit_nano, source=POLICY, by="policy", reason="policy.yaml", now=now)
-    return LimitChange(period.name, period.period, last, period.limit_nano)
+    said = {"source": POLICY, "by": "policy", "reason": "policy.yaml"}
+    _write_down(conn, period.budget, period.limit_nano, now=now, stated_in=period.stated_in, **said)
+    return LimitChange(period.name, period.period, last, period.limit_nano, period.stated_in)
 
 
 def limit_history(conn: Connection, name: str | None = None) -> list[dict[str, Any]]:
@@ -146,7 +150,15 @@ def _budget(row: Any) -> Budget:
 
 
 def _write_down(
-    conn: Connection, budget: Budget, limit: int | None, *, source: str, by: str, reason: str, now: datetime
+    conn: Connection,
+    budget: Budget,
+    limit: int | None,
+    *,
+    source: str,
+    by: str,
+    reason: str,
+    now: datetime,
+    stated_in: PolicyFile | None = None,
 ) -> None:
     conn.execute(
         insert(llm_budget_limits),
@@ -162,5 +174,7 @@ def _write_down(
             "set_by": by,
             "reason": reason,
             "set_at": now,
+            "policy_path": shown_path(stated_in.path) if stated_in else None,
+            "policy_hash": stated_in.digest if stated_in else None,
         },
     )

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from airflow_ai_provider.ledger.money import nano_from_usd
 from airflow_ai_provider.policy import Budget
+from airflow_ai_provider.policy.loading import PolicyFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,19 @@ class BudgetPeriod:
     """Who says the limit: ``policy`` or ``cli``."""
     budget: Budget | None = None
     """What it is a period of; its limit is noted in the history where the policy says it."""
+    stated_in: PolicyFile | None = None
+    """The file that says the limit."""
 
 
-def budget_period(budget: Budget, *, now: datetime, dag_id: str, run_id: str, source: str = "policy") -> BudgetPeriod:
+def budget_period(
+    budget: Budget,
+    *,
+    now: datetime,
+    dag_id: str,
+    run_id: str,
+    source: str = "policy",
+    stated_in: PolicyFile | None = None,
+) -> BudgetPeriod:
     """The period of ``budget`` that ``now`` (aware) falls in."""
     zone = ZoneInfo(budget.timezone)
     first = _first_day(budget.period, now.astimezone(zone).date())
@@ -49,6 +60,7 @@ def budget_period(budget: Budget, *, now: datetime, dag_id: str, run_id: str, so
         thresholds=tuple(sorted(set(budget.thresholds))),
         source=source,
         budget=budget,
+        stated_in=stated_in,
     )
 
 

@@ -150,6 +150,18 @@ llm_budget_limits = Table(
     Column("set_by", String(200), nullable=False),
     Column("reason", String(500), nullable=False),
     _when("set_at"),
+    Column("policy_path", String(250)),
+    Column("policy_hash", String(64)),
+)
+
+llm_policy_pins = Table(
+    "llm_policy_pins",
+    metadata,
+    Column("policy_hash", String(64), primary_key=True),
+    Column("policy_path", String(250), nullable=False),
+    Column("pinned_by", String(200), nullable=False),
+    Column("reason", String(500), nullable=False),
+    _when("pinned_at"),
 )
 
 llm_budget_notices = Table(

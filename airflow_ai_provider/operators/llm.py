@@ -46,7 +46,8 @@ class LLMMapOperator(HeartOperator):
     :param output_schema: JSON schema that answers must satisfy, or a pydantic model, whose own validators count too.
     :param tools: functions the model may ask for, as OpenAI defines them; the calls it asks for are the answer.
     :param tool_choice: ``auto``, ``none``, ``required``, or one function, as OpenAI writes it.
-    :param policy: path of a policy file, instead of ``[ai] policy_path`` (templated).
+    :param policy: path of a policy file that narrows ``[ai] policy_path``; refused unless ``[ai] allow_dag_policy``
+        is on (templated).
     :param shard: ``"INDEX/COUNT"``, the share of the source that this task instance takes; see ``shards``.
     :param max_tokens: limit of an answer, in tokens; replaces the route's.
     :param batch_rows: rows per batch and per part of the sink.

@@ -29,8 +29,9 @@ from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.recorder import context_of
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.ledger.pins import require_pinned
 from airflow_ai_provider.operators.treatments import column_of, values_of
-from airflow_ai_provider.policy import load_policy
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, inspect, require_columns
 from airflow_ai_provider.rows.keys import key_values, keys_digest
 from airflow_ai_provider.rows.shard import Shard
@@ -275,26 +276,36 @@ def _line(summary: RowsSummary) -> tuple[Any, ...]:
 class _Recorder:
     """Asks the policy, and tells the audit trail: who, how many, with which key. Never values."""
 
-    def __init__(self, trail: Trail, job: RowsJob, step: Step, caller: Caller, settings: Settings) -> None:
+    def __init__(
+        self, ledger: Ledger, trail: Trail, job: RowsJob, step: Step, caller: Caller, settings: Settings
+    ) -> None:
+        self._ledger = ledger
         self._trail = trail
         self._job = job
         self._step = step
-        self._policy_path = settings.policy_path
+        self._settings = settings
         self._caller = caller
         self._fields: dict[str, Any] = {"shard": str(job.shard), **step.noted}
 
     def permit(self) -> None:
-        """Raises ``PolicyError``, which the trail then holds too, unless the policy allows what the step opens."""
-        if self._step.opens is None:
+        """Raises ``PolicyError``, which the trail then holds too, unless the policy allows what the step does.
+
+        Where nothing is opened, there need not be a policy.
+        """
+        if self._step.opens is None and not self._settings.policy_path.exists():
             return
-        act, columns = self._step.opens
         try:
-            policy = load_policy(self._policy_path)
-            policy.require_grant(act, dag=self._caller.dag_id, team=self._job.team, columns=columns)
+            loaded = self._settings.load_policy()
+            with self._ledger.read() as conn:
+                require_pinned(conn, loaded.file, always=loaded.policy.ledger.pinned)
+            loaded.policy.require_team(self._job.team, dag=self._caller.dag_id)
+            if self._step.opens is not None:
+                act, columns = self._step.opens
+                loaded.policy.require_grant(act, dag=self._caller.dag_id, team=self._job.team, columns=columns)
         except PolicyError:
             self._emit("error", batch=0, rows=0, error_type="not_permitted")
             raise
-        self._fields["policy_hash"] = policy.digest
+        self._fields["policy_hash"] = loaded.file.digest
 
     def batch(self, index: int, counts: Mapping[str, Any]) -> None:
         """Durable on return. Raises ``AuditError`` where the spool is full or the disk refuses."""
@@ -314,4 +325,4 @@ def _recorder(job: RowsJob, step: Step, caller: Caller, settings: Settings) -> I
         open_ledger(settings.ledger_url, settings.home) as ledger,
         Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=who) as trail,
     ):
-        yield _Recorder(trail, job, step, caller, settings)
+        yield _Recorder(ledger, trail, job, step, caller, settings)

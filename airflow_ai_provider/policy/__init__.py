@@ -19,7 +19,7 @@ from airflow_ai_provider.errors import PolicyError
 from airflow_ai_provider.policy.deployments import DEFAULT_RPM, Breaker, Deployment, Price, PriceAbove
 from airflow_ai_provider.policy.document import Inconsistencies, explained, parse_document, place_of, read_document
 from airflow_ai_provider.policy.masking import NO_MASKING, EntityName, Grant, MaskingProfile, Privacy
-from airflow_ai_provider.policy.money import Budget, LedgerRules
+from airflow_ai_provider.policy.money import Budget, DagBudget, LedgerRules, Team
 from airflow_ai_provider.policy.routes import (
     Attachments,
     Classification,
@@ -63,6 +63,7 @@ __all__ = [
     "Reuse",
     "Route",
     "Rule",
+    "Team",
     "Tier",
     "TierOptions",
     "as_word",
@@ -84,6 +85,8 @@ class Policy(Section):
     masking: dict[str, MaskingProfile] = Field(default_factory=dict)
     privacy: Privacy = Privacy()
     ledger: LedgerRules = LedgerRules()
+    teams: dict[str, Team] = Field(default_factory=dict)
+    """Teams by name; where there are any, no other team may make calls."""
 
     @cached_property
     def digest(self) -> str:
@@ -101,16 +104,30 @@ class Policy(Section):
     ) -> tuple[Budget, ...]:
         """Every budget a call must fit, of the policy's own or of those ``in_force``.
 
-        Raises ``PolicyError`` where there is none: no limit, no call.
+        Raises ``PolicyError`` where there is none: no limit, no call. A DAG's own budgets do not replace one.
         """
         budgets = self.budgets if in_force is None else in_force
         found = tuple(b for b in budgets if b.applies(team=team, dag=dag, route=route))
-        if not found:
+        if all(isinstance(budget, DagBudget) for budget in found):
             raise PolicyError(
                 f"no budget applies to team {team!r} (dag {dag!r}, route {route!r}); "
                 f"add one under budgets, for example {{team: {team}, period: day, limit_usd: 10}}"
             )
         return found
+
+    def require_team(self, team: str, *, dag: str, route: str | None = None) -> None:
+        """Raise ``PolicyError`` unless a DAG may act for a team, over a route if one is given."""
+        if not self.teams:
+            return
+        if team not in self.teams:
+            known = ", ".join(sorted(self.teams))
+            raise PolicyError(f"team {team!r} is not in the policy; it has: {known} (add it under teams)")
+        allowed = self.teams[team]
+        if not allowed.has(dag):
+            raise PolicyError(f"DAG {dag!r} may not act for team {team!r}; the policy says who may: teams.{team}.dags")
+        if route is not None and allowed.routes is not None and route not in allowed.routes:
+            listed = ", ".join(allowed.routes) or "none"
+            raise PolicyError(f"team {team!r} may not use route {route!r}; teams.{team}.routes has: {listed}")
 
     def require_grant(
         self, act: Literal["restore", "decrypt"], *, dag: str, team: str, columns: Sequence[str] | None
@@ -172,8 +189,14 @@ def _inconsistencies(policy: Policy) -> Inconsistencies:
             if tier_name and tier_name not in route.tiers:
                 yield ("routes", route_name, place), f"the route has no tier {tier_name!r}"
         yield from ((("routes", route_name, *loc), problem) for loc, problem in _misrouted(policy, route))
+    for team, allowed in policy.teams.items():
+        for name in allowed.routes or ():
+            if name not in policy.routes:
+                yield ("teams", team, "routes"), f"no route {name!r}"
     seen: set[str] = set()
     for index, budget in enumerate(policy.budgets):
+        if budget.team and policy.teams and budget.team not in policy.teams:
+            yield ("budgets", index, "team"), f"no team {budget.team!r}; there are: {', '.join(sorted(policy.teams))}"
         if budget.route and budget.route not in policy.routes:
             yield ("budgets", index, "route"), f"no route {budget.route!r}"
         if budget.name in seen:

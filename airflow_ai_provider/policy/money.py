@@ -1,16 +1,18 @@
-"""Budgets, and how long the ledger keeps what."""
+"""Who may spend how much, and what the ledger keeps."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
+    BeforeValidator,
     Field,
     field_validator,
 )
 
-from airflow_ai_provider.policy.words import Section, Usd
+from airflow_ai_provider.policy.words import Section, Usd, listed
 
 
 class Budget(Section):
@@ -46,8 +48,35 @@ class Budget(Section):
         return all(mine is None or mine == theirs for mine, theirs in wanted)
 
 
+class DagBudget(Budget):
+    """A budget of a DAG's own file: a row of its own in the ledger, beside the governing ones."""
+
+    file: str
+    """Tells the files apart in the budget's name."""
+
+    @property
+    def name(self) -> str:
+        return f"policy={self.file}&{super().name}"
+
+
+class Team(Section):
+    """Which DAGs may make calls for a team, and over which routes."""
+
+    dags: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)]
+    """Ids of DAGs; ``*`` stands for any characters."""
+    routes: Annotated[tuple[str, ...] | None, BeforeValidator(listed)] = None
+    """``None`` is every route."""
+
+    def has(self, dag: str) -> bool:
+        """Whether a DAG may act for the team."""
+        return any(fnmatchcase(dag, pattern) for pattern in self.dags)
+
+
 class LedgerRules(Section):
-    """How long the ledger keeps what."""
+    """What the ledger keeps, and how it is tied to this policy."""
+
+    pinned: bool = False
+    """Calls need a ledger in which this policy is pinned."""
 
     keep_months: int | None = Field(default=None, ge=1, le=1200)
     """Full months of ``llm_requests`` kept before the present one; ``None`` keeps all. The rollup stays for ever."""

@@ -26,7 +26,8 @@ class BudgetSensor(BaseSensorOperator):
     :param route: route of the policy (templated).
     :param room_usd: room to wait for, in USD; a number or text (templated).
     :param calls_dag_id: DAG of the calls to come, this one by default (templated).
-    :param policy: path of a policy file, instead of ``[ai] policy_path`` (templated).
+    :param policy: path of a policy file that narrows ``[ai] policy_path``; refused unless ``[ai] allow_dag_policy``
+        is on (templated).
     :param deferrable: wait in the triggerer, without a worker slot.
     """
 

@@ -22,7 +22,7 @@ class BudgetTrigger(BaseTrigger):
     :param route: route of the policy.
     :param wanted_nano: room in nano-dollars.
     :param least_nano: what the smallest useful part wants; a part is a tenth of the limits, and no less than this.
-    :param policy: path of a policy file, instead of ``[ai] policy_path``.
+    :param policy: path of a policy file that narrows ``[ai] policy_path``; looked at under the same rules as a task's.
     :param poll_seconds: how often to look.
     """
 

@@ -83,6 +83,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "privacy": policy.Privacy,
     "grants": policy.Grant,
     "ledger": policy.LedgerRules,
+    "teams": policy.Team,
 }
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

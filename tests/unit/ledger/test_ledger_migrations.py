@@ -22,6 +22,7 @@ FIRST_TABLES = {
 SECOND_TABLES = FIRST_TABLES | {
     *("llm_budget_limits", "llm_budget_notices", "llm_budget_sets", "llm_stopped_deployments", "llm_adjustments"),
 }
+THIRD_TABLES = SECOND_TABLES | {"review_items"}
 ROUTING = ["routed_by", "fallback_from", "fallback_reason"]
 MOMENTS = [
     datetime(2024, 2, 29, 12, 30, 0, 123_456, tzinfo=UTC),
@@ -164,7 +165,7 @@ def test_the_third_revision_keeps_everything_up_down_and_up_again(ledger: Ledger
     at_second = contents(ledger, SECOND_TABLES)
 
     move(ledger, "0003")
-    assert tables(ledger) >= set(metadata.tables)
+    assert tables(ledger) >= THIRD_TABLES
     third = contents(ledger, SECOND_TABLES)
     assert_kept(at_second, third)
     for name in ("llm_requests", "llm_open_attempts"):
@@ -187,6 +188,23 @@ def test_the_third_revision_keeps_everything_up_down_and_up_again(ledger: Ledger
     move(ledger, "base")
     assert tables(ledger) == set()
     assert views(ledger) == {}
+
+
+def test_the_fourth_revision_keeps_limits_and_says_of_later_ones_which_file_stated_them(ledger: Ledger) -> None:
+    move(ledger, "base")
+    move(ledger, "0003")
+    fill(ledger, {"llm_budget_limits"})
+    before = contents(ledger, {"llm_budget_limits"})
+    move(ledger, "0004")
+    after = contents(ledger, {"llm_budget_limits"})
+    assert_kept(before, after)
+    assert {(row["policy_path"], row["policy_hash"]) for row in after["llm_budget_limits"]} == {(None, None)}
+    fill(ledger, {"llm_policy_pins"})
+    move(ledger, "0003")
+    assert contents(ledger, {"llm_budget_limits"}) == before
+    assert "llm_policy_pins" not in tables(ledger)
+    move(ledger, "head")
+    assert tables(ledger) >= set(metadata.tables)
 
 
 def months(ledger: Ledger) -> set[str]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
-from airflow_ai_provider.errors import KeyringError, PermanentError
+from airflow_ai_provider.errors import KeyringError, PermanentError, PolicyError
 from airflow_ai_provider.hooks import connections
 from airflow_ai_provider.hooks.settings import resolve_endpoint, settings_from_airflow, with_archive
 
@@ -50,9 +50,42 @@ def test_relative_paths_of_the_configuration_start_at_airflows_home(
     assert (settings.home, settings.policy_path) == (tmp_path / "state", tmp_path / "policies/policy.yaml")
 
 
-def test_a_task_may_bring_its_own_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_task_may_not_bring_its_own_policy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     configure(monkeypatch, "policy_path", "/etc/policy.yaml")
-    assert settings_from_airflow(policy=str(tmp_path / "mine.yaml")).policy_path == tmp_path / "mine.yaml"
+    with pytest.raises(PolicyError, match=r"from /etc/policy\.yaml .*Remove the argument.*allow_dag_policy = True"):
+        settings_from_airflow(policy=str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize("switch", ["True", "true", "1", "on"])
+def test_where_it_is_allowed_a_tasks_own_policy_narrows_the_governing_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, switch: str
+) -> None:
+    configure(monkeypatch, "policy_path", "/etc/policy.yaml")
+    configure(monkeypatch, "allow_dag_policy", switch)
+    settings = settings_from_airflow(policy=str(tmp_path / "mine.yaml"))
+    assert (settings.policy_path, settings.dag_policy_path) == (Path("/etc/policy.yaml"), tmp_path / "mine.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert settings_from_airflow(policy="mine.yaml").dag_policy_path == tmp_path / "mine.yaml"
+    assert settings_from_airflow(policy="").dag_policy_path is None
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configure(monkeypatch, "allow_dag_policy", "perhaps")
+    with pytest.raises(PermanentError, match=r"\[ai\] allow_dag_policy 'perhaps': expected True or False"):
+        settings_from_airflow(policy=str(tmp_path / "mine.yaml"))
+
+
+def test_naming_the_governing_file_is_no_policy_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("version: 1\n")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "policy.yaml")
+    configure(monkeypatch, "policy_path", str(tmp_path / "policy.yaml"))
+    for name in ("policy.yaml", "link.yaml", "../" + tmp_path.name + "/policy.yaml"):
+        settings = settings_from_airflow(policy=str(tmp_path / name))
+        assert (settings.policy_path, settings.dag_policy_path) == (tmp_path / "policy.yaml", None)
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    for name in ("loop.yaml", "a\0b"):
+        with pytest.raises(PolicyError, match="may not bring its own policy file"):
+            settings_from_airflow(policy=str(tmp_path / name))
 
 
 @pytest.mark.parametrize("option", ["ledger_conn_id", "cache_conn_id", "vectors_conn_id", "keyring_conn_id"])

@@ -296,7 +296,7 @@ def test_an_archive_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch
         ({"team": "nobody"}, "no budget applies to team 'nobody'"),
         ({"prompt": "{{ missing }}"}, "no column missing in the rows"),
         ({"prompt": "file:/nowhere.j2"}, "/nowhere.j2: no such prompt file"),
-        ({"policy": "/nowhere.yaml"}, "/nowhere.yaml: no policy file there"),
+        ({"policy": "/nowhere.yaml"}, "policy='/nowhere.yaml': a task may not bring its own policy file"),
         ({"route": "hosted"}, "'vendor', named by a deployment of the policy, does not exist"),
     ],
 )

@@ -22,6 +22,7 @@ from airflow_ai_provider.get_provider_info import get_provider_info
 OPTIONS = {
     "home",
     "policy_path",
+    "allow_dag_policy",
     "ledger_conn_id",
     "cache_conn_id",
     "archive_uri",
