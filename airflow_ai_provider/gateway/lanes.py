@@ -81,13 +81,12 @@ def offers(
 
     Raises ``PolicyError`` where a deployment has no price, or a connection that there is not.
     """
-    facts: dict[str, ModelFacts] = {}
+    called: dict[str, Deployment] = {}
     for name in route.deployments:
         try:
-            called = as_called(policy.deployments[name], settings)
+            called[name] = as_called(policy.deployments[name], settings)
         except LookupError as error:
             raise PolicyError(f"deployments.{name}: {error}") from None
-        facts[name] = model_facts(name, called, policy.digest)
 
     def offer(name: str, terms: Terms) -> Offer:
         key = ReuseKey(
@@ -99,7 +98,9 @@ def offers(
             tools=tools,
             tool_choice=tool_choice,
         )
-        return Offer(name, policy.deployments[name], facts[name], key, terms)
+        params = {**called[name].params, **terms.params}
+        facts = model_facts(name, called[name].model_copy(update={"params": params}), policy.digest)
+        return Offer(name, policy.deployments[name], facts, key, terms)
 
     return {tier: tuple(offer(name, terms[tier]) for name in route.names(tier)) for tier in route.tiers}
 
@@ -140,7 +141,7 @@ def open_lanes(
     opened = {name: _open(offer, settings, gates[name]) for name, offer in each.items()}
 
     def lane(offer: Offer) -> Lane:
-        return replace(opened[offer.name], key=offer.key, terms=offer.terms)
+        return replace(opened[offer.name], facts=offer.facts, key=offer.key, terms=offer.terms)
 
     return {tier: tuple(map(lane, found)) for tier, found in tiers.items()}
 

@@ -57,7 +57,7 @@ def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelF
     """Price and context of a deployment. Raises ``PolicyError`` where it has no price: no price, no call.
 
     Some prices depend on where a call goes and with which parameters, so ``deployment`` should have the ``api_base``
-    and the ``params`` that its connection adds.
+    and the ``params`` of the connection and of the route; what its ``surcharges`` say of them is a fee of each request.
     """
     entry = {} if deployment.provider == "offline" else litellm_map().entry(deployment.model)
     context = deployment.context_tokens or entry.get("max_input_tokens") or entry.get("max_tokens")
@@ -67,6 +67,9 @@ def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelF
         rate = policy_rate(Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(0)), "offline")
     else:
         rate = litellm_rate(deployment, f"deployments.{name}")
+    if surcharge := deployment.surcharge(deployment.params):
+        fee, version = surcharge * NANO, f"{rate.version}+{surcharge.normalize():f}"
+        rate = replace(rate, per_request_nano=rate.per_request_nano + fee, version=version)
     return ModelFacts(
         replace(rate, most_seconds=deployment.longest_timeout),
         int(context) if context else None,
@@ -95,8 +98,7 @@ def litellm_rate(deployment: Deployment, place: str) -> Rate:
     prices = litellm_map()
     entry = prices.entry(deployment.model)
     steps = _map_steps(entry, batch=deployment.billing == "batch")
-    searches = deployment.provider == "perplexity" and entry.get("search_context_cost_per_query")  # with every call
-    if not steps or searches:
+    if not steps or _always_searches(deployment.model, entry):
         kind = "batch price" if deployment.billing == "batch" else "price"
         why = f" ({prices.problem})" if prices.problem else ""
         raise PolicyError(
@@ -109,6 +111,14 @@ def litellm_rate(deployment: Deployment, place: str) -> Rate:
         steps = [_times(step, uplift) for step in steps]
     per_request = _nano(entry.get("input_cost_per_request")) or Decimal(0)
     return Rate(tuple(steps), per_request, f"litellm-{prices.version}-{_digest(steps, per_request)}")
+
+
+def _always_searches(model: str, entry: Mapping[str, Any]) -> bool:
+    """Whether a model searches the web with every call, for a fee that the map gives by sizes we do not choose."""
+    if model.startswith("openrouter/"):
+        return model.endswith(":online")
+    always = model.startswith("perplexity/") or "-search-" in model or "deep-research" in model
+    return always and bool(entry.get("search_context_cost_per_query"))
 
 
 def _named(price: Price | PriceAbove) -> dict[str, Decimal | None]:

@@ -20,6 +20,7 @@ from airflow_ai_provider.policy.deployments import DEFAULT_RPM, Breaker, Deploym
 from airflow_ai_provider.policy.document import Inconsistencies, explained, parse_document, place_of, read_document
 from airflow_ai_provider.policy.masking import NO_MASKING, EntityName, Grant, MaskingProfile, Privacy
 from airflow_ai_provider.policy.money import Budget, DagBudget, LedgerRules, Team
+from airflow_ai_provider.policy.params import RESERVED_PARAMS, advice, reserved, undeclared
 from airflow_ai_provider.policy.routes import (
     Attachments,
     Classification,
@@ -34,7 +35,7 @@ from airflow_ai_provider.policy.routes import (
     TierOptions,
     names_of,
 )
-from airflow_ai_provider.policy.words import RESERVED_PARAMS, TIERS, Language, Section, Tier, as_word
+from airflow_ai_provider.policy.words import TIERS, Language, Section, Tier, as_word
 
 __all__ = [
     "DEFAULT_RPM",
@@ -66,12 +67,15 @@ __all__ = [
     "Team",
     "Tier",
     "TierOptions",
+    "advice",
     "as_word",
     "load_policy",
     "parse_budget",
     "parse_document",
     "parse_policy",
     "read_document",
+    "reserved",
+    "undeclared",
 ]
 
 
@@ -172,7 +176,14 @@ def parse_policy(text: str, name: str = "policy.yaml") -> Policy:
 def _inconsistencies(policy: Policy) -> Inconsistencies:
     """Names that are used and not defined, as (place, problem)."""
     known = ", ".join(sorted(policy.deployments))
+    for name, deployment in policy.deployments.items():
+        yield from _undeclared(policy, [name], ("deployments", name, "params"), deployment.params)
     for route_name, route in policy.routes.items():
+        yield from _undeclared(policy, route.deployments, ("routes", route_name, "params"), route.params)
+        for option_tier, options in route.tier_options.items():
+            asked = route.names(option_tier) if option_tier in route.tiers else ()
+            loc = ("routes", route_name, "tier_options", option_tier, "params")
+            yield from _undeclared(policy, asked, loc, options.params)
         for tier, places in route.tiers.items():
             for index, place in enumerate(places):
                 for name in names_of([place]):
@@ -202,6 +213,16 @@ def _inconsistencies(policy: Policy) -> Inconsistencies:
         if budget.name in seen:
             yield ("budgets", index), f"a second budget {budget.name}; keep one limit per scope and period"
         seen.add(budget.name)
+
+
+def _undeclared(
+    policy: Policy, names: Sequence[str], place: tuple[str | int, ...], params: Mapping[str, Any]
+) -> Inconsistencies:
+    """Parameters that may cost more than the hold of a call at one of the named deployments."""
+    for name in names:
+        if deployment := policy.deployments.get(name):
+            for parameter in undeclared(params, deployment.provider, deployment.surcharges):
+                yield (*place, parameter), advice([parameter], name)
 
 
 def _misrouted(policy: Policy, route: Route) -> Inconsistencies:

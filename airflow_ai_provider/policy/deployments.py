@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from airflow_ai_provider.policy.params import RESERVED_PARAMS, is_off
 from airflow_ai_provider.policy.words import Duration, Params, Section, Usd, as_word
 
 DEFAULT_RPM = 1000
@@ -118,6 +120,8 @@ class Deployment(Section):
     """Input and output tokens that fit the model; ``None`` takes litellm's figure where it has one."""
     params: Params = Field(default_factory=dict)
     """Sent with every request (``temperature``, ``top_p``, …)."""
+    surcharges: dict[str, Usd] = Field(default_factory=dict)
+    """By parameter: the most USD that a request with it is charged on top of its tokens. Held and charged as a fee."""
     json_: bool | None = Field(default=None, alias="json")
     """Whether it answers by a schema; ``None`` is yes, unless litellm's map says no. So with ``tools``."""
     tools: bool | None = None
@@ -129,6 +133,25 @@ class Deployment(Section):
     """Where it stands, in the policy's own words."""
     hosting: Literal["vendor", "self"] | None = None
     """Who runs it; ``None`` is a vendor, but for the offline model."""
+
+    @field_validator("surcharges")
+    @classmethod
+    def _can_be_declared(cls, surcharges: dict[str, Decimal]) -> dict[str, Decimal]:
+        if bad := sorted(RESERVED_PARAMS & surcharges.keys()):
+            raise ValueError(f"{', '.join(bad)} cannot be set in params, whatever it costs")
+        return surcharges
+
+    @model_validator(mode="after")
+    def _search_has_a_price(self) -> Self:
+        searches = self.provider == "openrouter" and self.model.endswith(":online")
+        if searches and not (self.price and self.price.per_request):
+            raise ValueError("model: `:online` searches the web for a fee; take it off, or give price.per_request")
+        return self
+
+    def surcharge(self, params: Mapping[str, Any]) -> Decimal:
+        """The most USD that a request with ``params`` is charged on top of its tokens."""
+        charged = (usd for name, usd in self.surcharges.items() if name in params and not is_off(params[name]))
+        return sum(charged, Decimal(0))
 
     @field_validator("shares")
     @classmethod

@@ -13,14 +13,10 @@ from pydantic import (
     Field,
 )
 
+from airflow_ai_provider.policy.params import reserved
+
 Tier = Literal["simple", "medium", "complex"]
 TIERS: tuple[Tier, ...] = ("simple", "medium", "complex")
-RESERVED_PARAMS = frozenset(
-    "model messages api_key api_base base_url max_tokens max_completion_tokens n stream max_retries num_retries "
-    "timeout response_format extra_headers extra_body tools functions fallbacks context_window_fallback_dict "
-    "mock_response service_tier web_search_options speed ssl_verify".split()
-)
-"""What the gateway sets itself, and what would make a call cost more than its hold or go where no policy sent it."""
 Language = Literal["zh", "ja", "ko", "el", "he", "th", "latin", "cyrillic", "arabic", "devanagari"]
 """What a text's letters tell: a language where it alone uses its script, else the script."""
 _SHARED_SCRIPTS = {
@@ -51,7 +47,7 @@ def listed(value: Any) -> Any:
 
 
 def _no_reserved_params(params: dict[str, Any]) -> dict[str, Any]:
-    if bad := sorted(RESERVED_PARAMS & params.keys()):
+    if bad := reserved(params):
         raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it, or it would cost unforeseen")
     return params
 

@@ -384,8 +384,12 @@ def test_off_is_a_word_and_not_a_boolean(word: str) -> None:
 
 
 def test_true_and_false_are_booleans() -> None:
-    params = parse_policy(changed("mini}", "mini, params: {a: true, b: False, c: on}}")).deployments["small"].params
-    assert params == {"a": True, "b": False, "c": "on"}
+    params = (
+        parse_policy(changed("mini}", "mini, params: {store: true, echo: False, user: on}}"))
+        .deployments["small"]
+        .params
+    )
+    assert params == {"store": True, "echo": False, "user": "on"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,103 @@
+"""Which parameters of a request are known to cost nothing beyond its hold, and what becomes of all others.
+
+A hold covers the tokens of the request, ``max_tokens`` of answer, and a fee per request. A parameter passes where it is
+known to stay within that. Everything else is refused, or declared by the deployment with a surcharge per request, which
+the hold covers and the ledger charges. What would send a row elsewhere, or multiply its answer, cannot be declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+RESERVED_PARAMS = frozenset(
+    "model messages api_key api_base base_url max_tokens max_completion_tokens max_output_tokens n best_of stream "
+    "stream_options max_retries num_retries timeout request_timeout response_format extra_headers extra_body "
+    "extra_query headers tools tool_choice functions function_call fallbacks models route transforms "
+    "context_window_fallback_dict context_window_fallbacks model_list mock_response mock_tool_calls service_tier "
+    "speed ssl_verify drop_params additional_drop_params allowed_openai_params custom_llm_provider caching "
+    "cache preset prompt_id guardrails callbacks success_callback failure_callback litellm_params input_cost_per_token "
+    "output_cost_per_token".split()
+)
+"""What the gateway sets itself, what sends a row elsewhere, and what multiplies an answer or its price."""
+_FREE = frozenset(
+    "temperature top_p top_k top_a min_p typical_p frequency_penalty presence_penalty repetition_penalty "
+    "length_penalty stop stop_sequences stop_token_ids bad_words include_stop_str_in_output ignore_eos min_tokens "
+    "seed random_seed logit_bias logprobs top_logprobs prompt_logprobs user safety_identifier end_user_id metadata "
+    "store parallel_tool_calls reasoning_effort reasoning reasoning_format include_reasoning verbosity thinking "
+    "thinking_level safety_settings safe_prompt prompt_cache_key prompt_cache_retention cache_salt "
+    "cache_control_injection_points guided_json guided_regex guided_choice guided_grammar structured_outputs grammar "
+    "skip_special_tokens spaces_between_special_tokens truncate_prompt_tokens add_generation_prompt "
+    "continue_final_message add_special_tokens echo priority keep_alive num_ctx repeat_penalty repeat_last_n mirostat "
+    "mirostat_eta mirostat_tau tfs_z cache_prompt inference_geo".split()
+)
+"""Sampling, form and bookkeeping: tokens of an answer stay below ``max_tokens``, and thinking is among them."""
+_CONNECTING = frozenset(
+    "api_version azure_ad_token tenant_id client_id client_secret azure_scope azure_username azure_password "
+    "organization project aws_access_key_id aws_secret_access_key aws_session_token aws_region_name aws_profile_name "
+    "aws_role_name aws_session_name aws_web_identity_token aws_sts_endpoint aws_external_id "
+    "aws_bedrock_runtime_endpoint vertex_project vertex_location vertex_credentials region_name project_id space_id "
+    "deployment_id watsonx_region_name token username databricks_host".split()
+)
+"""How a place is reached and who is billed there: arguments of an adapter and no part of the request."""
+_THINKING = frozenset("enable_thinking thinking thinking_budget reasoning reasoning_effort".split())
+_THINKS_BEYOND_THE_LIMIT = frozenset({"dashscope", "volcengine"})
+"""Providers whose ``max_tokens`` does not count what a model thinks, by their documentation."""
+_SHORT = 32
+"""Characters of a word in the arguments of a chat template: longer text would be input that is not counted."""
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value switches a thing off; an empty mapping switches it on, as ``web_search_options`` does."""
+    return value in (None, False, 0, "none", "off", "disabled", [], {"type": "disabled"})
+
+
+def _few_words(value: Any) -> bool:
+    """Whether a value is switches and single words."""
+    if isinstance(value, Mapping):
+        return len(value) <= 8 and all(_few_words(inner) for inner in value.values())
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _SHORT)
+
+
+_FREE_VALUES: Mapping[str, Callable[[Any], bool]] = {
+    "modalities": lambda value: value == ["text"],
+    "n": lambda value: value == 1,
+    "best_of": lambda value: value == 1,
+    "service_tier": lambda value: value in ("default", "standard", "standard_only"),
+    "speed": lambda value: value == "standard",
+    "tool_choice": lambda value: value == "none",
+    "chat_template_kwargs": _few_words,
+}
+"""Parameters that some values of make free."""
+
+
+def is_free(name: str, value: Any, provider: str) -> bool:
+    """Whether a parameter is known to cost nothing beyond the hold at a provider."""
+    if check := _FREE_VALUES.get(name):
+        return value is None or check(value)
+    if name in RESERVED_PARAMS:
+        return False
+    if name in _THINKING and provider in _THINKS_BEYOND_THE_LIMIT:
+        return is_off(value)
+    return name in _FREE or name in _CONNECTING or is_off(value)
+
+
+def reserved(params: Mapping[str, Any]) -> list[str]:
+    """Names that can neither be set nor declared, in order."""
+    return sorted(name for name in RESERVED_PARAMS & params.keys() if not is_free(name, params[name], ""))
+
+
+def undeclared(params: Mapping[str, Any], provider: str, declared: Iterable[str]) -> list[str]:
+    """Names that may cost beyond the hold, and for which no surcharge is ``declared``, in order."""
+    return sorted(name for name in params.keys() - {*declared} if not is_free(name, params[name], provider))
+
+
+def advice(names: Iterable[str], deployment: str) -> str:
+    """What is wrong with undeclared parameters of a deployment, and what to do."""
+    listed = list(names)
+    charges = ", ".join(f"{name}: 0.01" for name in listed)
+    return (
+        f"{', '.join(listed)} may cost more than the hold of a call; take it out, or declare under "
+        f"deployments.{deployment} the most USD that a request with it costs on top: surcharges: {{{charges}}}, "
+        "0 if nothing"
+    )
