@@ -5,11 +5,14 @@
     │   ├── VendorTransientError    the vendor refused or dropped one attempt
     │   │   └── ParameterRefused        it does not take a parameter, which is left out from now on
     │   ├── DeploymentResting       a deployment fails for everybody: another one is asked instead
+    │   │   └── DeploymentGivenUp       it fails every call of a job alike: the job asks it no more
+    │   ├── JobGivenUpForNow        calls fail alike, for a reason that may pass: the rest of the job is not sent
     │   ├── JobStopped              the job was asked to stop
     │   ├── LedgerUnavailable       the ledger database cannot be reached: no call is made
     │   └── StoreUnavailable        a response store, vector store or archive cannot be reached
     └── PermanentError          trying again will not help until something is changed
         ├── VendorPermanentError    the vendor will never accept this request
+        ├── JobGivenUp              calls or answers fail alike, and the next would too: the rest of the job is not sent
         ├── PolicyError             policy.yaml is wrong, or asks for what cannot be
         ├── SourceError             input rows cannot be read
         ├── SinkError               output rows cannot be written
@@ -80,6 +83,14 @@ class DeploymentResting(TransientError):
     """A deployment's circuit is open: it failed too often, and nothing but probes is sent to it until it answers."""
 
 
+class DeploymentGivenUp(DeploymentResting):
+    """A deployment failed calls of a job alike, so that the next would only fail as well: the job asks it no more."""
+
+
+class JobGivenUpForNow(TransientError):
+    """No deployment of a tier can be reached where the job looks for it; trying again later may help."""
+
+
 class JobStopped(TransientError):
     """The job was asked to stop; what was finished is kept, and the next try goes on from there."""
 
@@ -93,6 +104,13 @@ class LedgerUnavailable(TransientError):
 
 class StoreUnavailable(TransientError):
     """A response store, vector store or archive cannot be reached."""
+
+
+class JobGivenUp(PermanentError):
+    """The calls or answers of a job fail alike, and the next would too: nothing more is sent until something is mended.
+
+    What was answered is kept; the other rows are tried by the next try of the task.
+    """
 
 
 class PolicyError(PermanentError):

@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from airflow_ai_provider.errors import JobStopped, VendorError, VendorTransientError
+from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.identity import attempt_id
 from airflow_ai_provider.gateway.job import Caller, Message
 from airflow_ai_provider.gateway.lanes import Lane, Lanes, schema_bytes
@@ -102,6 +103,7 @@ class Attempts:
         journal: Journal,
         recorder: Recorder,
         walks: Walks,
+        giving_up: GivingUp,
     ) -> None:
         self._plan = plan
         self._baseline = lanes[max(lanes, key=TIERS.index)][0].facts.rate
@@ -109,6 +111,7 @@ class Attempts:
         self._journal = journal
         self._recorder = recorder
         self._walks = walks
+        self._giving_up = giving_up
         self._schema_bytes = schema_bytes(plan.output_schema) + tools_bytes(plan.tools)
 
     def bound(self, ask: Ask, lane: Lane) -> int:
@@ -190,6 +193,7 @@ class Attempts:
             reply = await lane.provider.complete(sent)
         except VendorError as error:
             turn.failed(error, time.monotonic() - started)
+            self._giving_up.failed(lane.name, error)
             settled = self._failed(attempt, error, started)
             return Outcome(None, error, settled.cost_nano, still_held=settled.keeps_hold), settled
         except asyncio.CancelledError:
@@ -198,6 +202,7 @@ class Attempts:
             raise
         # At once: news of an answer that waits for the store would come after failures that were later.
         turn.answered(usage=reply.usage, limits=reply.limits, seconds=time.monotonic() - started)
+        self._giving_up.answered(lane.name)
         # A loop that was held up sees an answer late; the vendor had no more than the time-out to make it.
         latency = min(_milliseconds(started), math.ceil(sent.timeout * 1000))
         settled = self._succeeded(attempt, lane, reply, latency, escalated=tier != ask.prepared.tier)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from airflow_ai_provider.errors import (
+    DeploymentGivenUp,
     DeploymentResting,
     DeploymentStopped,
     ParameterRefused,
@@ -19,6 +20,7 @@ from airflow_ai_provider.errors import (
 from airflow_ai_provider.gateway.answer import RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Outcome, PassedOver, Plan, in_time
 from airflow_ai_provider.gateway.funds import BatchFunds
+from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.lanes import Lane, Lanes
 from airflow_ai_provider.gateway.retry import Again, Decision, Tries, decide, patience, uses_attempt
 from airflow_ai_provider.gateway.reuse import Stored
@@ -105,8 +107,9 @@ class _Walk:
 class Calls:
     """Asks deployments until one answers, for one job and one event loop."""
 
-    def __init__(self, plan: Plan, attempts: Attempts, lanes: Lanes) -> None:
+    def __init__(self, plan: Plan, attempts: Attempts, lanes: Lanes, giving_up: GivingUp) -> None:
         self._plan = plan
+        self._giving_up = giving_up
         self._attempts = attempts
         self._rng = random.Random()  # noqa: S311 - spreads retries, keeps no secret
         # Rows choose a deployment late: who already stood in line at one would not hear that a better one is back.
@@ -151,6 +154,8 @@ class Calls:
                 await in_time(asyncio.sleep(pause), walk.ends)
         except TimeoutError:
             walk.failure = f"deadline: no answer in the time that the route allows; before that: {walk.failure}"
+        if (given_up := self._giving_up.job_error(way.lanes)) is not None:
+            raise given_up
         return Reply(None, way.tier, way.lanes[-1], failure=walk.failure, status="error")
 
     async def _ask_lane(self, walk: _Walk, lane: Lane, key: bytes) -> Reply | None:
@@ -165,6 +170,10 @@ class Calls:
             walk.held = True
             try:
                 outcome = await self._attempt(walk, lane, key)
+            except DeploymentGivenUp as given_up:
+                tries.over = True
+                walk.pass_over(lane, "given_up", f"given_up: {given_up}")
+                return None
             except DeploymentResting as resting:
                 walk.pass_over(lane, _OPEN, f"{_OPEN}: {resting}")
                 return None
@@ -183,10 +192,10 @@ class Calls:
             tries.count(outcome.error)
             decision = self._decide(outcome.error, walk, lane)
             walk.failure = _failure(outcome.error, lane, walk.ends)
-            if decision == "give up":
+            if decision == "give up" and not self._giving_up.given_up(lane.name):
                 return Reply(None, tier, lane, failure=walk.failure, status="error", permanent=True)
             if not isinstance(decision, Again):
-                tries.over = decision == "fall back"
+                tries.over = decision != "later"
                 walk.pass_over(lane, outcome.error.kind, walk.failure)
                 return None
             if not uses_attempt(outcome.error):

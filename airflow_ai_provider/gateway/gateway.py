@@ -18,6 +18,7 @@ from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan, in_time
 from airflow_ai_provider.gateway.calling import Calls, Reply, Way
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.funds import BatchFunds
+from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope
 from airflow_ai_provider.gateway.job import Row
 from airflow_ai_provider.gateway.lanes import Lanes, answer_keys
@@ -53,6 +54,7 @@ class Gateway:
         journal: Journal,
         recorder: Recorder,
         reviews: Reviews,
+        giving_up: GivingUp,
         on_notice: Callable[[Notice], None] = lambda _: None,
     ) -> None:
         self._plan = plan
@@ -69,8 +71,9 @@ class Gateway:
         self._line = asyncio.Lock()
         self._in_flight: dict[bytes, asyncio.Future[Stored | None]] = {}
         self._walks = Walks()
-        self._attempts = Attempts(plan, lanes, store, journal, recorder, self._walks)
-        self._calls = Calls(plan, self._attempts, lanes)
+        self._giving_up = giving_up
+        self._attempts = Attempts(plan, lanes, store, journal, recorder, self._walks, giving_up)
+        self._calls = Calls(plan, self._attempts, lanes, giving_up)
         reuse = plan.route.reuse
         self._ttl = reuse.ttl if reuse.scope != "off" else 0
         self._shared_scope = None if plan.route.shares_nothing else reuse_scope(plan.route, plan.team, plan.caller, "")
@@ -79,6 +82,11 @@ class Gateway:
         """Send nothing more; what is out may come back for so long, and is unknown after it. ``answer`` then raises
         ``JobStopped``."""
         await self._walks.stop(grace_seconds)
+
+    async def finish(self) -> None:
+        """Write what waited for the end of a job that was not given up."""
+        await self._reviews.finish()
+        await self._recorder.flush()
 
     async def answer(self, rows: Sequence[Row], row_keys: Sequence[str]) -> list[Answer]:
         """Answers in the order of the rows. A bad row is an answer with status ``error``.
@@ -325,7 +333,7 @@ class Gateway:
                 text = ask.prepared.restored(self._content(stored))
             except PrivacyError as failure:
                 status, error = "error", f"privacy: {failure}"
-        return Answer(
+        answer = Answer(
             status,
             ask.name,
             text=text,
@@ -340,6 +348,8 @@ class Gateway:
             saved_nano=stored.cost_nano if stored and reply.reused else 0,
             short_nano=reply.short_nano,
         )
+        self._giving_up.row(answer)
+        return answer
 
 
 def _late(way: Way) -> Reply:

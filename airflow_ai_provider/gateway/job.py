@@ -62,6 +62,8 @@ class MapJob:
     """Output limit in tokens; ``None`` takes the route's."""
     batch_rows: int = 250
     """Rows per batch, and per part of the sink."""
+    give_up_after: int | None = 50
+    """Rows that end alike, none being good, after which the job is given up; ``None`` is never."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from airflow_ai_provider.gateway.identity import ReuseKey, arm_scope
 from airflow_ai_provider.gateway.job import Message
 from airflow_ai_provider.gateway.providers import open_provider
 from airflow_ai_provider.gateway.providers.base import Provider
+from airflow_ai_provider.gateway.providers.vendors import host_of
 from airflow_ai_provider.gateway.routing import Needs, Terms, attachment_tokens
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.traffic import CircuitChanged, Gate, open_gates
@@ -45,6 +46,8 @@ class Lane(Offer):
 
     provider: Provider
     gate: Gate
+    host: str = ""
+    """Whom it calls, for messages."""
 
 
 Lanes = Mapping[Tier, Sequence[Lane]]
@@ -138,7 +141,7 @@ def open_lanes(
     each = {offer.name: offer for offer in _each(tiers)}
     called = {name: as_called(offer.deployment, settings) for name, offer in each.items()}
     gates = open_gates(called, team=team, cache_url=settings.cache_url, worker=worker, on_change=on_circuit)
-    opened = {name: _open(offer, settings, gates[name]) for name, offer in each.items()}
+    opened = {name: _open(offer, settings, gates[name], called[name].api_base) for name, offer in each.items()}
 
     def lane(offer: Offer) -> Lane:
         return replace(opened[offer.name], facts=offer.facts, key=offer.key, terms=offer.terms)
@@ -156,9 +159,10 @@ def _each(tiers: Mapping[Tier, Iterable[Offer]]) -> Iterable[Offer]:
     return {offer.name: offer for tier in tiers.values() for offer in tier}.values()
 
 
-def _open(offer: Offer, settings: Settings, gate: Gate) -> Lane:
+def _open(offer: Offer, settings: Settings, gate: Gate, api_base: str | None) -> Lane:
     provider = open_provider(offer.name, offer.deployment, settings)
-    return Lane(offer.name, offer.deployment, offer.facts, offer.key, offer.terms, provider, gate)
+    host = host_of(offer.deployment, api_base)
+    return Lane(offer.name, offer.deployment, offer.facts, offer.key, offer.terms, provider, gate, host)
 
 
 def as_called(deployment: Deployment, settings: Settings) -> Deployment:

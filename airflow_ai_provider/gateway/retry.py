@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airflow_ai_provider.errors import PermanentError, VendorError
+from airflow_ai_provider.gateway.giving_up import concerns_deployment
 from airflow_ai_provider.policy import Deployment, Retry
 
 LEAST_PATIENCE = 60.0
@@ -99,7 +100,7 @@ def decide(
     last; a 429 needs none.
     """
     if isinstance(error, PermanentError):
-        return "give up"
+        return "fall back" if concerns_deployment(error) else "give up"
     limited = not uses_attempt(error)
     pause = _pause(error, tries, retry, rng, limited=limited)
     if seconds_left is not None and pause >= seconds_left:

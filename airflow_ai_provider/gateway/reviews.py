@@ -8,7 +8,7 @@ that is over budget, or whose deployments were all unwell, is not a person's bus
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -64,11 +64,23 @@ class Reviews:
     a batch that needs no person costs no look-up.
     """
 
-    def __init__(self, journal: Journal, recorder: Recorder, place: ReviewPlace, *, any_open: bool) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        recorder: Recorder,
+        place: ReviewPlace,
+        *,
+        any_open: bool,
+        suspected: Callable[[str | None], bool] = lambda _: False,
+    ) -> None:
+        """``suspected`` says of a deployment that its refusals may yet turn out to be no row's fault: such items wait,
+        and are not written where the job is given up."""
         self._journal = journal
         self._recorder = recorder
         self._place = place
         self._any_open = any_open
+        self._suspected = suspected
+        self._waiting: list[ReviewItem] = []
 
     async def settle(self, answers: Sequence[Answer], row_keys: Sequence[str]) -> None:
         """Bring the items of a batch up to date; durable on return. Call it before the batch's part is written.
@@ -77,8 +89,18 @@ class Reviews:
         ``LedgerError`` and ``AuditError``.
         """
         made = (review_item(answer, key, self._place) for answer, key in zip(answers, row_keys, strict=True))
-        items = [item for item in made if item is not None]
+        found = self._waiting + [item for item in made if item is not None]
+        self._waiting = [item for item in found if self._suspected(item.deployment)]
+        items = [item for item in found if not self._suspected(item.deployment)]
         ok = [answer.request_id for answer in answers if answer.status == "ok"] if self._any_open else []
+        await self._write(items, ok)
+
+    async def finish(self) -> None:
+        """Write the items that still wait."""
+        items, self._waiting = self._waiting, []
+        await self._write(items, [])
+
+    async def _write(self, items: Sequence[ReviewItem], ok: Sequence[str]) -> None:
         if not items and not ok:
             return
         news, answered = await self._journal.run(lambda conn: _changes(conn, items, ok))

@@ -18,6 +18,7 @@ from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.gateway.attempting import Plan
 from airflow_ai_provider.gateway.batches import Batches
 from airflow_ai_provider.gateway.gateway import Gateway
+from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.identity import owner_id, request_id, run_tag, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.gateway.lanes import Lanes, batches_at_once, open_lanes
@@ -114,6 +115,7 @@ async def _run(parts: _Parts, stop: asyncio.Event) -> MapSummary:
             await Batches(job, plan, sink, opened.gateway, tally, opened.at_once).run(stop)
         finally:
             reporter.cancel()
+        await opened.gateway.finish()
         sink.commit(tally.to_summary())
         log.info("%s", progress_line(tally, tally.rows, progress.seconds))
         opened.summary = _summary(job, plan, tally, progress.seconds)
@@ -188,6 +190,8 @@ def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, 
     closing.push_async_callback(store.close)
     with parts.ledger.read() as conn:
         waiting = any_open(conn, task)
+    on_given_up = partial(_note_given_up, parts.log, recorder)
+    giving_up = GivingUp(lanes, give_up_after=job.give_up_after, on_given_up=on_given_up)
     journal = Journal(parts.ledger, parts.owner)
     closing.push_async_callback(journal.close)
     return Gateway(
@@ -213,7 +217,10 @@ def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, 
         store=store,
         journal=journal,
         recorder=recorder,
-        reviews=Reviews(journal, recorder, ReviewPlace(task, job.route, job.sink), any_open=waiting),
+        reviews=Reviews(
+            journal, recorder, ReviewPlace(task, job.route, job.sink), any_open=waiting, suspected=giving_up.suspected
+        ),
+        giving_up=giving_up,
         on_notice=partial(_tell, parts.log, parts.on_notice),
     )
 
@@ -282,6 +289,13 @@ def _note_circuit(log: logging.Logger, recorder: Recorder, changed: CircuitChang
             log.info("deployment %s is back: %s", changed.deployment, changed.reason)
     if changed.here and changed.state != "half_open":
         recorder.circuit_changed(changed.deployment, opened=changed.state == "open", reason=changed.reason)
+
+
+def _note_given_up(log: logging.Logger, recorder: Recorder, deployment: str, message: str, others: bool) -> None:
+    """In the log where rows go on to other deployments: otherwise the task ends with the message."""
+    if others:
+        log.warning("%s; its rows go to other deployments", message)
+    recorder.circuit_changed(deployment, opened=True, reason="given_up")
 
 
 def _rows_of_shard(rows: int, batch_rows: int, shard: Shard) -> int:

@@ -11,7 +11,7 @@ from logging import Logger
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_ai_provider.operators.approval import approval_rule, require_approval, take_decision
 from airflow_ai_provider.operators.base import (
@@ -26,6 +26,24 @@ from airflow_ai_provider.rows.shard import Shard
 if TYPE_CHECKING:
     from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary, Prompt
     from airflow_ai_provider.ledger.notices import Notice
+
+_PASSING = frozenset(
+    {
+        "rate_limited",
+        "timeout",
+        "conflict",
+        "server_error",
+        "connection_refused",
+        "connection_lost",
+        "malformed",
+        "unexplained",
+        "certificate",
+        "unknown_host",
+        "circuit_open",
+        "deadline",
+    }
+)
+"""Kinds of errors for which a retry may help."""
 
 
 class LLMMapOperator(HeartOperator):
@@ -56,6 +74,8 @@ class LLMMapOperator(HeartOperator):
         Each threshold is told once, by the task that crosses it.
     :param budget_timeout: how long to wait for room where the route says ``over_budget: wait``.
     :param max_error_rate: the task fails when a greater share of its rows ends with status ``error``.
+    :param give_up_after: the task fails when so many rows end with the same failure before any is good, such as answers
+        that are all truncated; ``None`` is never.
     :param approve_over_usd: the task is planned first, and waits for approval where its whole source is expected to
         cost more than this many USD; ``0`` asks for whatever costs anything.
     :param approvers: ids of the Airflow users who may decide; ``None`` is everybody who may answer for the DAG.
@@ -86,6 +106,7 @@ class LLMMapOperator(HeartOperator):
         on_budget_threshold: Callable[[Any], None] | Sequence[Callable[[Any], None]] = (),
         budget_timeout: timedelta = timedelta(days=1),
         max_error_rate: float = 0.5,
+        give_up_after: int | None = 50,
         approve_over_usd: Decimal | str | float | None = None,
         approvers: Sequence[str | Mapping[str, str]] | str | None = None,
         approval_timeout: timedelta | None = None,
@@ -122,6 +143,7 @@ class LLMMapOperator(HeartOperator):
         if not 0 <= max_error_rate <= 1:
             raise ValueError(f"max_error_rate {max_error_rate}: expected a share between 0 and 1")
         self.max_error_rate = max_error_rate
+        self.give_up_after = None if give_up_after is None else at_least_one("give_up_after", give_up_after)
         self.approval = approval_rule(approve_over_usd, approvers, approval_timeout)
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -171,6 +193,7 @@ class LLMMapOperator(HeartOperator):
             shard=self.shard,
             max_tokens=self.max_tokens,
             batch_rows=self.batch_rows,
+            give_up_after=self.give_up_after,
         )
 
     def resume(self, context: Context, event: Mapping[str, Any], cost_usd: str) -> dict[str, Any]:
@@ -215,14 +238,18 @@ def tell(callbacks: Sequence[Callable[[Any], None]], context: Context, notice: N
 
 
 def check_error_rate(summary: MapSummary, limit: float) -> None:
-    """Raise ``AirflowFailException`` where a greater share of rows ended with status ``error`` than allowed.
+    """Raise where a greater share of rows ended with status ``error`` than allowed.
 
-    The task fails for good: its parts are written, and asking again for rows that a vendor will never accept costs.
+    Where most of them failed for reasons that may pass, such as an outage, it is an ``AirflowException``, which Airflow
+    retries: finished parts and answers are kept. Otherwise it is an ``AirflowFailException``: asking again for rows
+    that a vendor will never accept costs.
     """
     if not summary.rows or summary.error / summary.rows <= limit:
         return
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.errors.items(), key=lambda item: -item[1]))
-    raise AirflowFailException(
+    passing = sum(count for kind, count in summary.errors.items() if kind in _PASSING)
+    failure = AirflowException if 2 * passing >= summary.error else AirflowFailException
+    raise failure(
         f"{summary.error} of {summary.rows} rows ended with an error, more than max_error_rate {limit:g} allows "
         f"({kinds or 'of unknown kind'}); the rows and their errors are in {summary.sink}"
     )

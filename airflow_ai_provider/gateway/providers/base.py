@@ -16,15 +16,12 @@ from airflow_ai_provider.ledger.money import Usage
 
 _VENDOR_FAILED = frozenset({500, 503, 529})
 """The vendor says itself that it failed. A gateway's 502 or 504 may hide an answer that was made and charged."""
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAYBE_CHARGED = frozenset({408, 409})
 """Another request, or this one, may have been under way when the vendor gave up on it."""
 _TRANSIENT = {408: "timeout", 409: "conflict", 429: "rate_limited", 504: "timeout"}
 _PERMANENT = {
-    301: "redirected",
-    302: "redirected",
-    303: "redirected",
-    307: "redirected",
-    308: "redirected",
+    **dict.fromkeys(_REDIRECTS, "redirected"),
     400: "bad_request",
     401: "unauthorized",
     402: "payment_required",
@@ -100,7 +97,7 @@ class Provider(Protocol):
 def not_charged(status: int) -> bool:
     """Whether a complete HTTP response of this status says that nothing is charged. A redirect is not followed: nothing
     was asked of whoever answers at its target."""
-    return status in _VENDOR_FAILED or (300 <= status < 500 and status not in _MAYBE_CHARGED)
+    return status in _VENDOR_FAILED | _REDIRECTS or (400 <= status < 500 and status not in _MAYBE_CHARGED)
 
 
 def http_error(name: str, status: int, *, detail: str = "", retry_after: float | None = None) -> VendorError:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -145,6 +146,8 @@ def mapped(name: str, error: Exception) -> VendorError:
     links = _chain(error)
     if any(isinstance(link, _Oversized) for link in links):
         return replies.oversized(name, MAX_ANSWER_BYTES)
+    if page := next((link for link in links if isinstance(link, _WebPage)), None):
+        return replies.wrong_address(name, page.status)
     if (response := _http_response(links)) is not None:
         return _refused(name, links[0], response)
     if _never_sent(links):
@@ -196,8 +199,10 @@ def _never_sent(links: Sequence[BaseException]) -> bool:
 def _not_sent(name: str, links: Sequence[BaseException]) -> VendorError:
     names = _names(links)
     if _transport(links):
-        untrusted = "SSLCertVerificationError" in names
-        return replies.untrusted(name) if untrusted else replies.not_connected(name)
+        if "SSLCertVerificationError" in names:
+            return replies.untrusted(name)
+        unknown = any(isinstance(link, OSError) and link.errno == socket.EAI_NONAME for link in links)
+        return replies.unknown_host(name) if unknown else replies.not_connected(name)
     if "UnsupportedParamsError" in names:
         explanation = f"{name}: the model does not take one of the deployment's params, or no output schema"
         return VendorPermanentError(explanation, kind="unsupported_params")
@@ -241,6 +246,14 @@ class _Oversized(Exception):
     """An answer is larger than any answer of a model."""
 
 
+class _WebPage(Exception):
+    """A web page where an API should be."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 class _Bounded:
     """A response's stream that ends with ``_Oversized`` where it is too long."""
 
@@ -270,6 +283,9 @@ def _guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
         response = await handle(self, request)
         if 300 <= response.status_code < 400:
             response.headers[replies.REDIRECTED_TO] = response.headers.pop("location", "")
+        if replies.is_page(response.status_code, response.headers.get("content-type")):
+            await response.aclose()
+            raise _WebPage(response.status_code)
         response.stream = Stream(response.stream)
         return response
 

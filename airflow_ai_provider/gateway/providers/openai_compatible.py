@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import urllib.request
 from contextlib import suppress
 from typing import Any
@@ -57,6 +58,8 @@ class OpenAICompatibleProvider:
     async def complete(self, request: ModelRequest) -> ModelReply:
         dialect = self._adapting.dialect
         status, headers, content = await self._exchange(request, self._body(request, dialect))
+        if replies.is_page(status, headers.get("content-type")):
+            raise replies.wrong_address(self._name, status)
         if 200 <= status < 300:
             return replies.read_reply(self._name, replies.parse(self._name, content), _lookup(headers))
         error = replies.refused(self._name, status, replies.read_error(content), _lookup(headers))
@@ -156,6 +159,8 @@ def _failure(name: str, error: Exception) -> VendorError:
     match error:
         case aiohttp.ClientConnectorCertificateError():
             return replies.untrusted(name)
+        case aiohttp.ClientConnectorDNSError() if error.os_error.errno == socket.EAI_NONAME:
+            return replies.unknown_host(name)
         case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
             return replies.not_connected(name)
         case aiohttp.ClientHttpProxyError():

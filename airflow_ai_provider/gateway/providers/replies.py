@@ -235,6 +235,22 @@ def unreadable(name: str) -> VendorTransientError:
     return VendorTransientError(f"{name}: the answer cannot be read", kind="malformed", billed=True)
 
 
+def wrong_address(name: str, status: int) -> VendorPermanentError:
+    """A web page where an API should be. One with a status of success may still hide an answer that was charged."""
+    message = f"{name}: HTTP {status} with a web page, which is no model's answer"
+    return VendorPermanentError(message, kind="wrong_address", http_status=status, billed=not not_charged(status))
+
+
+def is_page(status: int, content_type: str | None) -> bool:
+    """Whether a response is a web page in place of an API's answer: a site's, a login's, a proxy's."""
+    page = (content_type or "").partition(";")[0].strip().lower() in ("text/html", "application/xhtml+xml")
+    return page and (200 <= status < 300 or status in (404, 405))
+
+
+def unknown_host(name: str) -> VendorTransientError:
+    return VendorTransientError(f"{name}: there is no host of that name", kind="unknown_host")
+
+
 def oversized(name: str, limit: int) -> VendorPermanentError:
     """Permanent: the same again would be paid for again."""
     message = f"{name}: the answer is larger than {limit // 2**20} MiB and was not read"

@@ -106,6 +106,15 @@ def address_of(name: str, deployment: Deployment, endpoint: Endpoint) -> Address
     )
 
 
+def host_of(deployment: Deployment, api_base: str | None) -> str:
+    """The host a deployment calls, without the rest of its address, which may hold a secret; else its provider."""
+    try:
+        host = urlsplit(api_base or OPENAI_COMPATIBLE.get(deployment.provider) or "").hostname
+    except ValueError:
+        host = None
+    return host or deployment.provider
+
+
 def check_endpoint(name: str, deployment: Deployment, endpoint: Endpoint) -> None:
     """What no adapter can use. Raises ``PolicyError``."""
     place, key, base = f"deployments.{name}", endpoint.api_key, deployment.api_base or endpoint.api_base

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from airflow_ai_provider.errors import VendorError
+from airflow_ai_provider.errors import DeploymentGivenUp, VendorError
 from airflow_ai_provider.gateway.providers.base import RateLimits
 from airflow_ai_provider.gateway.traffic.desk import CircuitState
 from airflow_ai_provider.ledger.money import Usage
@@ -38,6 +38,10 @@ class Gate(Protocol):
 
     async def pause(self, seconds: float) -> None:
         """A retry's back-off. Ends early when the circuit opens."""
+        ...
+
+    def give_up(self, reason: DeploymentGivenUp) -> None:
+        """Turn away with ``reason`` everybody who waits, and everybody who comes."""
         ...
 
     def may_retry(self) -> bool:

@@ -13,6 +13,9 @@ from airflow_ai_provider.gateway.traffic.terms import Terms, key_of, terms_of
 from airflow_ai_provider.gateway.traffic.traffic_gate import TrafficGate
 from airflow_ai_provider.policy import Deployment
 
+_FIRST_CALLS = 5
+"""Calls of a process under way at once, before one was answered: at a wrong address each may cost a whole hold."""
+
 
 def open_gates(
     deployments: Mapping[str, Deployment],
@@ -43,5 +46,7 @@ def open_gates(
     gates: dict[str, Gate] = {}
     for name in deployments:
         own, its_desk = desk(name)
-        gates[name] = TrafficGate(name, own, team, its_desk, worker=worker, on_change=on_change, clock=clock)
+        gates[name] = TrafficGate(
+            name, own, team, its_desk, worker=worker, first_calls=_FIRST_CALLS, on_change=on_change, clock=clock
+        )
     return gates

@@ -26,6 +26,11 @@ def said_by(error: VendorError) -> Word:
     return "down" if status is None or status >= 500 or status in _DOWN_STATUSES else "up"
 
 
+def shows_model(error: VendorError) -> bool:
+    """Whether a refusal shows that the vendor's API is there: it was charged nothing, in a status of such an API."""
+    return error.http_status is not None and not error.billed and error.kind not in ("redirected", "wrong_address")
+
+
 def cool_down(limits: RateLimits, tokens: int) -> float:
     """Seconds until a call of ``tokens`` fits again, as the headers have it; 0 where it does now.
 

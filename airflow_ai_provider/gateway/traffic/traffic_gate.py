@@ -14,13 +14,13 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 
-from airflow_ai_provider.errors import DeploymentResting, VendorError
+from airflow_ai_provider.errors import DeploymentGivenUp, DeploymentResting, VendorError
 from airflow_ai_provider.gateway.providers.base import LONGEST_WAIT, RateLimits
 from airflow_ai_provider.gateway.traffic.desk import Ask, CircuitState, Desk, Grant, ProbeWord, Wanted
 from airflow_ai_provider.gateway.traffic.gate import CircuitChanged
 from airflow_ai_provider.gateway.traffic.news import News
 from airflow_ai_provider.gateway.traffic.retry_budget import RetryBudget
-from airflow_ai_provider.gateway.traffic.signals import COOL, cool_down, said_by
+from airflow_ai_provider.gateway.traffic.signals import COOL, cool_down, said_by, shows_model
 from airflow_ai_provider.gateway.traffic.supply import Supply
 from airflow_ai_provider.gateway.traffic.terms import Limit, Terms
 from airflow_ai_provider.ledger.money import Usage
@@ -54,6 +54,7 @@ class GatePass:
     def answered(self, *, usage: Usage | None, limits: RateLimits | None, seconds: float) -> None:
         """See ``gate.Pass.answered``."""
         self._gate._news.good(seconds, self._gate._clock())
+        self._gate._proven()
         self._tell_probe("ok")
         if usage is not None:
             self._gate._give_back(0, self._input - usage.input, self._output - usage.output)
@@ -63,6 +64,8 @@ class GatePass:
     def failed(self, error: VendorError, seconds: float) -> None:
         """See ``gate.Pass.failed``."""
         gate, word = self._gate, said_by(error)
+        if shows_model(error):
+            gate._proven()
         match word:
             case "up":
                 gate._news.good(seconds, gate._clock())
@@ -117,9 +120,11 @@ class TrafficGate:
         desk: Desk,
         *,
         worker: str | None = None,
+        first_calls: int | None = None,
         on_change: Callable[[CircuitChanged], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``first_calls`` are the most under way until one shows that a model answers there; ``None`` is any number."""
         self._name = name
         self._terms = terms
         self._team = terms.team(team)
@@ -151,6 +156,8 @@ class TrafficGate:
         self._alarm_at = 0.0
         self._wake: asyncio.Event | None = None
         self._messenger: asyncio.Task[None] | None = None
+        self._given_up: DeploymentGivenUp | None = None
+        self._first_calls = first_calls
         self._closed = False
 
     # -- what callers do
@@ -165,6 +172,8 @@ class TrafficGate:
 
     async def enter(self, *, input_tokens: int, output_tokens: int) -> GatePass:
         """See ``gate.Gate.enter``."""
+        if self._given_up is not None:
+            raise self._rests()
         if self._circuit != "closed":
             if self._take_probe():
                 self._admit()
@@ -195,6 +204,11 @@ class TrafficGate:
         finally:
             handle.cancel()
             self._pausing.discard(over)
+
+    def give_up(self, reason: DeploymentGivenUp) -> None:
+        """See ``gate.Gate.give_up``."""
+        self._given_up = reason
+        self._turn_away()
 
     def may_retry(self) -> bool:
         """See ``gate.Gate.may_retry``."""
@@ -299,6 +313,8 @@ class TrafficGate:
             _finish(over)
 
     def _rests(self) -> DeploymentResting:
+        if self._given_up is not None:
+            return DeploymentGivenUp(str(self._given_up))
         return DeploymentResting(f"deployment {self._name} rests: it failed too often; it is probed until it answers")
 
     # -- what passes say
@@ -320,6 +336,12 @@ class TrafficGate:
             self._cool_until = moment
             for supply in self._supplies:
                 supply.purse.drop_before(moment)
+
+    def _proven(self) -> None:
+        """A model answers there: any number may be under way from now on."""
+        if self._first_calls is not None:
+            self._first_calls = None
+            self._visit_in(0.0)
 
     def _interested(self) -> None:
         """Somebody would send if the deployment did not rest: worth a probe from here."""
@@ -437,7 +459,7 @@ class TrafficGate:
         now = self._clock()
         helped = bool(grant.permits) or grant.slots > (self._slots or 0)
         self._not_before = 0.0 if helped else now + _PATIENCE
-        self._slots = grant.slots
+        self._slots = grant.slots if self._first_calls is None else min(grant.slots, self._first_calls)
         self._cool_to(grant.cool_until)
         for supply in self._supplies:
             if supply.limit in grant.permits:

@@ -69,7 +69,7 @@ async def test_other_providers_of_litellm_are_understood_the_same_way(model: str
 async def test_no_provider_of_litellm_follows_a_redirect_or_reads_a_flood(vendor: VendorDouble, model: str) -> None:
     async with answering(307, b"", {"location": f"{vendor.base_url}/chat/completions"}) as url:
         error = await failure(provider(url, model=model))
-    assert Expected.of(error) == Expected(PERMANENT, "redirected", 307, billed=True)
+    assert Expected.of(error) == Expected(PERMANENT, "redirected", 307, billed=False)
     async with answering(200, b" " * (17 * 2**20)) as url:
         error = await failure(provider(url, model=model))
     assert Expected.of(error) == Expected(PERMANENT, "oversized", None, billed=True)
@@ -106,7 +106,7 @@ async def test_anthropics_quota_arrives(vendor: VendorDouble) -> None:
 
 
 def test_only_a_refusal_that_is_certain_is_not_charged() -> None:
-    certain = {*range(400, 500), 500, 503, 529} - {408, 409}
+    certain = {301, 302, 303, 307, 308, *range(400, 500), 500, 503, 529} - {408, 409}
     assert {status for status in range(100, 600) if not_charged(status)} == certain
     errors = {status: http_error("small", status) for status in range(300, 600)}
     assert {status for status, error in errors.items() if not error.billed} == certain

@@ -470,7 +470,7 @@ async def test_no_connection_is_certainly_not_billed(adapter: str) -> None:
         error = await failure(provider(f"http://127.0.0.1:{probe.getsockname()[1]}/v1", adapter=adapter))
     assert Expected.of(error) == Expected(TRANSIENT, "connection_refused", None, billed=False)
     error = await failure(provider("http://no-such-host.invalid/v1", adapter=adapter))
-    assert Expected.of(error) == Expected(TRANSIENT, "connection_refused", None, billed=False)
+    assert Expected.of(error) == Expected(TRANSIENT, "unknown_host", None, billed=False)
 
 
 @both

@@ -13,7 +13,14 @@ from airflow.sdk import DAG, BaseOperator, task
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
-from airflow_ai_provider.errors import BudgetExceeded, LedgerUnavailable, PolicyError, PromptError
+from airflow_ai_provider.errors import (
+    BudgetExceeded,
+    JobGivenUp,
+    JobGivenUpForNow,
+    LedgerUnavailable,
+    PolicyError,
+    PromptError,
+)
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.operators.base import HeartOperator
 from airflow_ai_provider.operators.llm import LLMMapOperator
@@ -158,6 +165,7 @@ def test_messages_and_tools_reach_the_heart(heart: Heart) -> None:
         ({"batch_rows": 0}, "batch_rows 0: expected 1 or more"),
         ({"max_tokens": -1}, "max_tokens -1: expected 1 or more"),
         ({"max_error_rate": 2}, "expected a share between 0 and 1"),
+        ({"give_up_after": 0}, "give_up_after 0: expected 1 or more"),
         ({"output_schema": 3}, "output_schema: expected a JSON schema"),
     ],
 )
@@ -192,6 +200,34 @@ def test_too_many_errors_fail_the_task_and_name_their_kinds(heart: Heart) -> Non
     with pytest.raises(AirflowFailException, match=r"6 of 10 rows.*\(refused 5, rate_limited 1\).*in out"):
         run(LLMMapOperator(task_id="t", prompt="p", **ARGUMENTS))
     assert run(LLMMapOperator(task_id="t", prompt="p", max_error_rate=0.6, **ARGUMENTS))["error"] == 6
+
+
+@pytest.mark.parametrize(
+    ("errors", "retried"),
+    [
+        ({"server_error": 6}, True),
+        ({"circuit_open": 4, "unauthorized": 2}, True),
+        ({"deadline": 3, "bad_request": 3}, True),
+        ({"server_error": 1, "unauthorized": 5}, False),
+        ({"content_policy": 6}, False),
+        ({"server_error": 2, "prompt": 4, "schema": 90}, False),
+    ],
+)
+def test_a_task_is_retried_where_most_of_its_rows_met_an_outage(
+    heart: Heart, errors: dict[str, int], retried: bool
+) -> None:
+    heart.outcome = summary(ok=4, error=6, errors=errors)
+    with pytest.raises(AirflowException, match="6 of 10 rows") as caught:
+        run(LLMMapOperator(task_id="t", prompt="p", **ARGUMENTS))
+    assert isinstance(caught.value, AirflowFailException) is not retried
+
+
+@pytest.mark.parametrize(("error", "retried"), [(JobGivenUp("key"), False), (JobGivenUpForNow("host"), True)])
+def test_a_job_that_was_given_up_is_retried_where_that_may_help(heart: Heart, error: Exception, retried: bool) -> None:
+    heart.outcome = error
+    with pytest.raises(AirflowException, match=str(error)) as caught:
+        run(LLMMapOperator(task_id="t", prompt="p", **ARGUMENTS))
+    assert isinstance(caught.value, AirflowFailException) is not retried
 
 
 def test_an_empty_source_is_no_failure(heart: Heart) -> None:
