@@ -1,8 +1,8 @@
 """What calls will cost, from what is asked and from what such calls were like. Pure arithmetic; nothing is read.
 
-Two figures that must not be mixed up. *Expected* learns from the task's history and may be off. *Worst* may not: every
-attempt that the policy allows, at every deployment of a row's tier and of the tier it may escalate to, each charged at
-the bound it would hold, and no row spared because another asks the same.
+Two figures that must not be mixed up. *Expected* learns from the task's history and may be off. *Worst* may not: for each
+row, the attempts that ``retry`` allows at every deployment of every tier it can come to, each charged what the row holds
+for it, and no row spared because another asks the same. It is of one try of the task; ``retry.decide`` keeps to it.
 """
 
 from __future__ import annotations
@@ -155,6 +155,8 @@ class Forecast:
         }
         self._flows: dict[tuple[Tier, Tier | None, tuple[str, ...]], _Flow] = {}
         self._worst: dict[tuple[Tier, str], int] = defaultdict(int)
+        self.worst_attempts = 0
+        """The most requests that can be charged."""
 
     def higher(self, tier: Tier) -> Tier | None:
         """The tier that asks again what a check rejected, where there is one."""
@@ -207,6 +209,7 @@ class Forecast:
         share = max(offer.bound(ask.needs, schema=ask.schema, messages=ask.messages) for offer in fitting)
         for offer in fitting:
             self._worst[tier, offer.name] += share * self._route.retry.attempts
+        self.worst_attempts += len(fitting) * self._route.retry.attempts
         return share
 
     def _charge_if_possible(self, tier: Tier, ask: AskOf) -> int | None:

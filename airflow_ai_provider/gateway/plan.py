@@ -72,6 +72,9 @@ class SpendPlan:
     """Rows that need a call."""
     figures: Sequence[DeploymentFigures]
     worst_nano: int
+    """The most that one try of the task can cost."""
+    worst_attempts: int
+    """The most requests that can be charged in one try of the task."""
     holds_nano: int
     """Sum of what the rows with a call hold, each at its dearest."""
     held_at_once_nano: int
@@ -320,6 +323,7 @@ class _Look:
             calls=counts["calls"],
             figures=figures,
             worst_nano=self._forecast.worst_nano,
+            worst_attempts=self._forecast.worst_attempts,
             holds_nano=counts["holds"],
             held_at_once_nano=sum(nlargest(at_once, self._holds)),
             seconds=_seconds(figures),
