@@ -1,8 +1,8 @@
 """What calls will cost, from what is asked and from what such calls were like. Pure arithmetic; nothing is read.
 
-Two figures that must not be mixed up. *Expected* learns from the task's history and may be off. *Worst* may not: for each
-row, the attempts that ``retry`` allows at every deployment of every tier it can come to, each charged what the row holds
-for it, and no row spared because another asks the same. It is of one try of the task; ``retry.decide`` keeps to it.
+Two figures that must not be mixed up. *Expected* learns from the task's history and may be off. *Worst* may not: for
+each row, the attempts that ``retry`` allows at every deployment of every tier it can come to, each charged what the row
+holds for it, and no row spared because another asks the same. It is of one try of the task; ``retry.decide`` keeps it.
 """
 
 from __future__ import annotations

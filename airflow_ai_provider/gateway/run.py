@@ -56,12 +56,14 @@ def run_map(
     *,
     log: logging.Logger,
     on_notice: Callable[[Notice], None] | None = None,
+    wanted: Callable[[], bool] | None = None,
 ) -> MapSummary:
     """Answer every row of a job's shard and write the parts; blocks until done.
 
     Whatever a signal handler raises meanwhile stops the job in order: nothing more is sent, and what is out is settled.
-    ``on_notice`` is told of every threshold of a budget that this process is the first to notice. Raises errors of
-    ``airflow_ai_provider.errors``; a bad row is no error but a row with a status.
+    So does ``wanted``, asked every second, once it returns ``False``. ``on_notice`` is told of every threshold of a
+    budget that this process is the first to notice. Raises errors of ``airflow_ai_provider.errors``; a bad row is no
+    error but a row with a status.
     """
     loaded = settings.load_policy()  # what is wrong with it is said before anything is opened
     with open_ledger(settings.ledger_url, settings.home) as ledger:
@@ -75,7 +77,7 @@ def run_map(
         try:
             task = TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
             parts = _Parts(job, caller, settings, plan, ledger, log, on_notice, task, owner_id())
-            summary: MapSummary = Worker(partial(_run, parts)).run()
+            summary: MapSummary = Worker(partial(_run, parts), wanted).run()
             return summary
         finally:
             gc.unfreeze()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -24,6 +24,8 @@ GRACE_SECONDS = 20.0
 (``[core] killed_task_cleanup_time``)."""
 _CLOSING_SECONDS = 25.0
 """How long it may take after that to settle, flush and close."""
+_LOOK_SECONDS = 1.0
+"""How often a job looks whether it is still wanted: well within the 10 s for which its leases outlive it."""
 
 
 class Walks:
@@ -89,21 +91,25 @@ class Worker:
     started where a loop runs already, as in a notebook.
     """
 
-    def __init__(self, main: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> None:
-        """``main`` is given the event that asks it to stop."""
+    def __init__(
+        self, main: Callable[[asyncio.Event], Coroutine[Any, Any, T]], wanted: Callable[[], bool] | None = None
+    ) -> None:
+        """``main`` is given the event that asks it to stop; ``wanted`` is asked each second, and ``False`` stops it."""
         self._main = main
+        self._wanted = wanted
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._result: Future[Any] = Future()
         self._asked_to_stop = False
 
     def run(self) -> Any:
-        """The result of ``main``. Raises what it raises, or what a signal handler raised here, once it has ended."""
+        """Run ``main`` and return its result. Once it has ended, raises what it raised, what a signal handler raised
+        here, or ``JobStopped`` where the job was not wanted any more."""
         context = copy_context()
         thread = threading.Thread(target=context.run, args=(self._work,), name="ai-gateway", daemon=True)
         thread.start()
         try:
-            return self._result.result()
+            return self._wait()
         except BaseException as error:
             if not self._result.done():
                 self._ask_to_stop()
@@ -114,6 +120,15 @@ class Worker:
         finally:
             if self._result.done():
                 thread.join()
+
+    def _wait(self) -> Any:
+        seconds = None if self._wanted is None else _LOOK_SECONDS
+        while not wait([self._result], timeout=seconds).done:
+            if self._wanted is not None and not self._wanted():
+                raise JobStopped(
+                    "stopped: the process that supervised this task is gone; the next try goes on from there"
+                )
+        return self._result.result()
 
     def _work(self) -> None:
         try:

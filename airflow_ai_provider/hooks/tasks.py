@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import select
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_ai_provider.hooks.budgets import TaskState
     from airflow_ai_provider.ledger.sweep import Holder
+
+
+def watch_supervisor() -> Callable[[], bool] | None:
+    """Return a function that tells whether the process that supervises this task still lives.
+
+    ``None`` where none does, as in ``dag.test()`` and notebooks: there a parent may end while its child works on.
+    Without its supervisor a task can report nothing, and Airflow starts another try of it.
+    """
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    channel = getattr(getattr(runner, "SUPERVISOR_COMMS", None), "socket", None)
+    if channel is None:
+        return None
+    parent, poller = os.getppid(), select.poll()
+    poller.register(channel, 0)  # hang-ups are told whatever is asked; what was sent stays to be read
+
+    def lives() -> bool:
+        return os.getppid() == parent and not poller.poll(0)
+
+    return lives
 
 
 def states_from_database(holders: Sequence[Holder]) -> list[TaskState]:

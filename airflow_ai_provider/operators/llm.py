@@ -150,13 +150,15 @@ class LLMMapOperator(HeartOperator):
         from airflow_ai_provider.gateway.run import run_map
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
+        from airflow_ai_provider.hooks.tasks import watch_supervisor
 
+        wanted = watch_supervisor()
         job, caller, log = self.make_job(context), caller_from_context(context), cast("Logger", self.log)
         settings = settings_from_airflow(policy=self.policy)
         if self.approval is not None:
             require_approval(self.approval, job, caller, settings, context, log)
         on_notice = partial(tell, self.on_budget_threshold, context) if self.on_budget_threshold else None
-        summary = run_map(job, caller, settings, log=log, on_notice=on_notice)
+        summary = run_map(job, caller, settings, log=log, on_notice=on_notice, wanted=wanted)
         summary = replace(summary, cost_usd=str(Decimal(summary.cost_usd) + self._spent_before))
         if summary.over_budget and summary.over_budget_then == "wait":
             self._wait_for_room(summary, caller)

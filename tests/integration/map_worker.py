@@ -46,7 +46,7 @@ class JobProcess:
         folder.mkdir(parents=True)
         self.log_file = folder / "log.txt"
         self._outcome = folder / "outcome.json"
-        self._process: ForkServerProcess = _CONTEXT.Process(target=_work, args=(spec, self.log_file, self._outcome))
+        self._process: ForkServerProcess = _CONTEXT.Process(target=work, args=(spec, self.log_file, self._outcome))
         self._process.start()
 
     @property
@@ -80,10 +80,11 @@ class JobProcess:
         return self.log_file.read_text(errors="replace")[-3000:] if self.log_file.exists() else "(no log)"
 
 
-def _work(spec: Spec, log_file: Path, outcome: Path) -> None:
+def work(spec: Spec, log_file: Path, outcome: Path) -> None:
     """In the process: whatever anybody logs, or prints, goes to the log file."""
     from airflow_ai_provider.errors import AIProviderError
     from airflow_ai_provider.gateway.run import run_map
+    from airflow_ai_provider.hooks.tasks import watch_supervisor
 
     said = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 1)
@@ -92,7 +93,9 @@ def _work(spec: Spec, log_file: Path, outcome: Path) -> None:
     for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
         logging.getLogger(name).setLevel(logging.DEBUG if spec.log_level == logging.DEBUG else logging.WARNING)
     try:
-        summary = run_map(spec.job, spec.caller, spec.settings, log=logging.getLogger("task"))
+        summary = run_map(
+            spec.job, spec.caller, spec.settings, log=logging.getLogger("task"), wanted=watch_supervisor()
+        )
         result: Mapping[str, Any] = {"summary": asdict(summary)}
     except AIProviderError as error:
         result = {"error": type(error).__name__, "message": str(error)}

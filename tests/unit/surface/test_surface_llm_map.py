@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -62,10 +63,12 @@ class Heart:
         self.jobs: list[MapJob] = []
         self.callers: list[Caller] = []
         self.outcome: MapSummary | BaseException = summary()
+        self.wanted: object = None
 
     def run_map(
-        self, job: MapJob, caller: Caller, settings: object, *, log: object, on_notice: object = None
+        self, job: MapJob, caller: Caller, settings: object, *, log: object, on_notice: object, wanted: object
     ) -> MapSummary:
+        self.wanted = wanted
         self.jobs.append(job)
         self.callers.append(caller)
         if isinstance(self.outcome, BaseException):
@@ -124,6 +127,19 @@ def test_the_operator_hands_its_arguments_to_the_heart(heart: Heart) -> None:
     ]
     assert heart.callers == [Caller("d", "r", "t", map_index=3, try_number=2, user="ada")]
     assert (result["ok"], result["cost_usd"], result["errors"]) == (10, "0.001", {})
+
+
+def test_the_heart_is_told_when_the_supervisor_dies(heart: Heart, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor, of_task = socket.socketpair()
+    with supervisor, of_task:
+        comms = types.SimpleNamespace(socket=of_task)
+        module = types.SimpleNamespace(SUPERVISOR_COMMS=comms)
+        monkeypatch.setitem(sys.modules, "airflow.sdk.execution_time.task_runner", module)
+        run(LLMMapOperator(task_id="t", prompt="{{ text }}", **ARGUMENTS))
+        assert callable(heart.wanted)
+        assert heart.wanted()
+        supervisor.close()
+        assert not heart.wanted()
 
 
 def test_prompts_are_not_template_fields() -> None:
