@@ -61,6 +61,8 @@ class Asking:
     """Policy to plan with in place of every other."""
     notes: Sequence[str]
     """What was assumed, for people."""
+    tries: int
+    """How often Airflow runs the task at most."""
 
 
 def load_dag(dag_id: str, bundles: Sequence[str] | None) -> Any:
@@ -190,7 +192,9 @@ def _asking(operator: Any, known: Known, context: dict[str, Any], notes: list[st
     except (TypeError, KeyError, ValueError) as error:  # a decorated function's arguments
         raise PermanentError(f"{operator.task_id}: its arguments cannot be bound: {error}") from None
     caller = Caller(operator.dag_id, known.run_id, operator.task_id)
-    return Asking(job, caller, operator.policy, known.policy, [note for note in notes if note])
+    return Asking(
+        job, caller, operator.policy, known.policy, [note for note in notes if note], (operator.retries or 0) + 1
+    )
 
 
 def _render_call(operator: Any, known: Known, context: dict[str, Any]) -> None:

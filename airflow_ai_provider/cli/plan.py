@@ -90,14 +90,16 @@ def _print(args: Namespace, plans: Sequence[tuple[Asking, SpendPlan]]) -> None:
 
     if args.output in ("json", "yaml"):
         budgets = [budget_row(line) for line in _budgets(plans)]
-        documents = [{**_head(asking), **plan_document(plan)} for asking, plan in plans]
+        documents = [{**_head(asking), **plan_document(plan, asking.tries)} for asking, plan in plans]
         show([*documents, {"task": "total", "budgets": budgets}], args.output)
         return
     for asking, plan in plans:
         say(args, f"{asking.caller.dag_id}.{asking.caller.task_id}: {_head(asking)['source']}")
         for note in asking.notes:
             say(args, f"note: {note}")
-        show([{"figure": name, "value": value} for name, value in plan_figures(plan).items()], args.output)
+        show(
+            [{"figure": name, "value": value} for name, value in plan_figures(plan, asking.tries).items()], args.output
+        )
         if plan.figures:
             show([deployment_table_row(line) for line in plan.figures], args.output)
     if len(plans) > 1:

@@ -29,6 +29,10 @@ LATENCY_MS = 2000
 """A call's time while nobody knows; a short answer of a hosted model takes one to three seconds."""
 LEAST_CALLS = 20
 """History of fewer calls is an anecdote."""
+WRITTEN_PER_SECOND = 30
+"""Output tokens a second of a hosted model while nobody knows; most write 30 to 100."""
+LEAST_OUTPUT = 100
+"""Answers of fewer tokens on average tell how long a first token takes, not how fast the others follow."""
 PRIOR_CALLS = 2
 """What the cold-start rule still weighs beside history, in calls: a little at first, nothing for long."""
 
@@ -134,6 +138,31 @@ def expectation(history: Sequence[CallHistory], deployment: str, model: str, max
     )
 
 
+def slow_answers(offer: Offer, tier: Tier, history: Sequence[CallHistory]) -> str | None:
+    """What to change where ``max_tokens`` take longer than the time-out, at the speed of earlier calls.
+
+    A row whose answer gets as long times out, is charged, and times out again.
+    """
+    place = (offer.name, offer.deployment.model)
+    found = [past for past in history if (past.deployment, past.model) == place]
+    calls, tokens = sum(past.answered for past in found), sum(past.output_tokens for past in found)
+    milliseconds = sum(past.latency_ms for past in found)
+    if calls >= LEAST_CALLS and tokens >= LEAST_OUTPUT * calls and milliseconds:
+        speed, basis = Fraction(1000 * tokens, milliseconds), f"as in {calls:,} earlier calls"
+    elif offer.deployment.provider == "offline":
+        return None
+    else:
+        speed, basis = Fraction(WRITTEN_PER_SECOND), "as most models do"
+    seconds, timeout = math.ceil(offer.terms.max_tokens / speed), offer.deployment.timeout
+    if seconds <= timeout:
+        return None
+    return (
+        f"{offer.name} may write {offer.terms.max_tokens:,} tokens in tier {tier}, which takes {seconds:,} s at "
+        f"{float(speed):.0f} a second ({basis}), and its timeout is {timeout:,} s: "
+        f"raise deployments.{offer.name}.timeout or lower max_tokens"
+    )
+
+
 class Forecast:
     """Adds up what a job's rows will ask of its route."""
 
@@ -196,6 +225,14 @@ class Forecast:
             self._line(tier, offer, sums[tier, name], self._worst[tier, name])
             for (tier, name), offer in self._offers.items()
             if self._worst[tier, name] or sums[tier, name].calls
+        ]
+
+    def slow(self) -> list[str]:
+        """A sentence for each deployment that can hardly write as much as it may within its time-out."""
+        return [
+            warning
+            for (tier, name), offer in self._offers.items()
+            if self._worst[tier, name] and (warning := slow_answers(offer, tier, self._history))
         ]
 
     def _fitting(self, tier: Tier, ask: Ask) -> list[Offer]:

@@ -82,6 +82,8 @@ class SpendPlan:
     seconds: float
     """At the policy's rates, one process at work."""
     rooms: Sequence[Room]
+    warnings: Sequence[str]
+    """What is likely to go wrong, a sentence each."""
     fingerprint: str
     """Names job, rows, policy and shard: two plans of one fingerprint are of the same work. 64 hex digits."""
 
@@ -328,6 +330,7 @@ class _Look:
             held_at_once_nano=sum(nlargest(at_once, self._holds)),
             seconds=_seconds(figures),
             rooms=budgets,
+            warnings=self._forecast.slow(),
             fingerprint=hashlib.sha256(f"{self._plan.fingerprint} {self._job.shard}".encode()).hexdigest(),
         )
 

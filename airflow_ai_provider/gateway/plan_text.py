@@ -15,12 +15,12 @@ def plan_line(plan: SpendPlan) -> str:
     """The plan in one line, for a log."""
     return (
         f"plan: {plan.rows:,} rows, {plan.calls:,} calls · expected {dollars(plan.expected_nano)}, "
-        f"at worst {dollars(plan.worst_nano)} · {basis(plan)}"
+        f"at worst {dollars(plan.worst_nano)} a try · {basis(plan)}"
     )
 
 
-def plan_figures(plan: SpendPlan) -> dict[str, str]:
-    """The plan's own figures, by what they are."""
+def plan_figures(plan: SpendPlan, tries: int = 1) -> dict[str, str]:
+    """The plan's own figures, by what they are. ``tries`` is how often Airflow runs the task at most."""
     figures = {
         "rows": f"{plan.rows:,}",
         "finished before": f"{plan.finished:,}" if plan.finished else "",
@@ -31,11 +31,12 @@ def plan_figures(plan: SpendPlan) -> dict[str, str]:
         "need a call": f"{plan.calls:,}",
         "tokens in, out": f"{plan.input_tokens:,}, {plan.output_tokens:,}",
         "expected cost": dollars(plan.expected_nano),
-        "worst cost": dollars(plan.worst_nano),
+        "worst cost": _worst(plan.worst_nano, tries),
         "held at one time": f"up to {dollars(plan.held_at_once_nano)}",
         "held in all": dollars(plan.holds_nano),
         "time at the policy's rates": duration(plan.seconds),
         "estimated from": basis(plan),
+        "warning": " · ".join(plan.warnings),
     }
     return {name: value for name, value in figures.items() if value}
 
@@ -94,8 +95,8 @@ def budget_table_row(line: BudgetLine) -> dict[str, str]:
     }
 
 
-def plan_document(plan: SpendPlan) -> dict[str, Any]:
-    """The whole plan as plain values, for programs. Money as decimal USD."""
+def plan_document(plan: SpendPlan, tries: int = 1) -> dict[str, Any]:
+    """The whole plan as plain values, for programs. Money as decimal USD; ``tries`` as in ``plan_figures``."""
     return {
         "rows": plan.rows,
         "finished": plan.finished,
@@ -108,9 +109,13 @@ def plan_document(plan: SpendPlan) -> dict[str, Any]:
         "output_tokens": plan.output_tokens,
         "expected_usd": _usd(plan.expected_nano),
         "worst_usd": _usd(plan.worst_nano),
+        "worst_attempts": plan.worst_attempts,
+        "tries": tries,
+        "worst_all_tries_usd": _usd(plan.worst_nano * tries),
         "held_at_once_usd": _usd(plan.held_at_once_nano),
         "holds_usd": _usd(plan.holds_nano),
         "seconds": round(plan.seconds, 1),
+        "warnings": list(plan.warnings),
         "deployments": [deployment_row(line) for line in plan.figures],
         "budgets": [budget_row(line) for line in plan.budgets],
     }
@@ -120,7 +125,7 @@ def verdict(line: BudgetLine) -> str:
     """Whether a budget is enough, in words."""
     if line.rows_over:
         return f"does not fit: about {line.rows_over:,} rows would be over_budget"
-    return "fits, whatever happens" if line.after_worst_nano >= 0 else "fits, as expected"
+    return "fits, even at worst" if line.after_worst_nano >= 0 else "fits, as expected"
 
 
 def basis(plan: SpendPlan) -> str:
@@ -143,6 +148,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _worst(nano: int, tries: int) -> str:
+    return dollars(nano) if tries == 1 else f"{dollars(nano)} a try, {dollars(nano * tries)} in all {tries}"
 
 
 def _usd(nano: int) -> str:

@@ -64,9 +64,18 @@ def approval_rule(
 
 
 def require_approval(
-    rule: ApprovalRule, job: MapJob, caller: Caller, settings: Settings, context: Context, log: Logger
+    rule: ApprovalRule,
+    job: MapJob,
+    caller: Caller,
+    settings: Settings,
+    context: Context,
+    log: Logger,
+    *,
+    tries: int = 1,
 ) -> None:
     """Return if the job may be run: its plan is cheap enough, or was approved. Otherwise park the task.
+
+    ``tries`` is how often Airflow runs the task at most.
 
     Raises ``TaskAwaitingInput``; ``AirflowFailException`` where nobody can be asked.
     """
@@ -86,7 +95,7 @@ def require_approval(
         if covers(approved["nano"], plan.expected_nano + spent):
             log.info("approved by %s at %s: %s", approved["by"], approved["at"], dollars(approved["nano"]))
             return
-    _ask(rule, plan, job, caller, settings, context, state)
+    _ask(rule, plan, job, caller, settings, context, state, tries)
 
 
 def take_decision(context: Context, caller: Caller, settings: Settings, asked: Mapping[str, Any], event: Any) -> None:
@@ -128,13 +137,13 @@ def covers(approved_nano: int, wanted_nano: int) -> bool:
     return wanted_nano * 100 <= approved_nano * (100 + _SLACK_PERCENT)
 
 
-def request_text(plan: SpendPlan, rule: ApprovalRule, job: MapJob, caller: Caller) -> tuple[str, str]:
+def request_text(plan: SpendPlan, rule: ApprovalRule, job: MapJob, caller: Caller, tries: int) -> tuple[str, str]:
     """Subject and body of the request, in Markdown."""
     from airflow_ai_provider.gateway.plan_text import dollars, plan_figures, verdict
     from airflow_ai_provider.rows.fs import shown
 
     share = "" if job.shard.count == 1 else f", shard {job.shard}, which is {plan.rows:,} of its rows"
-    rows = [f"| {name} | {value} |" for name, value in plan_figures(plan).items()]
+    rows = [f"| {name} | {value} |" for name, value in plan_figures(plan, tries).items()]
     budgets = [
         f"| budget {line.budget} | {dollars(line.after_expected_nano)} would be left of {dollars(line.limit_nano)}: "
         f"{verdict(line)} |"
@@ -166,12 +175,13 @@ def _ask(
     settings: Settings,
     context: Context,
     state: Mapping[str, Any],
+    tries: int,
 ) -> NoReturn:
     """Put the request before people, and park."""
     from airflow_ai_provider.gateway.plan_text import dollars
     from airflow_ai_provider.hooks.audit import record
 
-    subject, body = request_text(plan, rule, job, caller)
+    subject, body = request_text(plan, rule, job, caller, tries)
     if _put_request(context, subject, body, rule) == body:
         _store(context).set(_STATE, {**state, "shown_nano": plan.expected_nano})
     elif not covers(int(state.get("shown_nano") or 0), plan.expected_nano):

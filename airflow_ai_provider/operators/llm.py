@@ -156,7 +156,7 @@ class LLMMapOperator(HeartOperator):
         job, caller, log = self.make_job(context), caller_from_context(context), cast("Logger", self.log)
         settings = settings_from_airflow(policy=self.policy)
         if self.approval is not None:
-            require_approval(self.approval, job, caller, settings, context, log)
+            require_approval(self.approval, job, caller, settings, context, log, tries=(self.retries or 0) + 1)
         on_notice = partial(tell, self.on_budget_threshold, context) if self.on_budget_threshold else None
         summary = run_map(job, caller, settings, log=log, on_notice=on_notice, wanted=wanted)
         summary = replace(summary, cost_usd=str(Decimal(summary.cost_usd) + self._spent_before))

@@ -20,6 +20,7 @@ from airflow_ai_provider.gateway.estimate import (
     _Even,
     budget_line,
     expectation,
+    slow_answers,
 )
 from airflow_ai_provider.gateway.lanes import Offer, offers
 from airflow_ai_provider.gateway.routing import Needs, Router, terms_of
@@ -259,3 +260,51 @@ def test_rows_over_are_those_a_budget_really_refuses(free: int, calls: int, hold
         room(free), calls=calls, holds_nano=calls * hold, expected_nano=calls * cost, worst_nano=max(calls * hold, 1)
     )
     assert line.rows_over == refused
+
+
+# Answers that take longer than the time-out
+
+
+def may_write(max_tokens: int, **deployment: Any) -> Offer:
+    place = {"model": MODEL, "price": {"input_per_mtok": 1, "output_per_mtok": 2}, **deployment}
+    budgets = [{"period": "total", "limit_usd": 1}]
+    routes = {"r": {"tiers": {"simple": ["small"]}, "masking": "off"}}
+    parsed = Policy.model_validate(
+        {"version": 1, "deployments": {"small": place}, "routes": routes, "budgets": budgets, "masking": {}}
+    )
+    terms = {"simple": terms_of(parsed.routes["r"], "simple", max_tokens=max_tokens)}
+    found = offers(parsed, parsed.routes["r"], SETTINGS, terms=terms, output_schema=None, prompt_version="1")  # type: ignore[arg-type]
+    return found["simple"][0]
+
+
+SLOW = {"output_tokens": 20_000, "latency_ms": 2_000_000}
+"""A hundred answers of 200 tokens and 20 s: ten tokens a second."""
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "history", "seconds"),
+    [
+        (600, [past(**SLOW)], None),
+        (601, [past(**SLOW)], "61 s at 10 a second (as in 100 earlier calls)"),
+        (1800, [], None),
+        (1801, [], "61 s at 30 a second (as most models do)"),
+        (1801, [past(**SLOW, model="openai/older")], "30 a second"),
+        (1801, [past(**{**SLOW, "answered": LEAST_CALLS - 1})], "30 a second"),
+        (1801, [past(output_tokens=9_900, latency_ms=2_000_000)], "30 a second"),
+        (1900, [past(**SLOW), past(tier="medium", output_tokens=180_000, latency_ms=3_000_000)], "48 s"),
+    ],
+)
+def test_a_plan_warns_of_answers_that_take_longer_than_the_time_out(
+    max_tokens: int, history: list[CallHistory], seconds: str | None
+) -> None:
+    """By the speed of the same model's calls, in whatever tier, or by a stated one where they say little."""
+    timeout = 40 if seconds == "48 s" else 60
+    warning = slow_answers(may_write(max_tokens, timeout=timeout), "simple", history)
+    assert (warning is None) is (seconds is None)
+    if warning is not None and seconds is not None:
+        assert seconds in warning
+        assert warning.endswith("raise deployments.small.timeout or lower max_tokens")
+
+
+def test_a_model_without_a_vendor_is_not_warned_of() -> None:
+    assert slow_answers(may_write(100_000, model="offline/extractive"), "simple", []) is None

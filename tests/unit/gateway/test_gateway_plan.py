@@ -262,7 +262,24 @@ def test_a_plan_in_words_holds_no_row(house: Planned) -> None:
     assert "SECRET" not in shown
     assert plan_figures(planned)["cannot be asked"] == "prompt 1"
     assert plan_figures(replace(planned, finished=3))["finished before"] == "3"
-    assert plan_document(planned)["budgets"][0]["verdict"] == "fits, whatever happens"
+    assert plan_document(planned)["budgets"][0]["verdict"] == "fits, even at worst"
+
+
+def test_the_worst_of_all_tries_is_told_beside_that_of_one(house: Planned) -> None:
+    """One row, three attempts of one deployment a try."""
+    planned = replace(house.plan(["one"]), worst_nano=2 * 10**9)
+    assert planned.worst_attempts == 3
+    assert plan_figures(planned)["worst cost"] == "$2.0000"
+    assert plan_figures(planned, 3)["worst cost"] == "$2.0000 a try, $6.0000 in all 3"
+    document = plan_document(planned, 3)
+    assert (document["worst_usd"], document["worst_all_tries_usd"]) == ("2", "6")
+
+
+def test_a_plan_warns_of_a_time_out_that_is_too_short(house: Planned) -> None:
+    house.write(policy(deployments={"small": deployment(timeout=1)}, max_tokens=500))
+    (warning,) = house.plan(["one"]).warnings
+    assert warning.startswith("small may write 500 tokens in tier simple")
+    assert plan_figures(house.plan(["one"]))["warning"] == warning
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,17 @@ def test_a_dear_task_parks_and_shows_its_plan_without_rows(home: Path, airflow: 
     ((subject, body),) = airflow.requests
     assert subject == "t: spend about $0.001030 on 10 calls?"
     assert "| need a call | 10 |" in body
-    assert "| budget team=t/day | $4.9990 would be left of $5.0000: fits, whatever happens |" in body
+    assert "| budget team=t/day | $4.9990 would be left of $5.0000: fits, even at worst |" in body
     assert "question" not in subject + body
     assert asked["cost_nano"] == 1_030_000
     assert not (home / "answers").exists()
+
+
+def test_what_all_tries_may_cost_is_shown_as_well(home: Path, airflow: Airflow) -> None:
+    ask(task(home, retries=2), airflow)
+    ((_, body),) = airflow.requests
+    assert " a try, " in body
+    assert " in all 3 |" in body
 
 
 def test_approved_the_task_runs_and_a_retry_does_not_ask_again(home: Path, airflow: Airflow) -> None:

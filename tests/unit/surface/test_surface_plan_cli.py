@@ -146,7 +146,7 @@ def test_a_task_is_planned_for_people(capsys: pytest.CaptureFixture[str], home: 
     assert shown.startswith(f"plain.ask: {home}/rows.csv\n")
     assert "| 10" in shown
     assert "no history: 4 bytes a token" in shown
-    assert "fits, whatever happens" in shown
+    assert "fits, even at worst" in shown
     assert "SECRET" not in shown
 
 
