@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,10 +24,9 @@ class LedgerAuditStore:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def register_segment(self, trail: str, writer: str, segment: str, opened_at: datetime) -> None:
-        row = {"trail": trail, "writer": writer, "segment": segment, "opened_at": opened_at}
+    def register_segment(self, segment: RegisteredSegment) -> None:
         with self._ledger.write() as conn:
-            conn.execute(insert_ignore(conn, audit_writers), row)
+            conn.execute(insert_ignore(conn, audit_writers), asdict(segment))
 
     def registered_segments(self, trail: str, since: datetime | None = None) -> list[RegisteredSegment]:
         query = select(audit_writers).where(audit_writers.c.trail == trail).order_by(audit_writers.c.segment)
@@ -34,7 +34,8 @@ class LedgerAuditStore:
             query = query.where(audit_writers.c.opened_at >= since)
         with self._ledger.read() as conn:
             return [
-                RegisteredSegment(trail, row.writer, row.segment, _aware(row.opened_at)) for row in conn.execute(query)
+                RegisteredSegment(trail, row.writer, row.segment, _aware(row.opened_at), row.spool, row.task)
+                for row in conn.execute(query)
             ]
 
     def pin_manifest(self, trail: str, sequence: int, manifest_hash: str, pinned_at: datetime) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from airflow_ai_provider.audit.pins import RegisteredSegment
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -26,6 +28,8 @@ class VerifyReport:
     findings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     """Not faults: open segments, recoveries, checks that were not possible."""
+    elsewhere: list[RegisteredSegment] = field(default_factory=list)
+    """Segments that other hosts opened lately and have not sealed: their events could not be read."""
     manifests: int = 0
     segments: int = 0
     """Read, in archive and spool."""

@@ -72,8 +72,7 @@ class SigningKey:
 
 
 def key_id(public: PublicKey) -> str:
-    der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return sha256(der).hexdigest()[:KEY_ID_HEX]
+    return fingerprint(public)[:KEY_ID_HEX]
 
 
 def public_keys(*signers: Signer) -> dict[str, PublicKey]:
@@ -94,6 +93,11 @@ def is_signature(public: PublicKey, signature: bytes, data: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def fingerprint(public: PublicKey) -> str:
+    """SHA-256 of a public key's SubjectPublicKeyInfo, 64 hex; a key id is its beginning."""
+    return sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def load_or_create_signing_key(folder: Path) -> SigningKey:

@@ -22,6 +22,15 @@ class RegisteredSegment:
     segment: str
     """``<writer>-<number>``, the name of its file."""
     opened_at: datetime
+    spool: str | None = None
+    """Id of the spool it was opened in; ``None`` by versions of this package that recorded none."""
+    task: str | None = None
+    """Try of a task that it was opened for, as ``task_key`` names it; ``None`` where no task wrote it."""
+
+
+def task_key(dag_id: object, run_id: object, task_id: object, map_index: object, try_number: object) -> str:
+    """One name for a try of a task instance, equal in registry, trail and ledger."""
+    return f"{dag_id} {run_id} {task_id} {map_index} {try_number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +47,8 @@ class Pin:
 class AuditStore(Protocol):
     """The database's side of the trail."""
 
-    def register_segment(self, trail: str, writer: str, segment: str, opened_at: datetime) -> None:
-        """Record, durably, that a segment was opened. Again with the same values: nothing happens."""
+    def register_segment(self, segment: RegisteredSegment) -> None:
+        """Record, durably, that a segment was opened. Again for the same segment: nothing happens."""
         ...
 
     def registered_segments(self, trail: str, since: datetime | None = None) -> list[RegisteredSegment]:

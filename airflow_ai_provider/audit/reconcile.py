@@ -8,8 +8,12 @@ ledger that is read *before* the trail holds nothing that the trail then lacks; 
 more, since its row may have been settled meanwhile.
 
 Answers from the response store are compared by try of a task: their events hold a keyed hash that adds up to that of
-the ledger's rows. A try that did not end by itself may have rows its last event was lost for; nothing left the house
-for them, so they are a note.
+the ledger's rows. A try that did not end by itself may have rows its last event was lost for; no call was made for
+them, so they are a note. A try that differs is looked up once more: it may have ended after the ledger was read.
+
+Rows whose events are in a segment that another host has still to seal are not compared, and a note says how many: the
+rows of the try that opened it, and, since any task may settle what a dead one left, rows of unknown outcome and
+people's decisions that are not older than the oldest of these segments.
 
 A person's decision on an answer is in the trail before it is in the ledger, so each decided review item must fit one of
 its events.
@@ -17,11 +21,12 @@ its events.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -29,9 +34,10 @@ from typing import Any, Final, Self
 from sqlalchemy import Connection, Select, func, null, select
 
 from airflow_ai_provider.audit.diagnose import FORGED, LEDGER_CHANGED, NEVER_WRITTEN
-from airflow_ai_provider.audit.events import format_time, utc_now
+from airflow_ai_provider.audit.events import format_time
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.hashes import MultisetHash
+from airflow_ai_provider.audit.pins import RegisteredSegment, task_key
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.schema import llm_open_attempts, llm_requests, review_items
 
@@ -56,8 +62,8 @@ CREATE TABLE decided (item TEXT, decision TEXT, person TEXT);
 CREATE TABLE ruled (item TEXT, decision TEXT, person TEXT);
 CREATE TABLE reused (task TEXT PRIMARY KEY, rows INTEGER) WITHOUT ROWID;
 CREATE TABLE sums (task TEXT, key TEXT, hash TEXT, PRIMARY KEY (task, key)) WITHOUT ROWID;
-CREATE TABLE tries (task TEXT PRIMARY KEY, rows INTEGER, key TEXT, hash TEXT, started INTEGER, finished INTEGER)
-  WITHOUT ROWID;
+CREATE TABLE tries (task TEXT PRIMARY KEY, parts TEXT, rows INTEGER, key TEXT, hash TEXT, started INTEGER,
+  finished INTEGER) WITHOUT ROWID;
 """
 
 
@@ -86,7 +92,9 @@ class Reconciliation:
         self._folder = tempfile.TemporaryDirectory(prefix="ai-audit-")
         self._base = sqlite3.connect(Path(self._folder.name) / "reconcile.db", isolation_level=None)
         self._told: list[tuple[str, str, str, int, bool]] = []
-        self._read_at = ""
+        self._elsewhere = _Elsewhere([])
+        self._excused = 0
+        """Rows that were not compared, since another host has still to seal their events."""
         self._oldest = ""
         """Of the ledger's rows. Events before it are of rows that its retention has dropped."""
         self._before = 0
@@ -121,11 +129,15 @@ class Reconciliation:
         """Add what differs to the report. Only for a trail that was read to its end."""
         self._write_told()
         self._base.executescript(_INDEXES)
+        self._elsewhere = _Elsewhere(report.elsewhere)
         self._report_untold(report)
         self._report_unpaid(report)
         self._report_differing(report)
         self._report_reused(report)
         self._report_decided(report)
+        if self._excused:
+            detail = f"{self._excused} were not compared: their events wait in segments of other hosts"
+            report.note("ledger_elsewhere", "rows of the ledger", detail)
 
     # The ledger's side
 
@@ -135,7 +147,6 @@ class Reconciliation:
         created = null() if self._whole else columns.created_at
         paid = select(columns.attempt_id, columns.status, columns.cost_nano, created)
         names = [columns[name] for name in (*_TRY, "request_id")]
-        self._read_at = format_time(utc_now())
         with self._ledger.read() as conn:
             oldest = conn.execute(select(func.min(columns.created_at))).scalar()
             self._oldest = format_time(_aware(oldest)) if oldest else ""
@@ -145,7 +156,7 @@ class Reconciliation:
                 self._base.executemany("INSERT INTO paid VALUES (?,?,?,?)", map(self._paid, chunk))
             reused = self._in_range(select(*names).where(columns.status == "reused"), timedelta()).order_by(*names)
             for task, group in groupby(streamed.execute(reused), key=lambda row: tuple(row[:5])):
-                self._add_reused_rows(_try_key(task), group)
+                self._add_reused_rows(task_key(*task), group)
             self._read_decided(conn)
 
     def _read_decided(self, conn: Connection) -> None:
@@ -168,14 +179,18 @@ class Reconciliation:
         return attempt, _OUTCOMES[status], cost, inside
 
     def _add_reused_rows(self, task: str, rows: Iterator[Any]) -> None:
+        count, sums = self._sum(row.request_id for row in rows)
+        self._base.execute("INSERT INTO reused VALUES (?,?)", (task, count))
+        self._base.executemany("INSERT INTO sums VALUES (?,?,?)", [(task, *each) for each in sums.items()])
+
+    def _sum(self, request_ids: Iterable[str]) -> tuple[int, dict[str, str]]:
+        """How many requests there are, and their hash under each key."""
         count, sums = 0, {key_id: MultisetHash(key) for key_id, key in self._hash_keys.items()}
-        for row in rows:
+        for request_id in request_ids:
             count += 1
             for total in sums.values():
-                total.add(row.request_id)
-        self._base.execute("INSERT INTO reused VALUES (?,?)", (task, count))
-        hashes = [(task, key_id, total.hexdigest()) for key_id, total in sums.items()]
-        self._base.executemany("INSERT INTO sums VALUES (?,?,?)", hashes)
+                total.add(request_id)
+        return count, {key_id: total.hexdigest() for key_id, total in sums.items()}
 
     def _inside(self, moment: str) -> bool:
         return self._whole or self._first <= moment < self._end
@@ -209,16 +224,15 @@ class Reconciliation:
         )
 
     def _mark_try(self, event: Mapping[str, Any], column: str) -> None:
-        # Settled before the ledger was read, and wholly inside the range: only then can the two be equal.
-        moment = event["@timestamp"]
-        counts = self._inside(moment) and moment < self._read_at
+        # Wholly inside the range: only then can the two be equal.
         query = f"UPDATE tries SET {column}=? WHERE task=?"  # noqa: S608 - one of two words
-        self._base.execute(query, (counts, self._try_of(event)))
+        self._base.execute(query, (self._inside(event["@timestamp"]), self._try_of(event)))
 
     def _try_of(self, event: Mapping[str, Any]) -> str:
-        key = _try_key(tuple(event.get(f"airflow_ai.{name}") for name in _TRY))
-        zero = "0" * 32
-        self._base.execute("INSERT OR IGNORE INTO tries VALUES (?,0,NULL,?,0,0)", (key, zero))
+        parts = [event.get(f"airflow_ai.{name}") for name in _TRY]
+        key, zero = task_key(*parts), "0" * 32
+        row = (key, json.dumps(parts), zero)
+        self._base.execute("INSERT OR IGNORE INTO tries VALUES (?,?,0,NULL,?,0,0)", row)
         return key
 
     # Differences
@@ -226,7 +240,29 @@ class Reconciliation:
     def _report_untold(self, report: VerifyReport) -> None:
         query = "SELECT attempt FROM paid LEFT JOIN told USING (attempt) WHERE told.event IS NULL AND paid.inside"
         detail = "paid in the ledger, and the trail has no event of it"
-        self._find(report, "ledger_without_event", "attempt", query, detail, NEVER_WRITTEN)
+        self._find(report, "ledger_without_event", "attempt", self._calls_here(query), detail, NEVER_WRITTEN)
+
+    def _calls_here(self, query: str) -> Iterator[str]:
+        """Attempts of a query without those whose events another host has still to seal."""
+        columns = llm_requests.c
+        wanted = select(columns.attempt_id, columns.status, columns.created_at, *(columns[name] for name in _TRY))
+        for attempts in self._chunks(query):
+            excused = set()
+            if self._elsewhere:
+                with self._ledger.read() as conn:
+                    for attempt, status, created, *parts in conn.execute(
+                        wanted.where(columns.attempt_id.in_(attempts))
+                    ):
+                        since = _aware(created) if status == "unknown" else None
+                        if self._elsewhere.may_hold(task_key(*parts), since):
+                            excused.add(attempt)
+            self._excused += len(excused)
+            yield from (attempt for attempt in attempts if attempt not in excused)
+
+    def _chunks(self, query: str) -> Iterator[list[str]]:
+        found = self._base.execute(query)
+        while chunk := [row[0] for row in found.fetchmany(_LOOK_UP)]:
+            yield chunk
 
     def _report_unpaid(self, report: VerifyReport) -> None:
         found = self._base.execute(
@@ -262,7 +298,7 @@ class Reconciliation:
             " AND told.cost = paid.cost)"
         )
         detail = "outcome or cost in the ledger is not what its event says"
-        self._find(report, "ledger_differs", "attempt", query, detail, LEDGER_CHANGED)
+        self._find(report, "ledger_differs", "attempt", self._calls_here(query), detail, LEDGER_CHANGED)
 
     def _report_reused(self, report: VerifyReport) -> None:
         differing = (
@@ -270,35 +306,81 @@ class Reconciliation:
             " AND (tries.rows <> coalesce(reused.rows, 0) OR tries.hash <> coalesce(sums.hash, tries.hash)) AND"
         )
         detail = "answers from the response store: events and ledger rows of this try are not the same"
-        self._find(report, "reuse_differs", "try", f"{differing} tries.finished", detail, LEDGER_CHANGED)
+        ended = self._tries_that_differ(f"{differing} tries.finished")
+        self._find(report, "reuse_differs", "try", ended, detail, LEDGER_CHANGED)
         for (task,) in self._base.execute(f"{differing} NOT tries.finished").fetchmany(_SHOWN):
             report.note("reuse_open", f"try {task}", "did not end by itself, or not yet: its reuse was not compared")
         silent = "SELECT task FROM reused LEFT JOIN tries USING (task) WHERE tries.task IS NULL"
         detail = "answers from the response store in the ledger, and the trail knows nothing of this try"
-        self._find(report, "ledger_without_event", "try", silent, detail, NEVER_WRITTEN)
+        self._find(report, "ledger_without_event", "try", self._tries_here(silent), detail, NEVER_WRITTEN)
+
+    def _tries_that_differ(self, query: str) -> Iterator[str]:
+        """Tries of a query that still differ when the ledger is read again."""
+        columns = llm_requests.c
+        for chunk in self._chunks(query):
+            for task in chunk:
+                told = self._base.execute("SELECT parts, rows, key, hash FROM tries WHERE task=?", (task,)).fetchone()
+                same_try = [columns[name] == part for name, part in zip(_TRY, json.loads(told[0]), strict=True)]
+                with self._ledger.read() as conn:
+                    paid = select(columns.request_id).where(*same_try, columns.status == "reused")
+                    rows, sums = self._sum(conn.execute(paid).scalars())
+                if (rows, sums.get(told[2], told[3])) != (told[1], told[3]):
+                    yield task
+
+    def _tries_here(self, query: str) -> Iterator[str]:
+        """Tries of a query without those whose events another host has still to seal."""
+        for task in (task for chunk in self._chunks(query) for task in chunk):
+            if self._elsewhere.may_hold(task):
+                rows = self._base.execute("SELECT rows FROM reused WHERE task=?", (task,)).fetchone()
+                self._excused += rows[0]
+            else:
+                yield task
 
     def _report_decided(self, report: VerifyReport) -> None:
         silent = "SELECT item FROM decided WHERE NOT EXISTS (SELECT 1 FROM ruled WHERE ruled.item = decided.item)"
         detail = "decided in the ledger, and the trail has no event of it"
-        self._find(report, "ledger_without_event", "review", silent, detail, NEVER_WRITTEN)
+        self._find(report, "ledger_without_event", "review", self._decisions_here(silent), detail, NEVER_WRITTEN)
         differing = (
             "SELECT item FROM decided WHERE EXISTS (SELECT 1 FROM ruled WHERE ruled.item = decided.item)"
             " AND NOT EXISTS (SELECT 1 FROM ruled WHERE ruled.item = decided.item"
             " AND ruled.decision = decided.decision AND ruled.person = decided.person)"
         )
         detail = "decision, or who decided, is not in the ledger what its event says"
-        self._find(report, "ledger_differs", "review", differing, detail, LEDGER_CHANGED)
+        self._find(report, "ledger_differs", "review", self._decisions_here(differing), detail, LEDGER_CHANGED)
 
-    def _find(self, report: VerifyReport, kind: str, what: str, query: str, detail: str, attack: str) -> None:
-        found = self._base.execute(query)
-        for (place,) in found.fetchmany(_SHOWN):
+    def _decisions_here(self, query: str) -> Iterator[str]:
+        """Review items of a query without those whose events another host has still to seal."""
+        columns = review_items.c
+        for items in self._chunks(query):
+            with self._ledger.read() as conn:
+                decided = select(columns.item_id, columns.decided_at).where(columns.item_id.in_(items))
+                moments = {item: _aware(moment) for item, moment in conn.execute(decided) if moment}
+            here = [item for item in items if not self._elsewhere.may_hold(None, moments.get(item))]
+            self._excused += len(items) - len(here)
+            yield from here
+
+    def _find(self, report: VerifyReport, kind: str, what: str, found: Iterator[str], detail: str, attack: str) -> None:
+        for place in islice(found, _SHOWN):
             report.find(kind, f"{what} {place}", detail, attack)
         if more := sum(1 for _ in found):
             report.find(kind, f"{more} more", detail, attack)
 
 
-def _try_key(parts: tuple[Any, ...]) -> str:
-    return " ".join(str(part) for part in parts)
+class _Elsewhere:
+    """Segments that other hosts have still to seal; false where there are none."""
+
+    def __init__(self, segments: Sequence[RegisteredSegment]) -> None:
+        self._tasks = {each.task for each in segments}
+        self._since = min((each.opened_at for each in segments), default=None)
+
+    def __bool__(self) -> bool:
+        return self._since is not None
+
+    def may_hold(self, task: str | None, since: datetime | None = None) -> bool:
+        """Whether they may hold the event of a row: of this try, or of any where ``since`` says when it was written."""
+        if self._since is None:
+            return False
+        return (task is not None and task in self._tasks) or (since is not None and since >= self._since - _MARGIN)
 
 
 def _aware(moment: datetime) -> datetime:

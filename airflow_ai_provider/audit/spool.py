@@ -4,12 +4,17 @@
 .open     being written; its writer holds a flock on it until it dies
 .sealed   complete, waiting for the sealer
 .torn     bytes that recovery cut off although they held finished lines; kept for whoever investigates
+spool_id  random text; see ``Spool.identity``
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +24,7 @@ SPOOL_BYTES = 1024**3
 """About a million calls."""
 SPARE_BYTES = 64 * 1024**2
 """Free space of the file system that is left to the events of calls already under way."""
+_IDENTITY = "spool_id"
 _TRAIL = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}").fullmatch
 
 
@@ -45,6 +51,30 @@ class Spool:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise AuditError(f"audit spool {self.folder} cannot be created: {error.strerror}") from error
+
+    def identity(self, *, create: bool = False) -> str | None:
+        """Id of this spool, 32 hex digits; ``None`` where it has none yet and ``create`` is false.
+
+        It stays the same across restarts and renames of the host. With ``create``, as writers ask, a copy or a restored
+        backup of the folder gets an id of its own: the file names the folder's inode. Raises ``AuditError``.
+        """
+        path = self.folder / _IDENTITY
+        try:
+            if create and not self._has_own_identity(path):
+                with _locked(self.folder):
+                    if not self._has_own_identity(path):
+                        _replace(path, f"{secrets.token_hex(16)} {self.folder.stat().st_ino}\n".encode())
+            return path.read_bytes()[:32].decode("ascii", "replace") or None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AuditError(f"{path} cannot be read or made: {error.strerror}; it must be this user's") from error
+
+    def _has_own_identity(self, path: Path) -> bool:
+        try:
+            return path.read_bytes().split()[1:] == [b"%d" % self.folder.stat().st_ino]
+        except FileNotFoundError:
+            return False
 
     def used_bytes(self) -> int:
         """Size of everything in the folder."""
@@ -90,6 +120,29 @@ def _size(entry: os.DirEntry[str]) -> int:
 def _free_bytes(folder: Path) -> int:
     system = os.statvfs(folder)
     return system.f_bavail * system.f_frsize
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which its holder's death releases."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600, whole or not at all. One process at a time."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

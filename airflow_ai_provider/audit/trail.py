@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from airflow_ai_provider.audit.canonical import canonical_unchecked
 from airflow_ai_provider.audit.chain import NO_SEGMENT, Head, event_id
 from airflow_ai_provider.audit.events import Fields, build_context, build_event, format_time, utc_now
-from airflow_ai_provider.audit.pins import AuditStore
+from airflow_ai_provider.audit.pins import AuditStore, RegisteredSegment, task_key
 from airflow_ai_provider.audit.segment import SegmentWriter
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.writers import new_writer_id
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 SEGMENT_EVENTS = 250_000
+SEGMENT_AGE = timedelta(hours=1)
+"""An older segment is sealed before the next event, so that the events of a long task reach the archive."""
 BUFFER_BYTES = 1024 * 1024
 """Above this, ``emit`` flushes by itself: memory stays bounded whoever forgets to flush."""
 
@@ -63,6 +65,7 @@ class Trail:
         self._segment: SegmentWriter | None = None
         self._registered = False
         self._segments = 0
+        self._opened_at = datetime.min.replace(tzinfo=UTC)
         self._events = 0
         self._previous = NO_SEGMENT.hex()
         self._closed = False
@@ -159,7 +162,7 @@ class Trail:
 
     def _ready_segment(self) -> SegmentWriter:
         segment = self._segment
-        if segment is not None and (segment.size >= self._segment_bytes or segment.count >= self._segment_events):
+        if segment is not None and self._is_full(segment):
             self._seal()
             segment = None
         if segment is None:
@@ -170,15 +173,21 @@ class Trail:
             self._flush(segment)
         return segment
 
+    def _is_full(self, segment: SegmentWriter) -> bool:
+        if segment.size >= self._segment_bytes or segment.count >= self._segment_events:
+            return True
+        return segment.count > 0 and self._clock() - self._opened_at >= SEGMENT_AGE
+
     def _open(self) -> SegmentWriter:
         self._spool.prepare()
+        self._opened_at = self._clock()
         head = Head(
             trail=self._spool.trail,
             writer=self.writer,
             segment=self._segments + 1,
             previous=self._previous,
             first=self._events + 1,
-            opened_at=format_time(self._clock()),
+            opened_at=format_time(self._opened_at),
         )
         self._segment = SegmentWriter(self._spool, head)
         self._segments += 1
@@ -187,7 +196,10 @@ class Trail:
     def _register(self, segment: SegmentWriter) -> None:
         # If this fails the segment stays, empty, and the next event tries again.
         head = segment.head
-        self._store.register_segment(head.trail, head.writer, head.name, datetime.fromisoformat(head.opened_at))
+        opened_at, spool = datetime.fromisoformat(head.opened_at), self._spool.identity(create=True)
+        self._store.register_segment(
+            RegisteredSegment(head.trail, head.writer, head.name, opened_at, spool, _task_of(self._context))
+        )
         self._registered = True
 
     def _seal(self) -> None:
@@ -207,3 +219,11 @@ class Trail:
     def _check_open(self) -> None:
         if self._closed:
             raise AuditError("this audit trail is closed; open another one")
+
+
+def _task_of(context: Mapping[str, Any]) -> str | None:
+    """The try of a task that a writer's context names."""
+    dag_id, run_id, task_id, map_index, try_number = (
+        context.get(f"airflow_ai.{name}") for name in ("dag_id", "run_id", "task_id", "map_index", "try_number")
+    )
+    return task_key(dag_id, run_id, task_id, map_index, try_number) if dag_id else None

@@ -5,13 +5,17 @@ first, so that whatever appears later is nobody's surprise; then the registry, t
 the spool only after the pin: a registered segment that is not in the spool is in a manifest that is pinned by the time
 the pins are read, and what a pin names is looked for whether it was listed or not.
 
+Another host's unsealed segments cannot be read. One that was opened within ``ELSEWHERE`` is a note; older ones are
+findings, and so is one that was opened in this spool, at any age. A segment is this spool's where its registration
+names both the spool's id and this host: two hosts may have one name, and a cloned disk has the id of its original.
+
 Only with pins: the newest manifest removed together with its segments, and everything signed anew with a stolen key.
 Only with the registry: a segment removed before it was sealed. Without a store both are noted as not checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import UTC, date, datetime, time, timedelta
 
 from airflow_ai_provider.audit.archive import SEGMENTS, Archive
@@ -22,15 +26,17 @@ from airflow_ai_provider.audit.keys import PublicKeys
 from airflow_ai_provider.audit.pins import AuditStore, RegisteredSegment
 from airflow_ai_provider.audit.reader import Visitor
 from airflow_ai_provider.audit.spool import Spool
-from airflow_ai_provider.audit.verify_manifests import check_manifests, first_since, manifest_numbers
+from airflow_ai_provider.audit.verify_manifests import check_manifests, first_since, listed_before, manifest_numbers
 from airflow_ai_provider.audit.verify_segments import Seen, Window, check_archived, check_spool, check_writers
 from airflow_ai_provider.audit.writers import host_sign, is_from
 from airflow_ai_provider.errors import AuditError, TransientError
 
 _CLOCKS = timedelta(days=1)
 """More than the clocks of hosts can differ."""
-_ELSEWHERE = timedelta(days=1)
-"""How long a segment may wait in the spool of another host, which this one cannot see."""
+ELSEWHERE = timedelta(days=1)
+"""How long a segment may be unsealed on another host, whose spool cannot be read here."""
+_AHEAD = timedelta(hours=1)
+"""How far another host's clock may be ahead; a registration that is further in the future excuses nothing."""
 
 
 def verify(
@@ -76,19 +82,22 @@ def _verify(
     objects = set(archive.list(SEGMENTS))
     numbers = manifest_numbers(archive, report)
     start = datetime.combine(window.since, time(), UTC) if window.since else None
-    registered = store.registered_segments(spool.trail, since=start) if store else []
+    since = start - ELSEWHERE if start else None
+    registered = _Registered(spool, store.registered_segments(spool.trail, since=since) if store else [], utc_now())
     seen = check_spool(spool, report, visit)
     pins = _all_pins(store, spool.trail, kept, report)
     first = first_since(archive, numbers, window.since)
     entries = check_manifests(archive, numbers, pins, public_keys, report, first=first)
-    check_archived(archive, objects, entries, seen, report, window=window, visit=visit)
+    check_archived(archive, objects, entries, seen, report, window=window, visit=visit, waits=registered.may_wait)
     check_writers(seen, report, window)
     if shortage := spool.shortage():
         report.find("spool_full", f"spool {spool.folder}", shortage)
     if store is None:
         report.note("store_absent", "pins and registry", "not checked: no database was given")
     else:
-        _check_registry(registered, seen, utc_now(), report)
+        early = [each for each in registered.unseen(seen) if start and each.opened_at < start]
+        listed = listed_before(archive, numbers, first, min(each.opened_at for each in early)) if early else set()
+        _check_registry(registered, seen, start, listed, report)
         _check_unregistered(store, seen, report)
 
 
@@ -126,17 +135,42 @@ def _is_hex(text: str) -> bool:
     return all(each in "0123456789abcdefABCDEF" for each in text)
 
 
-def _check_registry(registered: list[RegisteredSegment], seen: Seen, now: datetime, report: VerifyReport) -> None:
-    """What was opened must be somewhere; what another host opened lately may still wait in its spool."""
-    here = host_sign()
-    for each in registered:
-        if each.segment in seen.counts:
-            continue
+class _Registered:
+    """The registry as it was read, and which of its segments other hosts may still have to seal."""
+
+    def __init__(self, spool: Spool, segments: list[RegisteredSegment], now: datetime) -> None:
+        self._segments = {each.segment: each for each in segments}
+        self.spool = spool.identity()
+        self._host = host_sign()
+        self._now = now
+
+    def unseen(self, seen: Seen) -> list[RegisteredSegment]:
+        """Segments that were neither in the spool nor in the archive."""
+        return [each for name, each in self._segments.items() if name not in seen.counts]
+
+    def may_wait(self, name: str) -> bool:
+        """Whether a segment was registered lately by another spool, or by another host with a copy of this one."""
+        each = self._segments.get(name)
+        if each is None or (each.spool is not None and each.spool == self.spool and is_from(each.writer, self._host)):
+            return False
+        return -_AHEAD < self._now - each.opened_at < ELSEWHERE
+
+
+def _check_registry(
+    registered: _Registered, seen: Seen, start: datetime | None, listed: Set[str], report: VerifyReport
+) -> None:
+    """What was opened must be somewhere. ``listed`` are segments from before the range that manifests list."""
+    for each in registered.unseen(seen):
         opened = f"opened at {each.opened_at:%Y-%m-%dT%H:%M:%SZ}"
-        if not is_from(each.writer, here) and now - each.opened_at < _ELSEWHERE:
-            report.note("segment_elsewhere", each.segment, f"{opened} on another host; not sealed there yet")
-        else:
+        if registered.may_wait(each.segment):
+            if each.segment not in listed:
+                report.elsewhere.append(each)
+                report.note("segment_elsewhere", each.segment, f"{opened} by another host; not sealed there yet")
+        elif start is None or each.opened_at >= start:
             detail = f"{opened}; neither in the archive nor in the spool"
+            if each.spool != registered.spool:
+                hours = ELSEWHERE // timedelta(hours=1)
+                detail += f" of this host; another host must seal its segments within {hours} hours"
             report.find("segment_unaccounted", each.segment, detail, DROPPED)
 
 

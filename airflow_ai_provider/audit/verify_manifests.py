@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Set
-from datetime import date
+from datetime import date, datetime
 
 from airflow_ai_provider.audit.archive import MANIFESTS, Archive, manifest_object, manifest_sequence
+from airflow_ai_provider.audit.chain import segment_name
 from airflow_ai_provider.audit.diagnose import (
     EDITED,
     INSERTED,
@@ -16,6 +17,7 @@ from airflow_ai_provider.audit.diagnose import (
     OTHER_KEY,
     RELINKED,
 )
+from airflow_ai_provider.audit.events import format_time
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.keys import PublicKeys
 from airflow_ai_provider.audit.manifest import (
@@ -69,6 +71,20 @@ def first_since(archive: Archive, listed: Set[int], since: date | None) -> int:
         return 1
     index = bisect_left(numbers, since.isoformat(), key=lambda number: _created_at(archive, number))
     return numbers[index] if index < len(numbers) else numbers[-1] + 1
+
+
+def listed_before(archive: Archive, listed: Set[int], first: int, moment: datetime) -> set[str]:
+    """Names of the segments in manifests with numbers below ``first`` that were written since a moment."""
+    names: set[str] = set()
+    for sequence in sorted((number for number in listed if number < first), reverse=True):
+        try:
+            manifest = read_manifest(archive.get(manifest_object(sequence))).manifest
+        except (AuditError, FileNotFoundError):
+            continue  # a verification of the days it is from names it
+        if manifest.created_at < format_time(moment):
+            break
+        names.update(segment_name(entry.writer, entry.segment) for entry in manifest.segments)
+    return names
 
 
 def _created_at(archive: Archive, sequence: int) -> str:

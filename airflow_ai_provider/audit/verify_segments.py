@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import pairwise
@@ -146,8 +146,12 @@ def check_archived(
     *,
     window: Window,
     visit: Visitor | None,
+    waits: Callable[[str], bool],
 ) -> None:
-    """Check every listed segment of the window, and that ``objects``, the names in the archive, holds nothing else."""
+    """Check every listed segment of the window, and that ``objects``, the names in the archive, holds nothing else.
+
+    ``waits`` says whether a segment may still have to be sealed by another host.
+    """
     listed: set[str] = set()
     held: dict[str, str] = {}
     for entry in entries:
@@ -160,7 +164,8 @@ def check_archived(
             seen.listed(entry)
             continue
         try:
-            check = _check_listed(archive, entry, held, report, visit)
+            # A sealer that was at work has moved here what was read in the spool; each event is visited once.
+            check = _check_listed(archive, entry, held, report, None if name in seen.counts else visit)
         except FileNotFoundError:
             seen.listed(entry)
             report.find("segment_missing", entry.name, f"{entry.count} records, listed and not there", DROPPED)
@@ -172,7 +177,7 @@ def check_archived(
         attack = SWAPPED if held.get(name) == place else REPLAYED
         report.find("segment_replaced", place, f"holds {name or 'another segment'}, itself intact", attack)
     for extra in sorted(name for name in objects - listed if window.has(name)):
-        _check_unlisted(archive, extra, listed, seen, report)
+        _check_unlisted(archive, extra, listed, seen, report, waits)
 
 
 def _check_listed(
@@ -203,12 +208,16 @@ def _facts(check: SegmentCheck) -> tuple[int, str, str, str]:
     return check.count, check.chain.hex(), check.seal_hash, check.records.root().hex()
 
 
-def _check_unlisted(archive: Archive, name: str, listed: Set[str], seen: Seen, report: VerifyReport) -> None:
-    """A sealer that is at work, or died, has put a segment there that still lies in the spool. Nobody else has."""
+def _check_unlisted(
+    archive: Archive, name: str, listed: Set[str], seen: Seen, report: VerifyReport, waits: Callable[[str], bool]
+) -> None:
+    """Only a sealer that is at work, or died, leaves one: its segment is still in the spool, here or on its host."""
     check, content, _ = _read_object(archive, name, None)
     segment = check.head.name if check.head is not None else ""
     if check.fault is None and seen.waiting.get(segment) == content:
         report.note("segment_unlisted", name, "archived, not yet in a manifest")
+    elif check.fault is None and check.head is not None and segment_object(check.head) == name and waits(segment):
+        report.note("segment_unlisted", name, "archived by another host, not yet in a manifest")
     elif check.head is not None and segment_object(check.head) in listed - {name}:
         report.find("segment_unlisted", name, f"a copy of {segment_object(check.head)}, in no manifest", REPLAYED)
     else:

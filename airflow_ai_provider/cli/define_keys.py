@@ -11,6 +11,7 @@ _ARG_PINNED = arg("--policy", metavar="PATH", help="Policy file to pin (default:
 _ARG_REASON = arg("--reason", required=True, metavar="TEXT", help="Why, for the audit trail")
 _ARG_WHO = arg("--by", metavar="NAME", help="Who (default: the account this runs under)")
 _ARG_OUT = arg("--out", metavar="FILE", help="New file for the keyring, where a connection holds it")
+_ARG_KIND = arg("kind", choices=("keyring", "signing"), help="The keyring, or the key that signs the audit trail")
 _ARG_SOURCE = arg("source", help="URI of rows with encrypted columns")
 _ARG_SINK = arg("--sink", required=True, metavar="URI", help="Folder of the new parts; name it again to resume")
 _ARG_TEAM = arg("--team", required=True, help="Team whose keys the columns are encrypted with")
@@ -37,6 +38,12 @@ KEYS = (
         help="Add a key that writes from now on; the others still read",
         func=lazy_load_command(f"{CLI}.keys.rotate"),
         args=(_ARG_OUT, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="adopt",
+        help="Make this host's keys those of all hosts on its ledger, where the registered ones are lost",
+        func=lazy_load_command(f"{CLI}.keys.adopt"),
+        args=(_ARG_KIND, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="reencrypt",

@@ -18,6 +18,7 @@ from airflow_ai_provider.errors import KeyringError
 
 if TYPE_CHECKING:
     from airflow_ai_provider.gateway.settings import Settings
+    from airflow_ai_provider.ledger.shared_keys import HostKeys
 
 _CONNECTION = "keyring_conn_id"
 
@@ -58,6 +59,7 @@ def generate(args: Namespace) -> int:
     path, key_id = ai_home() / "keyring.json", content["active"]
     if path.exists():
         raise KeyringError(f"{path}: exists already; airflow ai keys rotate adds a key to it")
+    _refuse_second_keyring(path)
     _record("keys.generated", key_id)
     write_private(path, content)
     say(args, f"{path}: made, with key {key_id}. Back it up: what it protects cannot be read without it")
@@ -67,20 +69,27 @@ def generate(args: Namespace) -> int:
 @command
 def rotate(args: Namespace) -> int:
     """``airflow ai keys rotate``"""
+    from airflow_ai_provider.gateway.shared_keyring import keyring_of, open_shared_keyring
     from airflow_ai_provider.hooks.settings import option, settings_from_airflow
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.shared_keys import check_keys
     from airflow_ai_provider.privacy.keyring import Keyring, with_fresh_key, write_private
 
     settings, conn_id = settings_from_airflow(), option(_CONNECTION)
     if settings.keyring is None:
         if args.out:
             raise KeyringError(f"--out: the keyring is {settings.home / 'keyring.json'}, which is changed in place")
-        # In the trail first: a key that nobody knows of writes nothing.
-        keyring = Keyring.rotate(settings.home / "keyring.json", announce=partial(_record, "keys.rotated"))
+        with open_ledger(settings.ledger_url, settings.home) as ledger:
+            open_shared_keyring(settings, ledger, create=False)
+            # In the trail first: no key writes that the trail does not name.
+            keyring = Keyring.rotate(settings.home / "keyring.json", announce=partial(_record, "keys.rotated"))
+            check_keys(ledger, keyring_of(settings, keyring))
         say(args, f"key {keyring.active} writes from now on; keys that still read: {len(keyring.key_ids) - 1}")
         return GOOD
     if not args.out:
         raise _no_file(conn_id)
-    Keyring.from_mapping(settings.keyring)
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        open_shared_keyring(settings, ledger)
     content = with_fresh_key(settings.keyring)
     write_private(Path(args.out).expanduser(), content)
     _record("keys.rotated", content["active"])
@@ -91,16 +100,18 @@ def rotate(args: Namespace) -> int:
 @command
 def reencrypt(args: Namespace) -> int:
     """``airflow ai keys reencrypt``"""
+    from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
     from airflow_ai_provider.hooks.context import whoever_runs_this
     from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.operators.protection import RowsJob, run_rows
     from airflow_ai_provider.operators.steps import ReencryptStep
     from airflow_ai_provider.privacy.fields import Fields
-    from airflow_ai_provider.privacy.keyring import open_keyring
     from airflow_ai_provider.rows.shard import Shard
 
     settings = settings_from_airflow()
-    keyring = open_keyring(settings.keyring, settings.home, create=False)
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        keyring = open_shared_keyring(settings, ledger, create=False)
     fields = Fields(keyring, team=args.team, table=args.table)
     step = ReencryptStep(_columns(args.columns), fields=fields, table=args.table, key_id=keyring.active)
     job = RowsJob(args.source, args.sink, args.key, args.team, Shard(0, 1), args.batch_rows, "reencrypt")
@@ -112,6 +123,54 @@ def reencrypt(args: Namespace) -> int:
     kinds = ", ".join(f"{kind} {count}" for kind, count in summary.errors.most_common())
     print(f"error: {summary.error} rows could not be read ({kinds}); see column privacy_error", file=sys.stderr)
     return FINDING
+
+
+@command
+def adopt(args: Namespace) -> int:
+    """``airflow ai keys adopt keyring|signing``"""
+    from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.shared_keys import adopt_keys, current_key, registered_keys
+
+    settings = settings_from_airflow()
+    keys = _keys_of(settings, args.kind)
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        registered = registered_keys(ledger, keys.purpose)
+        for key in registered:
+            if key.key_id not in keys.fingerprints:
+                _record("keys.retired", key.key_id)
+        if (current := current_key(registered)) is None or current.key_id != keys.active:
+            _record("keys.rotated", keys.active)
+        adopt_keys(ledger, keys)
+    say(args, f"{keys.purpose}: key {keys.active} of this host is the installation's; give it to every other host")
+    return GOOD
+
+
+def _keys_of(settings: Settings, kind: str) -> HostKeys:
+    from airflow_ai_provider.gateway.shared_keyring import keyring_of
+    from airflow_ai_provider.hooks.audit import open_signer, signing_keys
+    from airflow_ai_provider.privacy.keyring import open_keyring
+
+    if kind == "signing":
+        return signing_keys(settings, open_signer(settings))
+    return keyring_of(settings, open_keyring(settings.keyring, settings.home, create=False))
+
+
+def _refuse_second_keyring(path: Path) -> None:
+    """Raises ``KeyringError`` where another host on the same ledger has a keyring."""
+    from airflow_ai_provider.hooks.settings import settings_from_airflow
+    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.ledger.shared_keys import KEYRING, current_key, registered_keys
+
+    settings = settings_from_airflow()
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        current = current_key(registered_keys(ledger, KEYRING))
+    if current is not None:
+        raise KeyringError(
+            f"host {current.host} on the same ledger writes with key {current.key_id}: copy its keyring.json to"
+            f" {path}, or name one connection for all hosts in [ai] keyring_conn_id. Where that key is lost for good,"
+            " make a keyring with --out, put it there, and run airflow ai keys adopt keyring"
+        )
 
 
 def _columns(text: str) -> dict[str, str]:

@@ -36,12 +36,15 @@ from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
 from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, tokens_of
 from airflow_ai_provider.gateway.tools import tools_bytes
 from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
 from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.room import Room, Scope, rooms
+from airflow_ai_provider.ledger.shared_keys import KEYRING, registered_keys
 from airflow_ai_provider.policy import Tier
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.keys import key_values, keys_digest
@@ -149,18 +152,25 @@ def plan_spend(
         in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
         history = call_history(conn, dag_id=caller.dag_id, task_id=caller.task_id, now=now)
         budgets = rooms(conn, policy.budgets, scope, now)
+        keyring = _keyring(settings, ledger)
     plan = plan_job(job, caller, settings, in_force, loaded=loaded, defaults=defaults)
-    return asyncio.run(_Look(job, caller, settings, plan, history).over_all(budgets, watch))
+    return asyncio.run(_Look(job, caller, settings, plan, history, keyring).over_all(budgets, watch))
 
 
 class _Look:
     """One pass over a job's rows."""
 
     def __init__(
-        self, job: MapJob, caller: Caller, settings: Settings, plan: JobPlan, history: Sequence[CallHistory]
+        self,
+        job: MapJob,
+        caller: Caller,
+        settings: Settings,
+        plan: JobPlan,
+        history: Sequence[CallHistory],
+        keyring: Keyring | None,
     ) -> None:
         self._job, self._caller, self._plan, self._settings = job, caller, plan, settings
-        self._keyring = _keyring(settings)
+        self._keyring = keyring
         masker = open_masker(
             plan.policy,
             plan.route,
@@ -384,12 +394,11 @@ def _seconds(figures: Sequence[DeploymentFigures]) -> float:
     return max(seconds.values(), default=0.0)
 
 
-def _keyring(settings: Settings) -> Keyring | None:
-    """The installation's keyring; ``None`` where there is none yet: who plans must not be the one who owns its file."""
-    if settings.keyring:
-        return Keyring.from_mapping(settings.keyring)
-    path = settings.home / "keyring.json"
-    return Keyring.open(path) if path.exists() else None
+def _keyring(settings: Settings, ledger: Ledger) -> Keyring | None:
+    """The installation's keyring; ``None`` where there is none yet: a plan makes no file that its user would own."""
+    if not settings.keyring and not (settings.home / "keyring.json").exists() and not registered_keys(ledger, KEYRING):
+        return None
+    return open_shared_keyring(settings, ledger, create=False, register=False)
 
 
 def _passing_keyring() -> Keyring:

@@ -31,6 +31,7 @@ from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
 from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews
 from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.gateway.traffic import CircuitChanged
 from airflow_ai_provider.ledger import open_ledger
@@ -44,7 +45,7 @@ from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.ledger.pins import require_pinned
 from airflow_ai_provider.ledger.reviews import any_open
 from airflow_ai_provider.policy.loading import shown_path
-from airflow_ai_provider.privacy.keyring import Keyring, open_keyring
+from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
 
@@ -140,7 +141,7 @@ class _Opened:
 async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
     """Open what the gateway needs, in the order of what each needs; close all of it, whatever happens."""
     job, settings, plan = parts.job, parts.settings, parts.plan
-    keyring = open_keyring(settings.keyring, settings.home)
+    keyring = open_shared_keyring(settings, parts.ledger)
     spool, context = settings.audit_spool(), context_of(parts.caller, job.team)
     with Trail(spool, LedgerAuditStore(parts.ledger), context=context) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_ai_provider.audit.findings import VerifyReport
-    from airflow_ai_provider.audit.keys import Signer
+    from airflow_ai_provider.audit.keys import PublicKeys, Signer
     from airflow_ai_provider.audit.reader import Visitor
     from airflow_ai_provider.audit.seal import SealReport
+    from airflow_ai_provider.ledger.database import Ledger
+    from airflow_ai_provider.ledger.shared_keys import HostKeys
 
 _KMS_KEY = re.compile(r"^kms://(?P<conn_id>[^/]+)/(?P<key>.+)$")
 
@@ -44,8 +46,8 @@ def seal_audit(settings: Settings) -> SealReport:
     from airflow_ai_provider.ledger import open_ledger
 
     spool, now = settings.audit_spool(), datetime.now(UTC)
-    signer = _signer(settings)
     with open_ledger(settings.ledger_url, settings.home) as ledger:
+        signer = _signer(settings, ledger)
         store = LedgerAuditStore(ledger)
         if recovered := recover_open(spool, now):
             with Trail(spool, store) as trail:
@@ -97,8 +99,10 @@ def verify_audit(
     folder = keys or _keys(settings)
     trusted = load_verify_keys(folder) if folder.exists() else {}
     with open_ledger(settings.ledger_url, settings.home) as ledger:
+        if keys is None:
+            _check_verify_keys(settings, ledger, trusted)
         store, archive, spool = LedgerAuditStore(ledger), open_archive(settings), settings.audit_spool()
-        with Reconciliation(ledger, since=since, until=until, hash_keys=_hash_keys(settings)) as reconciliation:
+        with Reconciliation(ledger, since=since, until=until, hash_keys=_hash_keys(settings, ledger)) as reconciliation:
             see = both(reconciliation.visit, visit) if visit else reconciliation.visit
             report = verify(archive, spool, store, trusted, since=since, until=until, pins=pins, visit=see)
             if not report.error:
@@ -161,22 +165,72 @@ def write_pin(path: Path, sequence: int, manifest_hash: str) -> None:
         ) from None
 
 
-def _signer(settings: Settings) -> Signer:
-    """The sealer's key, as ``[ai] audit_signing_key`` says; its public half is put where ``verify`` looks for it."""
-    from airflow_ai_provider.audit.keys import load_or_create_signing_key, publish_key
+def signing_keys(settings: Settings, signer: Signer | None) -> HostKeys:
+    """The keys of this host that sign manifests or verify them, as they are compared with other hosts'."""
+    from airflow_ai_provider.audit.keys import fingerprint, key_id, load_verify_keys
+    from airflow_ai_provider.ledger.shared_keys import SIGNING, HostKeys
+
+    folder = _keys(settings)
+    known = dict(load_verify_keys(folder)) if folder.exists() else {}
+    if signer is not None:
+        known[key_id(signer.public)] = signer.public
+    remedy = (
+        "Let all sealers use one key: the same folder or KMS key in [ai] audit_signing_key, or copies of that host's"
+        f" signing_key.pem; and copy its verify_key-*.pem to {folder}. Only where that key is lost for good, or was"
+        " replaced on purpose: airflow ai keys adopt signing"
+    )
+    fingerprints = {name: fingerprint(public) for name, public in known.items()}
+    return HostKeys(
+        f"{SIGNING} {settings.audit_spool().trail}", fingerprints, key_id(signer.public) if signer else "", remedy
+    )
+
+
+def open_signer(settings: Settings) -> Signer:
+    """The sealer's key as ``[ai] audit_signing_key`` says, made at first use. Raises ``KeyringError``."""
+    from airflow_ai_provider.audit.keys import load_or_create_signing_key
 
     place = settings.audit_signing_key or ""
     if match := _KMS_KEY.match(place):
         from airflow_ai_provider.audit.kms import KmsSigner
 
-        kms = KmsSigner(_kms_client(match["conn_id"]), match["key"])
-        publish_key(_keys(settings), kms.public)
-        return kms
+        return KmsSigner(_kms_client(match["conn_id"]), match["key"])
     if "://" in place:
         raise KeyringError(f"[ai] audit_signing_key {place}: expected a folder, or kms://CONN_ID/KEY")
-    key = load_or_create_signing_key(Path(place).expanduser() if place else _keys(settings))
-    publish_key(_keys(settings), key.public)
-    return key
+    return load_or_create_signing_key(_signing_folder(settings))
+
+
+def _signing_folder(settings: Settings) -> Path:
+    place = settings.audit_signing_key
+    return Path(place).expanduser() if place else _keys(settings)
+
+
+def _signer(settings: Settings, ledger: Ledger) -> Signer:
+    """The sealer's key, if it is the one that all hosts use; its public half is put where ``verify`` looks for it."""
+    from airflow_ai_provider.audit.keys import SIGNING_KEY, publish_key
+    from airflow_ai_provider.ledger.shared_keys import check_keys
+
+    if "://" not in (settings.audit_signing_key or "") and not (_signing_folder(settings) / SIGNING_KEY).exists():
+        # No key is made beside that of another host.
+        check_keys(ledger, signing_keys(settings, None), register=False)
+    signer = open_signer(settings)
+    check_keys(ledger, signing_keys(settings, signer))
+    publish_key(_keys(settings), signer.public)
+    return signer
+
+
+def _check_verify_keys(settings: Settings, ledger: Ledger, trusted: PublicKeys) -> None:
+    """Raises ``KeyringError`` where manifests were signed with a key whose public half is not on this host."""
+    from airflow_ai_provider.ledger.shared_keys import explain, registered_keys
+
+    keys = signing_keys(settings, None)
+    lacking = [
+        f"{key.key_id} (of host {key.host})"
+        for key in registered_keys(ledger, keys.purpose)
+        if key.active_since is not None and key.key_id not in trusted
+    ]
+    if lacking:
+        mismatch = f"the verify key of {', '.join(lacking)} is not in {_keys(settings)}"
+        raise KeyringError(explain(keys.purpose, mismatch, keys.remedy))
 
 
 def _kms_client(conn_id: str) -> Any:
@@ -193,18 +247,14 @@ def _kms_client(conn_id: str) -> Any:
     return AwsBaseHook(aws_conn_id=conn_id, client_type="kms").get_conn()
 
 
-def _hash_keys(settings: Settings) -> dict[str, bytes]:
-    """The keys of content hashes by id; none where the keyring is not to be had, as on an auditor's host."""
+def _hash_keys(settings: Settings, ledger: Ledger) -> dict[str, bytes]:
+    """The keys of content hashes by id; none where there is no keyring, as on an auditor's host."""
     from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE
-    from airflow_ai_provider.privacy.keyring import Keyring
+    from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 
-    path = settings.home / "keyring.json"
-    if settings.keyring:
-        keyring = Keyring.from_mapping(settings.keyring)
-    elif path.exists():
-        keyring = Keyring.open(path)
-    else:
+    if not settings.keyring and not (settings.home / "keyring.json").exists():
         return {}
+    keyring = open_shared_keyring(settings, ledger, create=False, register=False)
     return {key_id: keyring.derive(HASH_KEY_PURPOSE, key_id=key_id) for key_id in keyring.key_ids}
 
 

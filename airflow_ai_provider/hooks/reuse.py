@@ -10,11 +10,13 @@ from airflow_ai_provider.gateway.reuse import FILE_NAME, open_responses
 from airflow_ai_provider.gateway.reuse.backend import ResponseBackend
 from airflow_ai_provider.gateway.reuse.upkeep import Purged, Selection, TeamStats, count, purge
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.hooks.audit import record
-from airflow_ai_provider.privacy.keyring import open_keyring
+from airflow_ai_provider.ledger import open_ledger
 
 if TYPE_CHECKING:
     from airflow_ai_provider.gateway.reuse.subjects import Subjects
+    from airflow_ai_provider.privacy.keyring import Keyring
 
 _Result = TypeVar("_Result")
 
@@ -31,7 +33,7 @@ def subjects_of(settings: Settings, *, named: Iterable[str], values: Iterable[st
     """
     from airflow_ai_provider.gateway.reuse.subjects import Subjects
 
-    return Subjects(open_keyring(settings.keyring, settings.home, create=False), named=named, values=values)
+    return Subjects(_keyring(settings), named=named, values=values)
 
 
 def purge_reuse(
@@ -41,7 +43,7 @@ def purge_reuse(
 
     Raises ``StoreUnavailable``, ``KeyringError``, ``AuditError`` and ``LedgerUnavailable``.
     """
-    keyring = open_keyring(settings.keyring, settings.home, create=False) if selection.opens else None
+    keyring = _keyring(settings) if selection.opens else None
     done, outcome = Purged(), "error"
     try:
         _with_store(
@@ -54,6 +56,11 @@ def purge_reuse(
         if not dry_run:
             _record_purge(settings, selection, done, outcome)
     return done
+
+
+def _keyring(settings: Settings) -> Keyring:
+    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        return open_shared_keyring(settings, ledger, create=False)
 
 
 def _record_purge(settings: Settings, selection: Selection, done: Purged, outcome: str) -> None:

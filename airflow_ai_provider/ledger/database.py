@@ -23,7 +23,7 @@ from sqlalchemy.pool import QueuePool
 from airflow_ai_provider.errors import LedgerError, LedgerUnavailable
 from airflow_ai_provider.ledger.partitions import MONTHS_AHEAD, forget_months, make_months, missing_months, months_from
 
-HEAD = "0004"
+HEAD = "0005"
 """The migration this code is written for."""
 _BUSY_SECONDS = 30
 _READ = "ledger_read"

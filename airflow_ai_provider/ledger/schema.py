@@ -272,6 +272,17 @@ review_items = Table(
     _when("updated_at"),
 )
 
+ai_keys = Table(
+    "ai_keys",
+    metadata,
+    Column("purpose", String(200), primary_key=True),
+    Column("key_id", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("host", String(300), nullable=False),
+    _when("registered_at"),
+    Column("active_since", DateTime(timezone=True)),
+)
+
 audit_pins = Table(
     "audit_pins",
     metadata,
@@ -288,4 +299,6 @@ audit_writers = Table(
     Column("trail", String(200), nullable=False),
     Column("writer", String(200), nullable=False),
     _when("opened_at"),
+    Column("spool", String(32)),
+    Column("task", Text),
 )

@@ -63,13 +63,15 @@ class _RowsOperator(HeartOperator):
         self.max_error_rate = max_error_rate
 
     def run(self, context: Context) -> dict[str, Any]:
+        from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
+        from airflow_ai_provider.ledger import open_ledger
         from airflow_ai_provider.operators.protection import RowsJob, run_rows
-        from airflow_ai_provider.privacy.keyring import open_keyring
 
         settings = settings_from_airflow()
-        keyring = open_keyring(settings.keyring, settings.home, create=not self._opens)
+        with open_ledger(settings.ledger_url, settings.home) as ledger:
+            keyring = open_shared_keyring(settings, ledger, create=not self._opens)
         caller = caller_from_context(context)
         job = RowsJob(self.source, self.sink, self.key, self.team, self.shard, self.batch_rows, caller.run_id)
         summary = run_rows(job, self.step(settings, keyring, caller), caller, settings, log=self.log)

@@ -120,6 +120,10 @@ class Keyring:
         """
         return self._derive(purpose, context, self.active if key_id is None else key_id, length)
 
+    def fingerprints(self) -> dict[str, str]:
+        """A fingerprint of each key by its id, 32 hex digits: it tells keys apart and says nothing of them."""
+        return {key_id: self.derive("fingerprint", key_id=key_id, length=16).hex() for key_id in self._secrets}
+
     def _derive_uncached(self, purpose: str, context: str, key_id: str, length: int) -> bytes:
         secret = self._secrets.get(key_id)
         if secret is None:

@@ -43,8 +43,8 @@ class MemoryStore:
     pinned: dict[int, Pin] = field(default_factory=dict)
     sealing: threading.Lock = field(default_factory=threading.Lock)
 
-    def register_segment(self, trail: str, writer: str, segment: str, opened_at: datetime) -> None:
-        self.registered[segment] = RegisteredSegment(trail, writer, segment, opened_at)
+    def register_segment(self, segment: RegisteredSegment) -> None:
+        self.registered[segment.segment] = segment
 
     def registered_segments(self, trail: str, since: datetime | None = None) -> list[RegisteredSegment]:
         return [each for each in self.registered.values() if since is None or each.opened_at >= since]

@@ -226,3 +226,26 @@ def test_columns_must_be_named(home: Path, capsys: pytest.CaptureFixture[str]) -
     words = ["reencrypt", "x", "--sink", "y", "--team", "t", "--key", "id", "--columns", ","]
     assert keys(*words) == 2
     assert "expected names" in capsys.readouterr().err
+
+
+def test_a_keyring_that_was_lost_is_replaced_and_adopted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = home / "ai/keyring.json"
+    assert keys("generate") == 0
+    assert keys("rotate") == 0
+    lost = Keyring.open(file).key_ids
+    file.unlink()
+    assert keys("generate") == 2
+    assert "keys adopt keyring" in capsys.readouterr().err
+    assert keys("generate", "--out", str(file)) == 0
+    assert keys("rotate") == 2
+    assert "is not among the keys of this host" in capsys.readouterr().err
+    assert keys("adopt", "keyring") == 0
+    assert keys("rotate") == 0
+    told = [(event["event.action"], event.get("airflow_ai.key_id")) for event in events(home)]
+    assert {("keys.retired", key_id) for key_id in lost} <= set(told)
+    assert keys("adopt", "keyring") == 0, "again changes nothing"
+
+
+def test_a_signing_key_is_adopted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert keys("adopt", "signing") == 0
+    assert "signing main: key" in capsys.readouterr().out

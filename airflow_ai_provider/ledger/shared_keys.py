@@ -1,0 +1,187 @@
+"""Fingerprints of an installation's keys, so that hosts that share a ledger notice when they do not share their keys.
+
+Each key that a host writes with is registered at first use, with the host's name and a fingerprint that says nothing of
+the key. The key that was registered last as one to write with is the installation's. A host must have it; it may have
+more. So a rotation needs nothing but the new key on every host: a host that has not got it yet is warned for ``GRACE``
+and then refused. Whoever has lost a key for good replaces the registration (``adopt``).
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, delete, insert, select, text, update
+
+from airflow_ai_provider.errors import KeyringError
+from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.ledger.schema import ai_keys
+
+log = logging.getLogger(__name__)
+
+KEYRING = "keyring"
+SIGNING = "signing"
+GRACE = timedelta(hours=1)
+"""How long a host may work without a key that another one has begun to write with."""
+_LOCK = 0x6169_6B65_7973
+"""Of the registration, on PostgreSQL; spells "aikeys"."""
+_CONSEQUENCES = {
+    KEYRING: (
+        "With different keys stored answers are not found again and are paid twice, masked values get different tokens,"
+        " and what one host encrypted the other cannot read"
+    ),
+    SIGNING: "With different keys the audit trail that one host seals does not verify on the other",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredKey:
+    """A key as the host that used it first registered it."""
+
+    key_id: str
+    fingerprint: str
+    host: str
+    registered_at: datetime
+    active_since: datetime | None
+    """When a host first wrote with it; ``None`` for a key that was never seen but for reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostKeys:
+    """The keys that this host has for a purpose."""
+
+    purpose: str
+    """``keyring``, or ``signing TRAIL``."""
+    fingerprints: Mapping[str, str]
+    """By key id."""
+    active: str
+    """Id of the key that this host writes with; empty where it only reads."""
+    remedy: str
+    """What to do where they are not those of the installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a comparison says."""
+
+    refusal: str = ""
+    warning: str = ""
+    unregistered: tuple[str, ...] = ()
+    """Ids of keys to register."""
+    newly_active: bool = False
+    """Whether the active key is to become the installation's."""
+
+
+def current_key(registered: Sequence[RegisteredKey]) -> RegisteredKey | None:
+    """The key that the installation writes with."""
+    active = [key for key in registered if key.active_since is not None]
+    return max(active, key=lambda key: key.active_since or key.registered_at, default=None)
+
+
+def compare_keys(registered: Sequence[RegisteredKey], keys: HostKeys, now: datetime) -> Judgement:
+    """Decide whether this host may work with its keys, and which of them are to be registered."""
+    for key in registered:
+        if keys.fingerprints.get(key.key_id, key.fingerprint) != key.fingerprint:
+            return Judgement(f"key {key.key_id} is another key here than on host {key.host}, which used it first")
+    known = {key.key_id: key for key in registered}
+    current = current_key(registered)
+    if current is not None and current.key_id not in keys.fingerprints:
+        since = f"{current.active_since:%Y-%m-%d %H:%M} UTC"
+        missing = (
+            f"key {current.key_id}, which host {current.host} writes with since {since},"
+            f" is not among the keys of this host ({', '.join(sorted(keys.fingerprints)) or 'none'})"
+        )
+        only_late = keys.active in known and now - (current.active_since or now) < GRACE
+        return Judgement(warning=missing) if only_late else Judgement(missing)
+    new = tuple(key_id for key_id in keys.fingerprints if key_id not in known)
+    newly_active = bool(keys.active) and (keys.active in new or known[keys.active].active_since is None)
+    return Judgement(unregistered=new, newly_active=newly_active)
+
+
+def check_keys(ledger: Ledger, keys: HostKeys, *, register: bool = True) -> None:
+    """Compare this host's keys with the installation's, and register those that are new.
+
+    Raises ``KeyringError`` where this host must not work with its keys, and ``LedgerUnavailable``.
+    """
+    with ledger.read() as conn:
+        judgement = compare_keys(_read(conn, keys.purpose), keys, datetime.now(UTC))
+    if register and not judgement.refusal and (judgement.unregistered or judgement.newly_active):
+        with ledger.write() as conn:
+            _lock(conn)
+            registered = _read(conn, keys.purpose)
+            judgement = compare_keys(registered, keys, datetime.now(UTC))
+            if not judgement.refusal:
+                _register(conn, registered, keys, judgement)
+    if judgement.refusal:
+        raise KeyringError(explain(keys.purpose, judgement.refusal, keys.remedy))
+    if judgement.warning:
+        log.warning(
+            "%s. This host is refused %s after that", explain(keys.purpose, judgement.warning, keys.remedy), GRACE
+        )
+
+
+def explain(purpose: str, mismatch: str, remedy: str) -> str:
+    """A message that says which keys differ, what comes of it, and what to do."""
+    kind = purpose.partition(" ")[0]
+    return f"{purpose} of host {socket.gethostname()}: {mismatch}. {_CONSEQUENCES[kind]}. {remedy}"
+
+
+def registered_keys(ledger: Ledger, purpose: str) -> list[RegisteredKey]:
+    """Keys of a purpose that hosts have registered, oldest first. Raises ``LedgerUnavailable``."""
+    with ledger.read() as conn:
+        return _read(conn, purpose)
+
+
+def adopt_keys(ledger: Ledger, keys: HostKeys) -> None:
+    """Make this host's keys those of the installation, and forget the others. Raises ``LedgerUnavailable``."""
+    with ledger.write() as conn:
+        _lock(conn)
+        conn.execute(delete(ai_keys).where(ai_keys.c.purpose == keys.purpose))
+        _register(conn, [], keys, Judgement(unregistered=tuple(keys.fingerprints), newly_active=True))
+
+
+def _lock(conn: Connection) -> None:
+    """One registration at a time; SQLite's transaction is one already."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
+def _read(conn: Connection, purpose: str) -> list[RegisteredKey]:
+    query = select(ai_keys).where(ai_keys.c.purpose == purpose).order_by(ai_keys.c.registered_at, ai_keys.c.key_id)
+    return [
+        RegisteredKey(
+            row.key_id,
+            row.fingerprint,
+            row.host,
+            _aware(row.registered_at),
+            _aware(row.active_since) if row.active_since else None,
+        )
+        for row in conn.execute(query)
+    ]
+
+
+def _register(conn: Connection, registered: Sequence[RegisteredKey], keys: HostKeys, judgement: Judgement) -> None:
+    current = current_key(registered)
+    now = datetime.now(UTC)
+    # Later than the one before, whatever this host's clock says.
+    since = max(now, current.active_since + timedelta(microseconds=1)) if current and current.active_since else now
+    for key_id in judgement.unregistered:
+        row = {
+            "purpose": keys.purpose,
+            "key_id": key_id,
+            "fingerprint": keys.fingerprints[key_id],
+            "host": socket.gethostname(),
+            "registered_at": now,
+        }
+        conn.execute(insert(ai_keys).values(row))
+    if judgement.newly_active:
+        mine = (ai_keys.c.purpose == keys.purpose) & (ai_keys.c.key_id == keys.active)
+        conn.execute(update(ai_keys).where(mine).values(active_since=since))
+
+
+def _aware(moment: datetime) -> datetime:
+    """SQLite gives moments back without their zone; they were stored as UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
