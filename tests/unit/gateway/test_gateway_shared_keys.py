@@ -150,8 +150,9 @@ def test_a_second_sealer_with_a_key_of_its_own_seals_nothing(hosts: tuple[House,
 
 def test_a_key_that_was_there_already_is_refused_as_well(hosts: tuple[House, House]) -> None:
     one, two = hosts
-    seal_audit(using(two, ledger_url=None).settings)  # while it had a ledger of its own
-    using(two, ledger_url=one.settings.ledger_url)
+    shared = two.settings
+    seal_audit(using(two, ledger_url=None, archive_uri=None).settings)  # it had a ledger and an archive of its own
+    two.settings = shared
     seal_audit(one.settings)
     with pytest.raises(KeyringError, match="is not among the keys of this host"):
         seal_audit(two.settings)
