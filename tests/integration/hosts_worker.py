@@ -63,7 +63,7 @@ def _run_jobs(spec: Spec, folder: Path) -> None:
         prompt = f"{spec.job.prompt} ({spec.caller.run_id} {number // 2})"
         job = replace(spec.job, sink=f"{spec.job.sink}-{number}", prompt=prompt)
         run_map(job, caller, spec.settings, log=logging.getLogger("task"))
-        time.sleep(0.5)  # what is verified stays small
+        time.sleep(1.5)  # what is verified stays small
 
 
 def _run_sealer(settings: Settings, folder: Path, every: float) -> None:

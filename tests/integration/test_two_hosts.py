@@ -96,7 +96,7 @@ def hosts(tmp_path: Path, paid_vendor: VendorProcess, postgres_url: str, empty_r
 @contextmanager
 def working(hosts: Hosts) -> Iterator[list[Host]]:
     """Both hosts run jobs; they seal at different paces, so that something is always unsealed somewhere."""
-    running = [hosts.start("one", seal_every=1.3), hosts.start("two", seal_every=4)]
+    running = [hosts.start("one", seal_every=2.5), hosts.start("two", seal_every=7)]
     try:
         yield running
     finally:
