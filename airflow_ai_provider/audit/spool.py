@@ -4,7 +4,7 @@
 .open     being written; its writer holds a flock on it until it dies
 .sealed   complete, waiting for the sealer
 .torn     bytes that recovery cut off although they held finished lines; kept for whoever investigates
-spool_id  random text; see ``Spool.identity``
+spool_id  the folder's id, see ``Spool.identity``
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 from airflow_ai_provider.errors import AuditError
 
@@ -63,8 +66,9 @@ class Spool:
             if create and not self._has_own_identity(path):
                 with _locked(self.folder):
                     if not self._has_own_identity(path):
-                        _replace(path, f"{secrets.token_hex(16)} {self.folder.stat().st_ino}\n".encode())
-            return path.read_bytes()[:32].decode("ascii", "replace") or None
+                        made = {"spool": secrets.token_hex(16), "folder": self.folder.stat().st_ino}
+                        _replace(path, orjson.dumps(made, option=orjson.OPT_APPEND_NEWLINE))
+            return str(_read_identity(path).get("spool", "")) or None
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -72,7 +76,7 @@ class Spool:
 
     def _has_own_identity(self, path: Path) -> bool:
         try:
-            return path.read_bytes().split()[1:] == [b"%d" % self.folder.stat().st_ino]
+            return _read_identity(path).get("folder") == self.folder.stat().st_ino
         except FileNotFoundError:
             return False
 
@@ -108,6 +112,15 @@ class Spool:
             return []
         suffix = f".{state}"
         return sorted(entry.removesuffix(suffix) for entry in entries if entry.endswith(suffix))
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    """What the file says; nothing where it is none of ours, which a writer then replaces."""
+    try:
+        found = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -7,6 +7,7 @@ file, and say where to put them.
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from argparse import Namespace
 from functools import partial
@@ -46,7 +47,7 @@ def list_keys(args: Namespace) -> int:
 @command
 def generate(args: Namespace) -> int:
     """``airflow ai keys generate``"""
-    from airflow_ai_provider.hooks.settings import ai_home, option
+    from airflow_ai_provider.hooks.settings import ai_home, option, settings_from_airflow
     from airflow_ai_provider.privacy.keyring import fresh_keyring, write_private
 
     content, conn_id = fresh_keyring(), option(_CONNECTION)
@@ -59,9 +60,12 @@ def generate(args: Namespace) -> int:
     path, key_id = ai_home() / "keyring.json", content["active"]
     if path.exists():
         raise KeyringError(f"{path}: exists already; airflow ai keys rotate adds a key to it")
-    _refuse_second_keyring(path)
+    settings = settings_from_airflow()
+    is_replaced = _has_lost_keyring(settings)
     _record("keys.generated", key_id)
     write_private(path, content)
+    if is_replaced:
+        _adopt(settings, "keyring")
     say(args, f"{path}: made, with key {key_id}. Back it up: what it protects cannot be read without it")
     return GOOD
 
@@ -129,11 +133,24 @@ def reencrypt(args: Namespace) -> int:
 def adopt(args: Namespace) -> int:
     """``airflow ai keys adopt keyring|signing``"""
     from airflow_ai_provider.hooks.settings import settings_from_airflow
+
+    keys = _adopt(settings_from_airflow(), args.kind)
+    say(args, f"{keys.purpose}: key {keys.active} of this host is the installation's; give it to every other host")
+    return GOOD
+
+
+def _adopt(settings: Settings, kind: str) -> HostKeys:
+    """Make this host's keys those of all hosts on its ledger; the trail names the keys that are given up."""
+    from airflow_ai_provider.gateway.shared_keyring import keyring_of
+    from airflow_ai_provider.hooks.audit import open_signer, signing_keys
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.shared_keys import adopt_keys, current_key, registered_keys
+    from airflow_ai_provider.privacy.keyring import open_keyring
 
-    settings = settings_from_airflow()
-    keys = _keys_of(settings, args.kind)
+    if kind == "signing":
+        keys = signing_keys(settings, open_signer(settings))
+    else:
+        keys = keyring_of(settings, open_keyring(settings.keyring, settings.home, create=False))
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         registered = registered_keys(ledger, keys.purpose)
         for key in registered:
@@ -142,35 +159,23 @@ def adopt(args: Namespace) -> int:
         if (current := current_key(registered)) is None or current.key_id != keys.active:
             _record("keys.rotated", keys.active)
         adopt_keys(ledger, keys)
-    say(args, f"{keys.purpose}: key {keys.active} of this host is the installation's; give it to every other host")
-    return GOOD
+    return keys
 
 
-def _keys_of(settings: Settings, kind: str) -> HostKeys:
-    from airflow_ai_provider.gateway.shared_keyring import keyring_of
-    from airflow_ai_provider.hooks.audit import open_signer, signing_keys
-    from airflow_ai_provider.privacy.keyring import open_keyring
-
-    if kind == "signing":
-        return signing_keys(settings, open_signer(settings))
-    return keyring_of(settings, open_keyring(settings.keyring, settings.home, create=False))
-
-
-def _refuse_second_keyring(path: Path) -> None:
-    """Raises ``KeyringError`` where another host on the same ledger has a keyring."""
-    from airflow_ai_provider.hooks.settings import settings_from_airflow
+def _has_lost_keyring(settings: Settings) -> bool:
+    """Whether this host had a keyring. Raises ``KeyringError`` where another host on the same ledger has one."""
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.shared_keys import KEYRING, current_key, registered_keys
 
-    settings = settings_from_airflow()
     with open_ledger(settings.ledger_url, settings.home) as ledger:
         current = current_key(registered_keys(ledger, KEYRING))
-    if current is not None:
+    if current is not None and current.host != socket.gethostname():
         raise KeyringError(
             f"host {current.host} on the same ledger writes with key {current.key_id}: copy its keyring.json to"
-            f" {path}, or name one connection for all hosts in [ai] keyring_conn_id. Where that key is lost for good,"
-            " make a keyring with --out, put it there, and run airflow ai keys adopt keyring"
+            f" {settings.home}, or name one connection for all hosts in [ai] keyring_conn_id. Where that key is lost"
+            " for good, make a keyring with --out, put it there, and run airflow ai keys adopt keyring"
         )
+    return current is not None
 
 
 def _columns(text: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ def open_shared_keyring(settings: Settings, ledger: Ledger, *, create: bool = Tr
     ``LedgerUnavailable``.
     """
     current = current_key(registered_keys(ledger, KEYRING))  # before the file is looked for, which is made first
-    if current is not None and not settings.keyring and not (settings.home / "keyring.json").exists():
+    if create and current is not None and not settings.keyring and not (settings.home / "keyring.json").exists():
         mismatch = f"there is none, and host {current.host} writes with key {current.key_id}"
         raise KeyringError(explain(KEYRING, mismatch, _remedy(settings)))
     keyring = open_keyring(settings.keyring, settings.home, create=create)

@@ -208,6 +208,17 @@ def test_writers_that_start_at_once_agree_on_the_id(tmp_path: Path) -> None:
     assert [path.name for path in spool.folder.iterdir()] == ["spool_id"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"[]", b'{"spool": 1', b"{}"])
+def test_an_id_file_that_is_none_is_replaced_by_the_next_writer(tmp_path: Path, content: bytes) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.prepare()
+    (spool.folder / "spool_id").write_bytes(content)
+    assert spool.identity() is None
+    made = spool.identity(create=True)
+    assert made is not None
+    assert spool.identity() == made
+
+
 def test_an_id_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     spool.prepare()

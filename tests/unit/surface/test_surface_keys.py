@@ -9,10 +9,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from airflow.cli.cli_parser import get_parser
 from test_surface_privacy import ROWS, decrypt, encrypt, events, mask, read, restore, rows_of, write
 from test_surface_privacy import home as _privacy_home
 
+from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.ledger.schema import ai_keys
 from airflow_ai_provider.privacy.fields import key_ids
 from airflow_ai_provider.privacy.keyring import Keyring, fresh_keyring
 
@@ -228,22 +231,41 @@ def test_columns_must_be_named(home: Path, capsys: pytest.CaptureFixture[str]) -
     assert "expected names" in capsys.readouterr().err
 
 
-def test_a_keyring_that_was_lost_is_replaced_and_adopted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def registered_by(home: Path, host: str) -> None:
+    with open_ledger(None, home / "ai") as ledger, ledger.write() as conn:
+        conn.execute(sa.update(ai_keys).values(host=host))
+
+
+def test_the_keyring_of_another_host_is_not_made_here(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = home / "ai/keyring.json"
     assert keys("generate") == 0
     assert keys("rotate") == 0
+    registered_by(home, "another-host")
     lost = Keyring.open(file).key_ids
     file.unlink()
     assert keys("generate") == 2
-    assert "keys adopt keyring" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "host another-host" in told
+    assert "keys adopt keyring" in told
     assert keys("generate", "--out", str(file)) == 0
     assert keys("rotate") == 2
     assert "is not among the keys of this host" in capsys.readouterr().err
     assert keys("adopt", "keyring") == 0
     assert keys("rotate") == 0
-    told = [(event["event.action"], event.get("airflow_ai.key_id")) for event in events(home)]
-    assert {("keys.retired", key_id) for key_id in lost} <= set(told)
+    said = [(event["event.action"], event.get("airflow_ai.key_id")) for event in events(home)]
+    assert {("keys.retired", key_id) for key_id in lost} <= set(said)
     assert keys("adopt", "keyring") == 0, "again changes nothing"
+
+
+def test_a_host_that_lost_its_own_keyring_makes_a_new_one(home: Path) -> None:
+    mask(home)
+    file = home / "ai/keyring.json"
+    old = Keyring.open(file).active
+    file.unlink()
+    assert keys("generate") == 0
+    assert keys("rotate") == 0
+    said = [(event["event.action"], event.get("airflow_ai.key_id")) for event in events(home)]
+    assert ("keys.retired", old) in said
 
 
 def test_a_signing_key_is_adopted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
