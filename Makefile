@@ -13,10 +13,10 @@ STAMP := .venv/.installed
 STAMP_DEV := .venv/.installed-dev
 STAMP_BENCH := .venv/.installed-bench
 
-.PHONY: help install demo test standalone bench lint clean
+.PHONY: help install demo test test-all standalone bench lint clean
 
 help: ## show this
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv from uv.lock
 
@@ -29,6 +29,10 @@ standalone: $(STAMP) ## Airflow in a browser, with the demo's DAG and data
 test: $(STAMP_DEV) ## start the real servers, run every test, stop them
 	@$(RUN)/python scripts/ensure_services.py
 	@$(RUN)/python -m pytest $(ARGS)
+
+test-all: $(STAMP_DEV) ## the same, with all mixtures of a vendor's faults: an hour
+	@$(RUN)/python scripts/ensure_services.py
+	@AI_TEST_EXAMPLES=500 $(RUN)/python -m pytest $(ARGS)
 
 bench: $(STAMP_BENCH) ## run the benchmarks and print their tables
 	@$(RUN)/python scripts/ensure_services.py

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from gateway_making import House, deployment, invoiced, policy
 from airflow_ai_provider.gateway import calling, retry
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.plan import plan_spend
+from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
+from airflow_ai_provider.gateway.providers.openai_compatible import OpenAICompatibleProvider
 from airflow_ai_provider.gateway.traffic import breaker
-from airflow_ai_provider.testing.behaviour import Faults
+from airflow_ai_provider.testing.behaviour import Faults, Latency
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 ATTEMPTS = 3
@@ -204,3 +208,65 @@ def test_a_servers_own_time_out_is_tried_once_more(house: House, fault: str) -> 
     assert row["error"].startswith("timeout")
     assert "raise deployments" not in row["error"]
     assert len(house.requests()) == 2
+
+
+def test_a_loop_that_was_held_up_costs_a_row_no_more_than_one_attempt(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was there in time, and this process looked too late: whatever it counts as, the row is answered."""
+    assert house.vendor is not None
+    house.write(policy(deployments={"small": deployment(timeout=1)}, retry=RETRY))
+    house.vendor.configure(latency=Latency(0.3))
+    complete, held_up = OpenAICompatibleProvider.complete, []
+
+    async def complete_late(self: OpenAICompatibleProvider, request: ModelRequest) -> ModelReply:
+        if not held_up:
+            held_up.append(asyncio.get_running_loop().call_later(0.1, time.sleep, 2.0))
+        return await complete(self, request)
+
+    monkeypatch.setattr(OpenAICompatibleProvider, "complete", complete_late)
+    bound = worst(house, ["late"])
+    (row,) = house.run(["late"]).rows
+    assert row["status"] == "ok", row["error"]
+    assert 1 <= len(house.requests()) <= 2
+    assert bound >= house.spent() >= invoiced(house.vendor) > 0
+
+
+def test_a_connection_that_is_not_made_in_time_is_no_time_out(house: House) -> None:
+    """Nothing was sent: nothing is charged, and the row has all its attempts."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)  # room for one that nobody accepts; what comes then is not answered
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        address = f"http://127.0.0.1:{full.getsockname()[1]}/v1"
+        place = deployment(connection=None, api_base=address, adapter="openai_compatible", timeout=1)
+        house.write(policy(deployments={"small": place}, retry=RETRY))
+        (row,) = house.run(["never connected"]).rows
+    assert row["error"].startswith("connection_refused")
+    assert [each["status"] for each in house.requests()] == ["error"] * ATTEMPTS
+    assert house.spent() == 0
+
+
+def test_a_batchs_deadline_ends_a_request_that_hangs(house: House) -> None:
+    """At the deadline, not at the time-out; it is not started again."""
+    assert house.vendor is not None
+    house.write(policy(deployments={"small": deployment(timeout=60)}, retry=RETRY, deadline={"batch": 1}))
+    house.vendor.configure(faults=Faults(rate_hang_billed=1.0))
+    (row,) = house.run(["hangs"]).rows
+    assert row["error"].startswith(("timeout", "deadline"))
+    assert "raise deployments" not in row["error"]
+    (request,) = house.requests()
+    assert (request["status"], request["error_type"]) == ("unknown", "timeout")
+    assert house.spent() >= invoiced(house.vendor) > 0
+
+
+def test_both_adapters_give_a_time_out_one_longer_try(house: House) -> None:
+    assert house.vendor is not None
+    place = deployment(timeout=1, adapter="litellm")
+    house.write(policy(deployments={"small": place}, retry=RETRY))
+    house.vendor.configure(faults=Faults(rate_hang_billed=1.0))
+    (row,) = house.run(["hangs"]).rows
+    assert row["error"].endswith("raise deployments.small.timeout or lower max_tokens")
+    assert [each["error_type"] for each in house.requests()] == ["timeout", "timeout"]
