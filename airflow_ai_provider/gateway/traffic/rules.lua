@@ -9,7 +9,7 @@ local HORIZON, BURST, HUNGRY, CREDIT = 0.1, 0.02, 0.5, 1.0                      
 local LEASE, TURN, NO_SHARE = 10.0, 5.0, 1e-6                                     -- slots.py
 local DOWN_ON_LIMIT, DOWN_ON_LATENCY, TOLERANCE, SHORT, LONG, WARM = 0.7, 0.9, 2.0, 20, 500, 50  -- adapt.py
 local FIRST_PROBE = 1.0                                                           -- breaker.py
-local SETTLE = 0.5                                                                -- rules.py
+local SETTLE, LONG_COOL = 0.5, 10.0                                               -- rules.py
 local KEPT = 3600                                                                 -- seconds after the last ask
 
 local time = redis.call('TIME')
@@ -116,7 +116,7 @@ local function slots_for()
   local me = state.workers[ask.worker] or {team = ask.team, slots = 0}
   state.workers[ask.worker] = me
   me.seen, me.want = now, ask.want
-  local limit = terms.adaptive and math.floor(state.adaptive.limit) or terms.concurrency
+  local limit = state.testing and 1 or terms.adaptive and math.floor(state.adaptive.limit) or terms.concurrency
   local of_others = -me.slots
   for _, worker in pairs(state.workers) do of_others = of_others + worker.slots end
   local granted = 0
@@ -194,7 +194,7 @@ end
 
 local function new_state()
   return {
-    epoch = string.format('%.6f', now), hold_until = 0, cool_until = 0, schedules = {}, workers = {},
+    epoch = string.format('%.6f', now), hold_until = 0, cool_until = 0, testing = false, schedules = {}, workers = {},
     adaptive = {limit = terms.concurrency, short = 0, long = 0, answers = 0, next_cut = 0},
     circuit = {state = 'closed', streak = 0, good = 0, bad = 0, counted = 0, probes = 0, probe_at = 0, prober = '',
                reason = ''},
@@ -229,7 +229,12 @@ local function serve()
     state.hold_until = math.max(state.hold_until, now + SETTLE)
     for limit, units in pairs(ask.back) do ask.back[limit] = math.min(units, 0) end
   end
-  if ask.cool > 0 then state.cool_until = math.max(state.cool_until, now + ask.cool) end
+  if ask.cool > 0 then
+    state.cool_until = math.max(state.cool_until, now + ask.cool)
+    state.testing = state.testing or ask.cool >= LONG_COOL
+  elseif ask.ok > 0 and now >= state.cool_until then
+    state.testing = false
+  end
   if terms.adaptive then adapt(state.adaptive) end
   local circuit = state.circuit
   local before = circuit.state

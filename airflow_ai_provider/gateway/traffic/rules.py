@@ -21,6 +21,9 @@ from airflow_ai_provider.gateway.traffic.terms import Limit, Terms
 SETTLE = 0.5
 """Seconds in which a desk without memory gives nothing: by then permits of before are used up, and all are back."""
 
+LONG_COOL = 10.0
+"""Seconds of a cool-down after which a single call finds out whether it is over, before all go on."""
+
 
 @dataclass(slots=True)
 class State:
@@ -31,6 +34,8 @@ class State:
     adaptive: Adaptive
     hold_until: float = 0.0
     cool_until: float = 0.0
+    testing: bool = False
+    """Whether one call at a time is let out, until one is answered: the last cool-down was a long one."""
     schedules: dict[Limit, Schedule] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     circuit: Circuit = field(default_factory=Circuit)
@@ -47,6 +52,9 @@ def serve(state: State, terms: Terms, ask: Ask, now: float) -> Grant:
         ask = replace(ask, back=debts(ask.back))
     if ask.cool:
         state.cool_until = max(state.cool_until, now + ask.cool)
+        state.testing = state.testing or ask.cool >= LONG_COOL
+    elif ask.ok and now >= state.cool_until:
+        state.testing = False
     if terms.adaptive:
         adapt(
             state.adaptive,
@@ -96,7 +104,7 @@ def _slots(state: State, terms: Terms, ask: Ask, now: float) -> int:
         return 0
     me = state.workers.setdefault(ask.worker, Worker(ask.team, now))
     me.seen, me.want = now, ask.want
-    limit = math.floor(state.adaptive.limit) if terms.adaptive else terms.concurrency
+    limit = 1 if state.testing else math.floor(state.adaptive.limit) if terms.adaptive else terms.concurrency
     of_others = sum(worker.slots for worker in state.workers.values()) - me.slots
     fair = split(limit, state.workers, terms.shares, now).get(ask.worker, 0)
     granted = 0 if now < state.hold_until else max(0, min(fair, limit - of_others))

@@ -72,6 +72,7 @@ class House:
 
     def __init__(self, folder: Path, vendor: Vendor | None = None, **settings: Any) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self.vendor = vendor
         self.settings = Settings(
             home=folder / "home", policy_path=folder / "policy.yaml", endpoint=self._endpoint, **settings

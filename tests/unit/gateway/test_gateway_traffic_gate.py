@@ -322,6 +322,34 @@ def test_a_quota_that_comes_back_as_a_whole_holds_everybody_back_until_it_does(w
     world.run(story())
 
 
+def test_after_ten_minutes_one_call_finds_out_before_all_go() -> None:
+    """Whatever a vendor says, here that its quota is back in seven hours."""
+    world = InProcess()
+
+    async def story() -> None:
+        gates = [world.worker(rpm=60_000, concurrency=8) for _ in range(2)]
+        begun = world.clock()
+        await moments_of(world, *(call(gate) for gate in gates))
+        await fail(gates[0], limited(26_784.0))
+        left: list[float] = []
+
+        async def work(gate: TrafficGate) -> None:
+            passed = await enter(gate)
+            left.append(world.clock() - begun)
+            await asyncio.sleep(1.0)
+            passed.answered(usage=None, limits=None, seconds=1.0)
+            passed.leave()
+
+        await asyncio.sleep(0.5)
+        await asyncio.gather(*(work(gate) for gate in gates for _ in range(8)))
+        first, second, *_ = sorted(left)
+        assert 600 <= first < 606
+        assert second > first + 0.99
+        assert max(left) < first + 5
+
+    world.run(story())
+
+
 # -- how many at once
 
 

@@ -285,6 +285,7 @@ def test_the_script_is_plain_enough_to_read(server: RedisServer) -> None:
             "epoch",
             "hold_until",
             "schedules",
+            "testing",
             "workers",
         }
         assert list(state["workers"]) == [gate._worker]

@@ -242,6 +242,50 @@ def test_old_failures_fade() -> None:
     assert circuit.good == pytest.approx(10.5, abs=0.1)
 
 
+# -- after a long cool-down
+
+
+@pytest.mark.parametrize("terms", [PLAIN, FREE])
+def test_after_a_long_cool_down_a_single_call_of_all_workers_goes_first(terms: Terms) -> None:
+    state = new_state(terms, "e")
+    for worker in ("w1", "w2"):
+        serve(state, terms, ask(worker, want=5), 100.0)
+    serve(state, terms, ask("w1", want=5, cool=600.0), 101.0)
+    slots_then = [serve(state, terms, ask(worker, want=5), 702.0).slots for worker in ("w1", "w2") * 2][2:]
+    assert sorted(slots_then) == [0, 1]
+    serve(state, terms, ask("w1", want=5, limited=1, cool=600.0), 703.0)  # it was too early
+    assert sum(serve(state, terms, ask(worker, want=5), 1304.0).slots for worker in ("w1", "w2") * 2) == 2
+    serve(state, terms, ask("w2", want=5, ok=1, seconds=0.1), 1305.0)
+    after = [serve(state, terms, ask(worker, want=5), 1305.5).slots for worker in ("w1", "w2") * 2][2:]
+    assert sum(after) > 2
+
+
+def test_the_worker_of_the_single_call_may_die() -> None:
+    state = new_state(PLAIN, "e")
+    for worker in ("w1", "w2"):
+        serve(state, PLAIN, ask(worker, want=5), 100.0)
+    serve(state, PLAIN, ask("w1", want=5, cool=60.0), 100.0)
+    given = {worker: serve(state, PLAIN, ask(worker, want=5), 165.0).slots for worker in ("w1", "w2", "w1", "w2")}
+    (lucky,) = [worker for worker, slots in given.items() if slots]
+    (other,) = {"w1", "w2"} - {lucky}
+    heard = [serve(state, PLAIN, ask(other, want=5), 165.0 + second).slots for second in range(30)]
+    assert heard[0] == 0
+    assert heard[-1] == 1
+
+
+def test_an_answer_to_what_was_sent_before_does_not_end_the_waiting() -> None:
+    state = new_state(PLAIN, "e")
+    serve(state, PLAIN, ask("w1", want=5, cool=60.0), 100.0)
+    serve(state, PLAIN, ask("w1", want=5, ok=3, seconds=0.1), 101.0)
+    assert serve(state, PLAIN, ask("w1", want=5), 161.0).slots == 1
+
+
+def test_after_a_short_cool_down_all_go_on() -> None:
+    state = new_state(PLAIN, "e")
+    serve(state, PLAIN, ask("w1", want=5, cool=6.0), 100.0)
+    assert serve(state, PLAIN, ask("w1", want=5), 106.5).slots == 5
+
+
 # -- a desk that lost its memory
 
 
@@ -310,7 +354,7 @@ visits = st.builds(
     failed=counts,
     streak=counts,
     limited=st.sampled_from([0, 0, 0, 1]),
-    cool=st.sampled_from([0.0, 0.0, 0.0, 0.3]),
+    cool=st.sampled_from([0.0, 0.0, 0.0, 0.3, 12.0]),
     probe=st.sampled_from(["", "want", "ok", "failed", "free"]),
     leaving=st.sampled_from([False] * 9 + [True]),
 )
