@@ -140,6 +140,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An answer as it goes over the wire, and what the vendor charges for it."""
+
+    body: str
+    """Sent as UTF-8, whatever it is."""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Besides the usual ones; ``Content-Type`` replaces ``application/json``."""
+    cost_nanodollars: int | None = None
+    """On the invoice; ``None`` is no line there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Behaviour:
     """Everything that can be set on a double, at start or while it runs."""
 
@@ -149,7 +162,9 @@ class Behaviour:
     latency: Latency = field(default_factory=Latency)
     limits: Limits = field(default_factory=Limits)
     script: tuple[str, ...] = ()
-    """Fault names and ``ok``, consumed in the order of arrival before ``faults`` has its say."""
+    """Names of faults and of ``answers``, and ``ok``: consumed in the order of arrival before ``faults`` apply."""
+    answers: Mapping[str, RawAnswer] = field(default_factory=dict)
+    """Answers to send as they are, by the names that markers and ``script`` give them: ``[[double:<name>]]``."""
     seed: int = 0
     api_key: str | None = None
     """If set, a request with another bearer token gets 401."""
@@ -190,7 +205,14 @@ class Behaviour:
             raise ValueError(
                 f"unknown setting {sorted(unknown)[0]!r}: expected one of {[f.name for f in fields(self)]}"
             )
-        return replace(self, **{name: _as_value(name, value) for name, value in changes.items()})
+        changed = replace(self, **{name: _as_value(name, value) for name, value in changes.items()})
+        for step in changed.script:
+            changed.step(step)
+        return changed
+
+    def step(self, name: str) -> Fault | RawAnswer | None:
+        """The fault or answer of that name, ``None`` for ``ok``. Raises ``ValueError`` for any other name."""
+        return self.answers[name] if name in self.answers else as_fault(name)
 
 
 class Changes(TypedDict, total=False):
@@ -201,6 +223,7 @@ class Changes(TypedDict, total=False):
     latency: Latency
     limits: Limits
     script: Iterable[str]
+    answers: Mapping[str, RawAnswer]
     seed: int
     api_key: str | None
     context_tokens: int
@@ -259,11 +282,10 @@ def _as_value(name: str, value: Any) -> Any:
             return {model: price if isinstance(price, Price) else Price(**price) for model, price in value.items()}
         if name == "refused_params":
             return tuple(str(param) for param in value)
+        if name == "answers":
+            return {raw: each if isinstance(each, RawAnswer) else RawAnswer(**each) for raw, each in value.items()}
     except TypeError as error:
         raise ValueError(f"setting {name!r}: {error}") from None
     if name == "script":
-        script = tuple(str(step) for step in value)
-        for step in script:
-            as_fault(step)
-        return script
+        return tuple(str(step) for step in value)
     return value

@@ -29,12 +29,12 @@ from airflow_ai_provider.testing.behaviour import (
     Behaviour,
     Draw,
     Fault,
-    as_fault,
+    RawAnswer,
     draw_for,
     fault_at,
     forced_by,
 )
-from airflow_ai_provider.testing.invoice import Invoice, InvoiceLine, price_list
+from airflow_ai_provider.testing.invoice import Invoice, InvoiceLine, Usage, price_list
 from airflow_ai_provider.testing.journal import Journal, ReceivedRequest, Stats
 from airflow_ai_provider.testing.limits import Quotas
 
@@ -73,6 +73,9 @@ class Call:
     tries: int
     """How often this very body met a fault before."""
     fault: Fault | None = None
+    raw_answer: RawAnswer | None = None
+    outcome: str = OK
+    """What this try was dealt, by name."""
 
     @property
     def body(self) -> Any:
@@ -233,6 +236,8 @@ class VendorServer:
             self._deal_fault(call)
         except ValueError as error:
             return self._refuse(call, wire.bad_request(str(error)), "bad_request")
+        if call.raw_answer is not None:
+            return self._send_raw(call, call.raw_answer)
         if call.fault is not None and (refusal := wire.refusal_of(call.fault, self.behaviour.retry_after)):
             return self._refuse(call, refusal, call.fault)
         if tokens > (most := self.behaviour.context_tokens):
@@ -250,19 +255,31 @@ class VendorServer:
     def _deal_fault(self, call: Call) -> None:
         """Forced by a marker, else next in the script, else by chance."""
         if marker := MARKER.search(call.raw):
-            call.fault = as_fault(forced_by(marker, call.tries))
+            call.outcome = forced_by(marker, call.tries)
         elif self._script:
-            call.fault = as_fault(self._script.popleft())
+            call.outcome = self._script.popleft()
         else:
-            call.fault = fault_at(self._odds, call.draw.fault)
-        if call.fault is not None:
+            call.outcome = str(fault_at(self._odds, call.draw.fault) or OK)
+        match self.behaviour.step(call.outcome):
+            case Fault() as fault:
+                call.fault = fault
+            case RawAnswer() as answer:
+                call.raw_answer = answer
+        if call.outcome != OK:
             self._tries[hash(call.raw)] = call.tries + 1
 
     def _produce(self, call: Call, tokens: int) -> Produced:
         """Make the answer and charge for it."""
         made = making.make(call.endpoint, call.body, tokens, call.fault, self.behaviour, call.request_id)
-        usage, headers = made.usage, call.received.headers
-        outcome = str(call.fault or OK)
+        self._charge(
+            call, made.usage, (self._prices.get(call.model) or self._prices["*"]).cost(made.usage) + self._on_top(call)
+        )
+        self._quotas.spend_output(call.model, made.usage.completion_tokens, time.monotonic())
+        self.journal.count("client_left" if call.client_has_left else call.outcome)
+        return Produced(call.request_id, made.body, made.content_type, call.raw)
+
+    def _charge(self, call: Call, usage: Usage, cost_nanodollars: int) -> None:
+        headers = call.received.headers
         self.invoice.add(
             InvoiceLine(
                 request_id=call.request_id,
@@ -272,16 +289,20 @@ class VendorServer:
                 cached_tokens=usage.cached_tokens,
                 cache_write_tokens=usage.cache_write_tokens,
                 completion_tokens=usage.completion_tokens,
-                cost_nanodollars=(self._prices.get(call.model) or self._prices["*"]).cost(usage) + self._on_top(call),
-                outcome=outcome,
+                cost_nanodollars=cost_nanodollars,
+                outcome=call.outcome,
                 at=time.time(),
                 idempotency_key=headers.get("idempotency-key"),
                 client_request_id=headers.get("x-client-request-id") or headers.get("x-request-id"),
             )
         )
-        self._quotas.spend_output(call.model, usage.completion_tokens, time.monotonic())
-        self.journal.count("client_left" if call.client_has_left else outcome)
-        return Produced(call.request_id, made.body, made.content_type, call.raw)
+
+    def _send_raw(self, call: Call, answer: RawAnswer) -> web.Response:
+        """An answer as it was set, charged as it was set. Its invoice line has no tokens."""
+        if answer.cost_nanodollars is not None:
+            self._charge(call, Usage(0, 0), answer.cost_nanodollars)
+        self.journal.count(call.outcome)
+        return self._response(call, answer.status, answer.body.encode(), wire.JSON, answer.headers)
 
     def _on_top(self, call: Call) -> int:
         """Nano-dollars for parameters that cost by themselves."""
@@ -358,9 +379,7 @@ class VendorServer:
     def _response(
         self, call: Call, status: int, body: bytes, content_type: str, headers: Mapping[str, str] | None = None
     ) -> web.Response:
-        all_headers = self._headers(call)
-        all_headers.update(headers or {})
-        all_headers["Content-Type"] = content_type
+        all_headers = self._headers(call) | {"Content-Type": content_type} | dict(headers or {})
         return web.Response(status=status, body=body, headers=all_headers)
 
     def _headers(self, call: Call) -> dict[str, str]:

@@ -19,7 +19,7 @@ import aiohttp
 import orjson
 import pytest
 
-from airflow_ai_provider.testing.behaviour import Faults, Latency, Limits
+from airflow_ai_provider.testing.behaviour import Faults, Latency, Limits, RawAnswer
 from airflow_ai_provider.testing.invoice import Price, read_invoice
 from airflow_ai_provider.testing.journal import read_requests
 from airflow_ai_provider.testing.vendor import Vendor, VendorDouble, VendorProcess
@@ -40,7 +40,7 @@ def double(request: pytest.FixtureRequest) -> Iterator[Vendor]:
         running: VendorProcess = request.getfixturevalue("process")
         running.reset()
         yield running
-        running.configure(faults=Faults(), latency=Latency(), limits=Limits(), script=(), api_key=None)
+        running.configure(faults=Faults(), latency=Latency(), limits=Limits(), script=(), api_key=None, answers={})
 
 
 @pytest.fixture
@@ -282,6 +282,23 @@ async def test_a_script_is_consumed_in_order_and_outlives_other_settings(
     double.configure(faults=Faults(rate_500=1.0))
     statuses += [(await post(http, double, chat("hi")))[0] for _ in range(2)]
     assert statuses == [429, 200, 503, 500]
+
+
+async def test_answers_of_ones_own_are_sent_and_charged_as_they_are(
+    http: aiohttp.ClientSession, double: Vendor
+) -> None:
+    busy = RawAnswer('{"error": {"code": 429}}', headers={"retry-after": "7"})
+    odd = RawAnswer("<ok>", status=201, headers={"Content-Type": "text/xml"}, cost_nanodollars=17)
+    double.configure(answers={"busy": busy, "odd": odd}, script=["busy", "ok"])
+    status, body, headers = await post(http, double, chat("one"))
+    assert (status, body, headers["retry-after"]) == (200, {"error": {"code": 429}}, "7")
+    assert (await post(http, double, chat("two")))[1]["object"] == "chat.completion"
+    async with http.post(double.base_url + "/chat/completions", json=chat("[[double:odd]]")) as response:
+        assert (response.status, await response.text()) == (201, "<ok>")
+        assert response.headers["Content-Type"] == "text/xml"
+    assert [(line.outcome, line.cost_nanodollars) for line in double.invoice() if line.outcome != "ok"] == [("odd", 17)]
+    with pytest.raises(ValueError, match="unknown fault 'gone'"):
+        double.configure(script=["gone"])
 
 
 async def test_a_counted_marker_lets_the_retry_through(http: aiohttp.ClientSession, vendor: VendorDouble) -> None:
