@@ -141,6 +141,12 @@ ACTIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "budget.stopped": ("a budget has no room left", "budget", "period spent_nano limit_nano reason"),
     "deployment.stopped": ("calls to a deployment were stopped", "deployment", "reason"),
     "deployment.resumed": ("calls to a deployment may go on", "deployment", "reason"),
+    "answer.differs": (
+        "answers of a deployment state another model, service_tier or cost (the reason) than was asked for; once for"
+        " each deployment and task",
+        "deployment reason",
+        "model response_model",
+    ),
     "circuit.opened": ("a deployment that fails is given a rest; calls fall back", "deployment", "reason"),
     "circuit.closed": ("a rested deployment is called again", "deployment", "reason"),
     "holds.swept": ("holds of dead processes were settled", "holds attempts cost_nano", "reason"),

@@ -11,18 +11,21 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
 from airflow_ai_provider.errors import JobStopped, VendorError, VendorTransientError
+from airflow_ai_provider.gateway.charging import charge_of
+from airflow_ai_provider.gateway.endings import is_blank, reason_against
+from airflow_ai_provider.gateway.escalation import kind_of
 from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.identity import attempt_id
 from airflow_ai_provider.gateway.job import Caller, Message
 from airflow_ai_provider.gateway.lanes import Lane, Lanes, schema_bytes
 from airflow_ai_provider.gateway.prepare import Prepared
-from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
+from airflow_ai_provider.gateway.providers.base import Claims, ModelReply, ModelRequest
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 from airflow_ai_provider.gateway.routing import attachment_tokens
@@ -112,6 +115,7 @@ class Attempts:
         self._recorder = recorder
         self._walks = walks
         self._giving_up = giving_up
+        self._noted: set[tuple[str, str]] = set()
         self._schema_bytes = schema_bytes(plan.output_schema) + tools_bytes(plan.tools)
 
     def bound(self, ask: Ask, lane: Lane) -> int:
@@ -206,7 +210,7 @@ class Attempts:
         # A loop that was held up sees an answer late; the vendor had no more than the time-out to make it.
         latency = min(_milliseconds(started), math.ceil(sent.timeout * 1000))
         settled = self._succeeded(attempt, lane, reply, latency, escalated=tier != ask.prepared.tier)
-        stored = self._stored(reply, ask.prepared, lane, settled.cost_nano)
+        stored = self._stored(reply, ask.prepared, lane, settled)
         await self._store.keep(key, stored, ttl=self._plan.route.reuse.ttl)
         return Outcome(stored, None, settled.cost_nano), settled
 
@@ -229,31 +233,53 @@ class Attempts:
     def _succeeded(
         self, attempt: OpenAttempt, lane: Lane, reply: ModelReply, latency: int, *, escalated: bool
     ) -> Settled:
-        """The vendor's figure at the lane's price; without a figure the whole hold, until it is known.
+        """What the ledger says of an answer. ``error_type`` says why it is no good, or why its cost is not known.
 
         A row counts once in the baseline: with the highest tier alone it would not have been asked twice.
         """
         seconds = Decimal(latency) / 1000  # as the row has it, so that the row alone tells what it cost
-        cost = lane.facts.rate.cost(reply.usage, seconds) if reply.usage else attempt.bound_nano
-        if cost > attempt.bound_nano:
+        charge = charge_of(reply, lane.facts, lane.deployment, bound_nano=attempt.bound_nano, seconds=seconds)
+        if charge.cost_nano > attempt.bound_nano:
             log.error(
                 "%s charged more than its upper bound for attempt %s; it is stopped until somebody resumes it",
                 lane.name,
                 attempt.attempt_id,
             )
             self._recorder.deployment_stopped(lane.name)
+        self._note(lane, reply.claims, charge.notes)
+        usage = charge.usage
         return Settled(
             attempt.attempt_id,
             datetime.now(UTC),
-            attempt.request,
-            "ok" if reply.usage else "unknown",
-            reply.usage,
-            cost_nano=cost,
+            replace(attempt.request, price_version=charge.price_version),
+            "unknown" if charge.unknown else "ok",
+            usage,
+            cost_nano=charge.cost_nano,
             latency_ms=latency,
-            error_type=None if reply.usage else "no_usage",
-            baseline_nano=self._baseline.cost(reply.usage, seconds) if reply.usage and not escalated else 0,
+            error_type=charge.unknown or _fault_of(reply),
+            baseline_nano=self._baseline.cost(replace(usage, other=()), seconds) if usage and not escalated else 0,
             vendor_request_id=reply.vendor_id,
         )
+
+    def _note(self, lane: Lane, claims: Claims, notes: Sequence[str]) -> None:
+        """Tell the log and the trail, once for each deployment and job, what answers have that was not asked for."""
+        for note in notes:
+            if (lane.name, note) in self._noted:
+                continue
+            self._noted.add((lane.name, note))
+            said = {"model": claims.model, "service_tier": claims.service_tier, "cost": "more than its tokens cost"}[
+                note
+            ]
+            log.warning(
+                "%s: an answer says %s %s, not what was asked for; such calls are charged at the higher figure, or at "
+                "their whole hold where none is known",
+                lane.name,
+                note.replace("_", " "),
+                said,
+            )
+            self._recorder.answer_differs(
+                lane.name, reason=note, model=lane.deployment.model, response_model=claims.model
+            )
 
     def _failed(self, attempt: OpenAttempt, error: VendorError, started: float) -> Settled:
         """A definite refusal costs nothing, and its share stays held for the next attempt."""
@@ -269,15 +295,15 @@ class Attempts:
             keeps_hold=not error.billed,
         )
 
-    def _stored(self, reply: ModelReply, prepared: Prepared, lane: Lane, cost_nano: int) -> Stored:
-        usage = reply.usage or Usage(0, 0)
+    def _stored(self, reply: ModelReply, prepared: Prepared, lane: Lane, settled: Settled) -> Stored:
+        usage = settled.usage or Usage(0, 0)
         return Stored(
             text=reply.text,
             deployment=lane.name,
             finish_reason=reply.finish_reason,
             input_tokens=usage.input,
             output_tokens=usage.output,
-            cost_nano=cost_nano,
+            cost_nano=settled.cost_nano,
             run=self._plan.run,
             created_at=int(time.time()),
             cached_input_tokens=usage.cached_input,
@@ -311,6 +337,14 @@ class Attempts:
             fallback_from=passed_over.deployment if passed_over else None,
             fallback_reason=passed_over.reason if passed_over else None,
         )
+
+
+def _fault_of(reply: ModelReply) -> str | None:
+    """Why an answer is no good, whatever the job's checks make of it; ``None`` for a whole one."""
+    blank = is_blank(reply.text) and not reply.tool_calls
+    if reason := reason_against(reply.finish_reason, has_text=not blank):
+        return kind_of(reason)
+    return "empty" if blank else None
 
 
 async def in_time(waiting: Awaitable[T], ends: float | None) -> T:

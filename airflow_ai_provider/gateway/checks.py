@@ -15,6 +15,7 @@ import jsonschema_rs
 import orjson
 
 from airflow_ai_provider.errors import PromptError
+from airflow_ai_provider.gateway.endings import is_blank, reason_against
 from airflow_ai_provider.gateway.tools import forced
 from airflow_ai_provider.privacy.restoring import TokenReport
 
@@ -76,13 +77,17 @@ class AnswerChecks:
         *,
         restored: Callable[[str], str] = _as_it_is,
         calls: bool = False,
+        ending: str = "stop",
     ) -> str | None:
         """Why this answer to this (masked) prompt is rejected, as ``check: reason``; ``None`` if it is good.
 
         ``tokens`` says what an answer made of its row's tokens, ``restored`` puts the row's values in their place;
-        ``calls`` says whether the answer is the JSON of tool calls (``tools.answer_of``). Raises what these raise.
+        ``calls`` says whether the answer is the JSON of tool calls (``tools.answer_of``), ``ending`` why it ended
+        (``endings``). An answer that is not whole is rejected whichever checks are on. Raises what these raise.
         """
-        if "empty" in self._on and not answer.strip():
+        if reason := reason_against(ending, has_text=not is_blank(answer)):
+            return reason
+        if "empty" in self._on and is_blank(answer):
             return "empty: the answer has no text"
         if calls:
             if reason := self._calls_problem(restored(answer)):

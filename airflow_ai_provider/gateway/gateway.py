@@ -17,6 +17,8 @@ from airflow_ai_provider.gateway.answer import Answer, RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan, in_time
 from airflow_ai_provider.gateway.calling import Calls, Reply, Way
 from airflow_ai_provider.gateway.checks import AnswerChecks
+from airflow_ai_provider.gateway.endings import ending_of
+from airflow_ai_provider.gateway.escalation import upper_tier, wants_another_model
 from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.identity import attempt_id, request_id, reuse_scope
@@ -34,7 +36,7 @@ from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import LimitChange
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.ledger.notices import Notice
-from airflow_ai_provider.policy import TIERS, Tier
+from airflow_ai_provider.policy import Tier
 
 _NOTHING_USED = Usage(0, 0)
 
@@ -62,6 +64,7 @@ class Gateway:
         self._router = router
         self._lanes = {tier: {lane.name: lane for lane in found} for tier, found in lanes.items()}
         self._by_name = {lane.name: lane for tier in lanes.values() for lane in tier}
+        self._max_tokens = {tier: found[0].terms.max_tokens for tier, found in lanes.items()}
         self._checks = checks
         self._store = store
         self._journal = journal
@@ -218,16 +221,24 @@ class Gateway:
         reply = found or await self._affordable(ask, way, funds, deadline)
         problem = self._problem(ask, reply)
         spent = reply.cost_nano
-        if upper := self._upper(reply, problem):
-            reply = await self._reply(self._way(ask, upper), funds, deadline)
+        if (upper := self._upper(reply, problem)) and (higher := self._way_up(ask, upper, reply, problem)):
+            reply = await self._reply(higher, funds, deadline)
             spent += reply.cost_nano
             problem = self._problem(ask, reply)
         return self._answer(ask, reply, problem, spent)
 
     def _upper(self, reply: Reply, problem: str | None) -> Tier | None:
         """The tier that is asked as well, because of a problem with this reply."""
-        upper = self._plan.route.escalate.to
-        return upper if problem and upper and TIERS.index(upper) > TIERS.index(reply.tier) else None
+        return upper_tier(problem, self._plan.route, reply.tier, self._max_tokens)
+
+    def _way_up(self, ask: Ask, upper: Tier, reply: Reply, problem: str | None) -> Way | Reply | None:
+        """How the upper tier asks for a row; ``None`` where it has only the model that filtered or refused it."""
+        way = self._way(ask, upper)
+        if not isinstance(way, Way) or not problem or not wants_another_model(problem):
+            return way
+        refused_by = reply.lane.deployment.model
+        others = [pair for pair in zip(way.lanes, way.keys, strict=True) if pair[0].deployment.model != refused_by]
+        return replace(way, lanes=[lane for lane, _ in others], keys=[key for _, key in others]) if others else None
 
     async def _affordable(self, ask: Ask, way: Way | None, funds: BatchFunds, deadline: float | None) -> Reply:
         """The answer of the row's tier or, where that has no room and the route says so, of the next cheaper one."""
@@ -317,6 +328,7 @@ class Gateway:
                 prepared.report,
                 restored=prepared.restored,
                 calls=bool(reply.stored.tool_calls),
+                ending=ending_of(reply.stored.finish_reason),
             )
         except PrivacyError as failure:
             return f"restore: {failure}"

@@ -21,6 +21,9 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_ai_provider.errors import PrivacyError, PromptError, RoutingError
+from airflow_ai_provider.gateway.advice import warnings_of
+from airflow_ai_provider.gateway.endings import ending_of
+from airflow_ai_provider.gateway.escalation import upper_tier
 from airflow_ai_provider.gateway.estimate import (
     Ask,
     BudgetLine,
@@ -38,7 +41,7 @@ from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, tokens_of
-from airflow_ai_provider.gateway.tools import tools_bytes
+from airflow_ai_provider.gateway.tools import answer_of, tools_bytes
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
@@ -201,6 +204,7 @@ class _Look:
             storage_options=settings.storage_options,
         )
         self._schema = schema_bytes(job.output_schema) + tools_bytes(job.tools)
+        self._max_tokens = {tier: found[0].terms.max_tokens for tier, found in self._tiers.items()}
         self._forecast = Forecast(plan.route, self._tiers, history, self._router)
         self._asked = _Digests()
         self._counts: Counter[str] = Counter()
@@ -288,12 +292,17 @@ class _Look:
 
     def _asked_again(self, prepared: Prepared, found: Stored) -> Tier | None:
         """The tier that would be asked as well, since a stored answer does not pass the checks."""
-        upper = self._forecast.higher(prepared.tier)
         try:
-            rejected = self._plan.checks.problem(found.text, prepared.text, prepared.report)
+            rejected = self._plan.checks.problem(
+                self._plan.checks.bare(answer_of(found.text, found.tool_calls)),
+                prepared.text,
+                prepared.report,
+                calls=bool(found.tool_calls),
+                ending=ending_of(found.finish_reason),
+            )
         except PrivacyError:
             rejected = "restore"
-        return upper if upper and rejected else None
+        return upper_tier(rejected, self._plan.route, prepared.tier, self._max_tokens)
 
     async def _look_up(self, requests: Sequence[_Request]) -> list[Stored | None]:
         store = self._store
@@ -340,7 +349,7 @@ class _Look:
             held_at_once_nano=sum(nlargest(at_once, self._holds)),
             seconds=_seconds(figures),
             rooms=budgets,
-            warnings=self._forecast.slow(),
+            warnings=[*self._forecast.slow(), *warnings_of(self._tiers)],
             fingerprint=hashlib.sha256(f"{self._plan.fingerprint} {self._job.shard}".encode()).hexdigest(),
         )
 

@@ -148,6 +148,12 @@ class Recorder:
         """A deployment charged more than its upper bound; nothing more is sent to it."""
         self._trail.emit("deployment.stopped", deployment=deployment, reason="over its bound")
 
+    def answer_differs(self, deployment: str, *, reason: str, model: str, response_model: str | None) -> None:
+        """An answer states another model, service tier or cost than was asked for. ``reason`` names which."""
+        self._trail.emit(
+            "answer.differs", deployment=deployment, reason=reason, model=model, response_model=response_model
+        )
+
     def circuit_changed(self, deployment: str, *, opened: bool, reason: str) -> None:
         """A deployment is given a rest, or is called again. ``reason`` is a short name, such as ``server_error``."""
         if opened:

@@ -4,12 +4,15 @@ A name is compared in lower case, without the provider before the last slash, wi
 (``Claude Haiku 4.5`` is ``claude-haiku-4-5``). Equal names are the same model. Else a name with the date of a snapshot
 (``gpt-4o-mini-2024-07-18``, ``claude-haiku-4-5-20251001``, ``…-latest``) is the model of that name without a date,
 where exactly one of the two names has one: two dated names are two models.
+
+``same_model`` compares what was asked for with what an answer names, which is less exact: there, versions count little.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _SNAPSHOT = re.compile(r"[-@](20\d\d-?\d\d-?\d\d|(?:0\d|1[0-2])[0-3]\d|latest)$")
 
@@ -40,6 +43,35 @@ class ModelNames:
     def knows(self, model: str) -> bool:
         """Whether an invoice's model is one of the ledger's."""
         return self.of_invoice(model) in self._labels
+
+
+@lru_cache(maxsize=1024)
+def same_model(asked: str, served: str) -> bool:
+    """Whether a model that an answer names is the one asked for, or a snapshot, a variant or a spelling of it."""
+    return _family(asked) == _family(served)
+
+
+_VERSION = re.compile(
+    r"[-@:](20\d\d-?\d\d-?\d\d|\d{3,4}|\d{6,8}|latest|preview|exp|experimental|beta|stable|v\d+(:\d+)?)$"
+)
+_VARIANT = re.compile(r":[a-z0-9._-]+$")
+"""Behind a colon: tags of Ollama, ways of OpenRouter (``:free``, ``:nitro``)."""
+_MAKER = re.compile(
+    r"^(?:(?:us|eu|apac|global|jp|au)-)?(?:anthropic|amazon|meta|mistral|cohere|deepseek|google|openai|qwen|ai21)-(?=.*-)"
+)
+"""Before the name in Bedrock's ids."""
+
+
+def _family(model: str) -> str:
+    name = model.strip().lower()
+    if not name.startswith("ft:"):
+        name = _VARIANT.sub("", re.sub(r"-v\d+:\d+$", "", name))
+    name = _plain(name)
+    if (bare := _MAKER.sub("", name)) != name:
+        name = _plain(bare)
+    while (shorter := _VERSION.sub("", name)) != name:
+        name = shorter
+    return name
 
 
 def _plain(model: str) -> str:

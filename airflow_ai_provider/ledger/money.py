@@ -31,6 +31,10 @@ def usd_from_nano(nano: int) -> Decimal:
     return Decimal(nano) / NANO
 
 
+class Unpriced(ValueError):
+    """Something was charged for which there is no price."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens one attempt was billed for. No token is counted twice: ``cached_input`` and ``cache_write`` are two
@@ -44,6 +48,9 @@ class Usage:
     """Written to the vendor's prompt cache."""
     cache_write_1h: int = 0
     """Written to be kept for an hour instead of minutes, which some vendors charge more for."""
+    other: tuple[tuple[str, int], ...] = ()
+    """Parts of ``input`` and ``output`` with prices of their own, such as ``audio_input``, and other charged units. Not
+    kept in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,8 @@ class Rate:
     version: str
     """Where the price comes from, recorded with every row."""
     per_second_nano: Decimal = Decimal(0)
+    other: tuple[tuple[str, Decimal], ...] = ()
+    """Prices of other tokens than text, in nano-dollars, by the names of ``Usage.other``."""
     most_seconds: int | None = None
     """Seconds after which an attempt is given up, so that no more of them count; ``None`` is no such limit."""
 
@@ -82,12 +91,15 @@ class Rate:
         """What is charged for ``usage`` and ``seconds`` of work, in nano-dollars, rounded up.
 
         ``seconds`` of ``None`` were not measured: the most there can be are charged. Raises ``ValueError`` where a
-        second has a price and nobody says how many there were.
+        second has a price and nobody says how many there were, and ``Unpriced`` where a part of ``usage`` has no price.
         """
         step = next(s for s in reversed(self.steps) if usage.input > s.above_input_tokens or s is self.steps[0])
         fresh = usage.input - usage.cached_input - usage.cache_write
-        amount = _EXACT.fma(step.input, fresh, self.per_request_nano)
-        amount = _EXACT.fma(step.output, usage.output, amount)
+        output, amount = usage.output, self.per_request_nano
+        if usage.other:
+            fresh, output, amount = self._others(usage, fresh, amount)
+        amount = _EXACT.fma(step.input, fresh, amount)
+        amount = _EXACT.fma(step.output, output, amount)
         if usage.cached_input:
             amount = _EXACT.fma(step.cached_input, usage.cached_input, amount)
         if usage.cache_write:
@@ -96,6 +108,24 @@ class Rate:
         if self.per_second_nano:
             amount = _EXACT.fma(self.per_second_nano, self._counted(seconds), amount)
         return _up(amount)
+
+    def _others(self, usage: Usage, fresh: int, amount: Decimal) -> tuple[int, int, Decimal]:
+        """Input and output that are left for the prices of text, and ``amount`` with what is not."""
+        prices, output = dict(self.other), usage.output
+        for kind, count in usage.other:
+            if kind not in prices:
+                raise Unpriced(f"{kind} has no price")
+            amount = _EXACT.fma(prices[kind], count, amount)
+            if kind.endswith("_input"):
+                fresh -= count
+            else:
+                output -= count
+        in_cache = (
+            fresh < usage.input - usage.cached_input - usage.cache_write and usage.cached_input + usage.cache_write
+        )
+        if fresh < 0 or output < 0 or in_cache:  # which of them were cached is not said
+            raise Unpriced("the parts of the usage do not add up")
+        return fresh, output, amount
 
     def bound(self, *, input_bytes: int, messages: int, max_tokens: int) -> int:
         """An upper bound of what one request can cost, in nano-dollars.

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -33,8 +34,16 @@ _KINDS = {
     "cache_write_1h": "cache_creation_input_token_cost_above_1hr",
 }
 """Kinds of token: our name, and the key of its price in the map."""
-_ABOVE = re.compile(rf"(?:{'|'.join(_KINDS.values())})_above_(\d+k?)_tokens(?:_batches)?")
+_ABOVE = re.compile(rf"(?:{'|'.join(_KINDS.values())})_above_(\d+k?)_tokens(?:_[a-z]+)?")
 _BATCH = "_batches"
+_TIERS = {"batch": _BATCH, "flex": "_flex", "priority": "_priority"}
+"""Service tiers of vendors, by the ends of their prices' keys in the map."""
+_OTHER = {
+    f"{kind}_{side}": f"{side}_cost_per_{kind}_token"
+    for kind in ("audio", "image", "video")
+    for side in ("input", "output")
+}
+"""Kinds of token that an answer may have besides text."""
 _FROM_THE_THRESHOLD_ON = frozenset({"xai"})
 """Providers whose next step begins at the threshold itself and not one token above it, as litellm has it."""
 _REGIONAL_HOST = re.compile(r"(eu|us)\.api\.openai\.com")
@@ -51,6 +60,8 @@ class ModelFacts:
     json: bool = True
     """Whether it answers by a schema: so, unless the policy or the map says no. The same with ``tools``."""
     tools: bool = True
+    tiers: Mapping[str, Rate] = field(default_factory=dict)
+    """Prices of other service tiers than the standard one, as far as the map has them."""
 
 
 def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelFacts:
@@ -75,7 +86,34 @@ def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelF
         int(context) if context else None,
         json=_able(deployment.json_, entry.get("supports_response_schema")),
         tools=_able(deployment.tools, entry.get("supports_function_calling")),
+        tiers={} if deployment.price is not None else _tier_rates(deployment),
     )
+
+
+def served_rate(deployment: Deployment, model: str) -> Rate | None:
+    """The rate of another model that a deployment's provider has answered with; ``None`` where the map has none."""
+    return _served_rate(deployment.provider, deployment.api_base, model.removeprefix(f"{deployment.provider}/"))
+
+
+@lru_cache(maxsize=256)
+def _served_rate(provider: str, api_base: str | None, model: str) -> Rate | None:
+    with suppress(PolicyError, ValueError):
+        return litellm_rate(Deployment(model=f"{provider}/{model}", api_base=api_base), "")
+    return None
+
+
+def knows_model(name: str) -> bool:
+    """Whether a name, with or without a provider, is a model of the map, and not one that an installation made up."""
+    entries = litellm_map().entries
+    return name in entries or name.partition("/")[2] in entries or name.rpartition("/")[2] in entries
+
+
+def _tier_rates(deployment: Deployment) -> dict[str, Rate]:
+    found = {}
+    for tier in _TIERS:
+        with suppress(PolicyError):
+            found[tier] = replace(litellm_rate(deployment, "", tier=tier), most_seconds=deployment.timeout)
+    return found
 
 
 def _able(said: bool | None, known: Any) -> bool:
@@ -93,11 +131,15 @@ def policy_rate(price: Price, source: str) -> Rate:
     return Rate(tuple(steps), price.per_request * NANO, source, per_second_nano=price.per_second * NANO)
 
 
-def litellm_rate(deployment: Deployment, place: str) -> Rate:
-    """The rate of a deployment by litellm's map. Raises ``PolicyError``, beginning with ``place``, if it has none."""
+def litellm_rate(deployment: Deployment, place: str, *, tier: str | None = None) -> Rate:
+    """The rate of a deployment by litellm's map, in the service ``tier`` that it is billed in if none is named.
+
+    Raises ``PolicyError``, beginning with ``place``, where the map has none.
+    """
     prices = litellm_map()
     entry = prices.entry(deployment.model)
-    steps = _map_steps(entry, batch=deployment.billing == "batch")
+    ending = _TIERS[tier] if tier else _BATCH if deployment.billing == "batch" else ""
+    steps = _map_steps(entry, ending)
     if not steps or _always_searches(deployment.model, entry):
         kind = "batch price" if deployment.billing == "batch" else "price"
         why = f" ({prices.problem})" if prices.problem else ""
@@ -110,7 +152,8 @@ def litellm_rate(deployment: Deployment, place: str) -> Rate:
     if (uplift := _uplift(deployment, entry)) != 1:
         steps = [_times(step, uplift) for step in steps]
     per_request = _nano(entry.get("input_cost_per_request")) or Decimal(0)
-    return Rate(tuple(steps), per_request, f"litellm-{prices.version}-{_digest(steps, per_request)}")
+    other = tuple((kind, nano) for kind, key in _OTHER.items() if (nano := _nano(entry.get(key + ending))))
+    return Rate(tuple(steps), per_request, f"litellm-{prices.version}-{_digest(steps, per_request)}", other=other)
 
 
 def _always_searches(model: str, entry: Mapping[str, Any]) -> bool:
@@ -146,32 +189,36 @@ def _step(above: int, named: Mapping[str, Decimal | None]) -> Step:
     )
 
 
-def _map_steps(entry: Mapping[str, Any], *, batch: bool) -> list[Step]:
-    """The steps of an entry, lowest first; none where a price of input or output is missing, or 0."""
+def _map_steps(entry: Mapping[str, Any], ending: str) -> list[Step]:
+    """The steps of an entry, lowest first; none where a price of input or output is missing, or 0.
+
+    ``ending`` is that of the keys of a service tier, empty for the standard one.
+    """
     if tiers := _tiers(entry):
-        return [] if batch else [_step(above, named) for above, named in tiers]
-    named = _first_prices(entry, batch=batch)
+        return [] if ending else [_step(above, named) for above, named in tiers]
+    named = _first_prices(entry, ending)
     if not named.get("input") or not named.get("output"):
         return []
     steps = [_step(0, _dearer(named, entry))]
     for threshold in sorted({m[1] for key in entry if (m := _ABOVE.fullmatch(key))}, key=_tokens):
-        named |= _prices_above(entry, threshold, batch=batch)
+        above = _prices_above(entry, threshold, ending)
+        named |= {kind: max(nano, named.get(kind) or nano) if ending else nano for kind, nano in above.items()}
         steps.append(_step(_tokens(threshold), _dearer(named, entry)))
     return steps
 
 
-def _first_prices(entry: Mapping[str, Any], *, batch: bool) -> dict[str, Decimal | None]:
-    if not batch:
+def _first_prices(entry: Mapping[str, Any], ending: str) -> dict[str, Decimal | None]:
+    if not ending:
         return {kind: _nano(entry.get(key)) for kind, key in _KINDS.items()}
-    # A cache write without a batch price may not have the batch's discount; cached input is below input anyway.
+    # A cache write without a price in the tier may not have its discount; cached input is below input anyway.
     standard = {kind: _nano(entry.get(_KINDS[kind])) for kind in ("cache_write", "cache_write_1h")}
-    return standard | {kind: nano for kind, key in _KINDS.items() if (nano := _nano(entry.get(key + _BATCH)))}
+    return standard | {kind: nano for kind, key in _KINDS.items() if (nano := _nano(entry.get(key + ending)))}
 
 
-def _prices_above(entry: Mapping[str, Any], threshold: str, *, batch: bool) -> dict[str, Decimal]:
-    """What changes above a threshold. Without a batch price there, the standard one may be what is charged."""
+def _prices_above(entry: Mapping[str, Any], threshold: str, ending: str) -> dict[str, Decimal]:
+    """What changes above a threshold. Without a price of the tier there, the standard one may be what is charged."""
     keys = {kind: f"{key}_above_{threshold}_tokens" for kind, key in _KINDS.items()}
-    found = {kind: _nano(batch and entry.get(key + _BATCH)) or _nano(entry.get(key)) for kind, key in keys.items()}
+    found = {kind: _nano(ending and entry.get(key + ending)) or _nano(entry.get(key)) for kind, key in keys.items()}
     return {kind: nano for kind, nano in found.items() if nano is not None}
 
 

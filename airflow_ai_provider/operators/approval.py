@@ -84,6 +84,8 @@ def require_approval(
 
     plan = plan_spend(job, caller, settings)
     log.info("%s", plan_line(plan))
+    for warning in plan.warnings:
+        log.warning("%s", warning)
     whole = whole_nano(plan)
     if whole <= rule.over_nano:
         log.info("no approval is needed: %s of at most %s", dollars(whole), dollars(rule.over_nano))

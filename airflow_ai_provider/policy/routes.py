@@ -142,9 +142,14 @@ class TierOptions(Section):
 class Escalate(Section):
     """What becomes of an answer that a check rejected."""
 
-    on: tuple[Literal["schema", "grounding", "empty", "restore"], ...] = ("schema", "empty")
+    on: tuple[Literal["schema", "grounding", "empty", "restore", "truncated", "filtered", "refused"], ...] = (
+        "schema",
+        "empty",
+        "truncated",
+    )
     """Checks that are made: the output schema, every number of the answer stands in the prompt, some text at all, every
-    token of the answer can become a value."""
+    token of the answer can become a value. An answer that was cut, filtered or refused is always rejected; here it is
+    said whether ``to`` is asked for it."""
     to: Tier | None = None
     """Tier that tries once more; ``None`` rejects at once."""
     then: Literal["review"] = "review"

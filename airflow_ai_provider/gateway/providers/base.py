@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Protocol
 
 from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
@@ -71,17 +72,31 @@ class RateLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Claims:
+    """What an answer says of itself besides its tokens; ``None`` where it says nothing."""
+
+    model: str | None = None
+    service_tier: str | None = None
+    """In lower case."""
+    cost_usd: Decimal | None = None
+    """The vendor's own figure; infinite where there is one that cannot be meant."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReply:
     """One answer. ``usage`` is ``None`` where the vendor did not say: it may have charged anything up to the hold."""
 
     text: str = field(repr=False)
+    """Without what the model thought. What it says instead of an answer where it refuses."""
     usage: Usage | None
     finish_reason: str
+    """In the words of ``endings``."""
     vendor_id: str | None = None
     """The vendor's own name of the answer, at most 100 printable characters; ``None`` where it gave none."""
     tool_calls: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     """As the vendor sent them."""
     limits: RateLimits | None = None
+    claims: Claims = Claims()
 
 
 class Provider(Protocol):
@@ -100,12 +115,13 @@ def not_charged(status: int) -> bool:
     return status in _VENDOR_FAILED | _REDIRECTS or (400 <= status < 500 and status not in _MAYBE_CHARGED)
 
 
-def http_error(name: str, status: int, *, detail: str = "", retry_after: float | None = None) -> VendorError:
-    """The error for a complete HTTP response of ``status`` from deployment ``name``.
+def http_error(place: str, status: int, *, detail: str = "", retry_after: float | None = None) -> VendorError:
+    """The error for a complete HTTP response of ``status``.
 
-    ``detail`` is added to the message and must hold nothing of the request. ``kind`` depends on the status alone.
+    ``place`` begins the message and ``detail`` ends it: neither may hold anything of the request. ``kind`` depends on
+    the status alone.
     """
-    message = f"{name}: HTTP {status}{f' ({detail})' if detail else ''}"
+    message = f"{place}{f' ({detail})' if detail else ''}"
     billed = not not_charged(status)
     if status in _TRANSIENT or status >= 500:
         kind = _TRANSIENT.get(status, "server_error")

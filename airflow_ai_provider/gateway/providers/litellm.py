@@ -3,7 +3,8 @@
 litellm's classes and status codes do not say what happened: a dropped connection and a body it cannot read both
 arrive as its own ``InternalServerError`` 500, or as a 422, and either may have been charged. What happened is read
 from the chain of causes instead: only an ``httpx.HTTPStatusError`` in it proves that the vendor answered with that
-status.
+status. What was answered is read from the vendor's own JSON wherever it has OpenAI's form, since litellm turns many
+finish reasons into ``stop`` and drops what it does not know; text and tool calls are taken as litellm has read them.
 
 litellm takes seconds and well over 100 MB to import; it is imported when the first such deployment is opened.
 """
@@ -17,6 +18,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -75,23 +77,27 @@ class LitellmProvider:
             ) from None
 
     async def complete(self, request: ModelRequest) -> ModelReply:
-        failure: VendorError
+        failure: VendorError | None = None
+        response, received = None, _Received()
+        _receiving.set(received)
         try:
             async with asyncio.timeout(request.timeout):  # litellm's own covers no body that trickles in
                 while True:
                     dialect = self._adapting.dialect
                     try:
-                        return self._reply(await self._litellm.acompletion(**self._arguments(request, dialect)))
+                        response = await self._litellm.acompletion(**self._arguments(request, dialect))
+                        break
                     except self._litellm.UnsupportedParamsError as error:
                         failure = self._failure(error, request, dialect)
                     if not isinstance(failure, ParameterRefused) or failure.http_status is not None:
                         break  # litellm itself refused it otherwise, and nothing was sent
-        except VendorError as error:
-            failure = error
         except TimeoutError:
             failure = replies.timed_out(self._name)
         except Exception as error:  # noqa: BLE001 - litellm raises its own, openai's, httpx's and pydantic's
             failure = self._failure(error, request, dialect)
+        if (reply := self._read(received, response, request)) is not None:
+            return reply
+        assert failure is not None, "litellm returned an answer, or raised"
         raise failure  # without litellm's as its cause: that knows prompt and key
 
     def _failure(self, error: Exception, request: ModelRequest, dialect: Dialect) -> VendorError:
@@ -133,12 +139,61 @@ class LitellmProvider:
             arguments["_skip_mcp_handler"] = True  # which needs a package more, and calls tools by itself
         return arguments
 
-    def _reply(self, response: Any) -> ModelReply:
-        headers = _headers(response)
-        reply = replies.read_reply(self._name, response, headers)
+    def _read(self, received: _Received, response: Any, request: ModelRequest) -> ModelReply | None:
+        """The answer in the vendor's JSON or, where that is not OpenAI's, as litellm has read it; ``None`` without one.
+
+        Raises ``VendorError`` where the vendor's JSON is an error, or no answer at all.
+        """
+        body, messages = received.body(), request.messages
+        headers = received.header if response is None else _headers(response)
+        if replies.has_openai_form(body):
+            return replies.read_reply(self._name, body, headers, messages=messages, read=response)
+        if response is None:
+            replies.raise_inner(self._name, body, headers)
+            if received.is_whole:
+                raise replies.unreadable(self._name)
+            return None
+        reply = replies.read_translated(self._name, response, headers, messages=messages, body=body)
         if reply.vendor_id and _MADE_UP.fullmatch(reply.vendor_id):
             return replace(reply, vendor_id=replies.vendor_id(None, headers))
         return reply
+
+
+class _Received:
+    """The vendor's response to one request, as it came."""
+
+    def __init__(self) -> None:
+        self._response: Any = None
+
+    def take(self, response: Any) -> None:
+        self._response = response
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a response of status 200 to 299 was read to its end."""
+        try:
+            return (
+                self._response is not None and 200 <= self._response.status_code < 300 and bool(self._response.content)
+            )
+        except RuntimeError:  # not read to its end
+            return False
+
+    def body(self) -> Any:
+        """The JSON of a whole response; ``None`` where there is none."""
+        if not self.is_whole:
+            return None
+        try:
+            return replies.parse("", self._response.content)
+        except VendorError:
+            return None
+
+    def header(self, name: str) -> str | None:
+        value: str | None = self._response.headers.get(name)
+        return value
+
+
+_receiving: ContextVar[_Received | None] = ContextVar("_receiving", default=None)
+"""Who waits for the response to the request that is sent in this context."""
 
 
 def mapped(name: str, error: Exception) -> VendorError:
@@ -287,6 +342,8 @@ def _guarded(handle: Callable[..., Any]) -> Callable[..., Any]:
             await response.aclose()
             raise _WebPage(response.status_code)
         response.stream = Stream(response.stream)
+        if (received := _receiving.get()) is not None:
+            received.take(response)
         return response
 
     handle_async_request.guards = True  # type: ignore[attr-defined]

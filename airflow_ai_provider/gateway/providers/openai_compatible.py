@@ -61,7 +61,8 @@ class OpenAICompatibleProvider:
         if replies.is_page(status, headers.get("content-type")):
             raise replies.wrong_address(self._name, status)
         if 200 <= status < 300:
-            return replies.read_reply(self._name, replies.parse(self._name, content), _lookup(headers))
+            body = replies.parse(self._name, content)
+            return replies.read_reply(self._name, body, _lookup(headers), messages=request.messages)
         error = replies.refused(self._name, status, replies.read_error(content), _lookup(headers))
         if error.kind in ADAPTABLE:
             sent = {*self._address.params, *request.params, *self._structure.flags(request, dialect)}

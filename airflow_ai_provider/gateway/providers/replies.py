@@ -1,8 +1,7 @@
 """What vendors answer and refuse, read in one way for every adapter.
 
-A reading takes plain JSON values as well as objects with attributes, which is what litellm makes of them. Nothing a
-vendor says leaves this module as it is: its errors may repeat the prompt, and its texts may be such that nobody can
-write them.
+A reading takes plain JSON values as well as objects with attributes, which is what litellm makes of them. Nothing of a
+vendor's errors leaves this module as it is, since they may repeat the prompt; texts are made writable as UTF-8.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,10 +18,13 @@ from urllib.parse import urlsplit
 import orjson
 
 from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
+from airflow_ai_provider.gateway.endings import CUT, FAILED, REFUSED, ending_of, raw_reason, worse
 from airflow_ai_provider.gateway.providers.base import LONGEST_WAIT, ModelReply, http_error, not_charged
 from airflow_ai_provider.gateway.providers.delays import body_delay
+from airflow_ai_provider.gateway.providers.inner_errors import InnerError, inner_error
 from airflow_ai_provider.gateway.providers.quotas import Headers, exhausted_until, read_limits, retry_after
-from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.gateway.providers.thoughts import without_thought
+from airflow_ai_provider.gateway.providers.usage import read_claims, read_usage, usage_of
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error"})
@@ -39,77 +41,111 @@ _REFUSED = frozenset({400, 403, 413, 422, 451})
 """Statuses with which a vendor may refuse what a request says."""
 REDIRECTED_TO = "x-redirected-to"
 """What an adapter calls ``location`` where the client below it would follow that."""
-_MOST_TOKENS = 10**9
 _PLAIN_TEXT = 4000
 """Bytes of an error that is not JSON, in which a delay is looked for."""
+_TEXT_PARTS = ("text", "output_text")
 _REQUEST_ID_HEADERS = ("request-id", "x-request-id", "x-amzn-requestid")
 """Anthropic's, OpenAI's and Bedrock's."""
-_FINISH = {
-    "eos": "stop",
-    "eos_token": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_use": "tool_calls",
-}
-"""Other vendors' words for OpenAI's."""
-_REASON = re.compile(r"[a-z][a-z_]{0,39}")
-_THOUGHT = re.compile(r"\s*<(think|thinking)>.*?</\1>\s*", re.DOTALL)
-"""What a reasoning model thought, where its server leaves that in the answer."""
 
 
-def read_reply(name: str, body: Any, headers: Headers) -> ModelReply:
+def has_openai_form(body: Any) -> bool:
+    """Whether the JSON of an answer is a chat completion of OpenAI's protocol."""
+    return isinstance(body, Mapping) and "choices" in body
+
+
+def read_reply(
+    name: str, body: Any, headers: Headers, *, messages: Sequence[Mapping[str, Any]] = (), read: Any = None
+) -> ModelReply:
     """The answer of deployment ``name`` in the body of a chat completion.
 
-    Raises ``VendorTransientError``, billed, where there is none in it.
+    ``messages`` is what was asked. ``read`` is the body as a client library has read it: its tool calls are taken, and
+    its text where the body has none, since that may have asked for a schema as a tool. Raises a ``VendorError`` where
+    there is an error instead of an answer, as if the vendor had refused with that error's status;
+    ``VendorTransientError``, billed, where there is neither.
+    """
+    raise_inner(name, body, headers)
+    choice, message = _message(name, body)
+    said = _field(message, "content"), _field(message, "tool_calls")
+    if read is not None:
+        _, ours = _message(name, read)
+        said = said[0] or _field(ours, "content"), _field(ours, "tool_calls")
+    ending = worse(ending_of(raw_reason(body, choice)), ending_of(_field(choice, "native_finish_reason")))
+    reply = _reply(said, ending, usage_of(body), messages)
+    return replace(
+        reply if reply.tool_calls or ending == CUT else _or_refusal(reply, message),
+        vendor_id=vendor_id(_field(body, "id"), headers),
+        limits=read_limits(headers, datetime.now(UTC)),
+        claims=read_claims(body, headers),
+    )
+
+
+def read_translated(
+    name: str, read: Any, headers: Headers, *, messages: Sequence[Mapping[str, Any]], body: Any
+) -> ModelReply:
+    """The answer of a vendor with a protocol of its own, as litellm has made it OpenAI's.
+
+    ``body`` is the vendor's JSON, which has the last word on why the answer ended and on what it says of itself;
+    ``None`` where that is not known. Raises ``VendorTransientError``, billed, where there is no answer.
+    """
+    choice, message = _message(name, read)
+    reason = raw_reason(body, None)
+    ending = ending_of(_field(choice, "finish_reason") if reason is None else reason)
+    if ending == FAILED:
+        raise _refused_within(name, InnerError({}, None, {}, partial=True), body, headers)
+    reply = _reply((_field(message, "content"), _field(message, "tool_calls")), ending, usage_of(read), messages)
+    return replace(
+        reply,
+        vendor_id=vendor_id(_field(read, "id"), headers),
+        limits=read_limits(headers, datetime.now(UTC)),
+        claims=read_claims(body, headers),
+    )
+
+
+def raise_inner(name: str, body: Any, headers: Headers) -> None:
+    """Raises the ``VendorError`` for an error that came with HTTP status 200, where ``body`` is one."""
+    if (error := inner_error(body)) is not None:
+        raise _refused_within(name, error, body, headers)
+
+
+def _reply(said: tuple[Any, Any], ending: str, figures: Any, messages: Sequence[Mapping[str, Any]]) -> ModelReply:
+    content, calls = said
+    tool_calls = _plain(calls) if isinstance(calls, list) else ()
+    text = without_thought(_text(content), lambda: _prompt(messages))
+    usage = read_usage(figures)
+    if usage is not None and not usage.output and (text or tool_calls):
+        usage = None  # no answer is made of no tokens
+    return ModelReply(text=writable(text), usage=usage, finish_reason=ending, tool_calls=tool_calls)
+
+
+def _or_refusal(reply: ModelReply, message: Any) -> ModelReply:
+    """The same, or what the model says instead of an answer: in a field of the message, or a part of its content."""
+    said = _field(message, "refusal")
+    if not said and isinstance(parts := _field(message, "content"), list):
+        said = next((_field(part, "refusal") for part in parts if _field(part, "type") == "refusal"), None)
+    if not isinstance(said, str) or not said.strip():
+        return reply
+    return replace(reply, finish_reason=REFUSED, text=reply.text or writable(said))
+
+
+def _message(name: str, body: Any) -> tuple[Any, Any]:
+    """The first choice, and its message. Raises ``VendorTransientError``, billed, where there is none.
+
+    Choices that are none, from a vendor that says what it charged, are an answer without text.
     """
     choices = _field(body, "choices")
-    message = _field(choices[0], "message") if isinstance(choices, list) and choices else None
-    if message is None:
-        raise unreadable(name)
-    calls = _field(message, "tool_calls")
-    return ModelReply(
-        text=_text(_field(message, "content")),
-        usage=read_usage(_field(body, "usage")),
-        finish_reason=_finish(_field(choices[0], "finish_reason")),
-        vendor_id=vendor_id(_field(body, "id"), headers),
-        tool_calls=_plain(calls) if isinstance(calls, list) else (),
-        limits=read_limits(headers, datetime.now(UTC)),
-    )
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = _field(choice, "message")
+    if message is not None or (choice is not None and _field(choice, "finish_reason") is not None):
+        return choice, message
+    if isinstance(choices, list) and not choices and read_usage(usage_of(body)) is not None:
+        return {}, {}
+    raise unreadable(name)
 
 
-def read_usage(reported: Any) -> Usage | None:
-    """The vendor's figures; ``None`` where there are none (litellm then fills in zeros) or none that can be meant.
-
-    ``prompt_tokens`` holds what was read from the prompt cache and what was written to it: OpenAI's and Gemini's own
-    figures do, and for Anthropic and Bedrock litellm adds both (``AnthropicConfig.calculate_usage``,
-    ``AmazonConverseConfig.transform_usage``; ``generic_cost_per_token`` relies on it). Where the two parts are more
-    than the whole all the same, as behind a proxy that passes Anthropic's figures on as they are, they are added here.
-    ``completion_tokens`` holds what a model thought; where the total shows that it does not (xAI), that is added.
-    """
-    prompt, output = _field(reported, "prompt_tokens"), _field(reported, "completion_tokens")
-    if type(prompt) is not int or type(output) is not int or prompt <= 0 or output < 0:
-        return None
-    details = _field(reported, "prompt_tokens_details")
-    cached = (
-        _count(details, "cached_tokens")
-        or _count(reported, "cache_read_input_tokens")
-        or _count(reported, "prompt_cache_hit_tokens")
-    )
-    write = (
-        _count(details, "cache_write_tokens")
-        or _count(details, "cache_creation_tokens")
-        or _count(reported, "cache_creation_input_tokens")
-    )
-    if cached + write > prompt:
-        prompt += cached + write
-    thought = _count(_field(reported, "completion_tokens_details"), "reasoning_tokens")
-    if thought and _count(reported, "total_tokens") >= prompt + output + thought:
-        output += thought
-    if max(prompt, output) > _MOST_TOKENS:
-        return None
-    return Usage(prompt, output, cached, write, _kept_an_hour(details, write))
+def _prompt(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of all messages."""
+    contents = (message.get("content") for message in messages)
+    return "\n".join(_text(content) if not isinstance(content, str) else content for content in contents)
 
 
 def vendor_id(name: object, headers: Headers) -> str | None:
@@ -159,6 +195,10 @@ def read_error(content: bytes) -> Said:
         return Said(delay=_stated_delay({}, {}, content[:_PLAIN_TEXT].decode(errors="replace"), now))
     if isinstance(body, list) and body:  # Gemini's, where it speaks OpenAI's protocol
         body = body[0]
+    return _said(body, now)
+
+
+def _said(body: Any, now: datetime) -> Said:
     whole = body if isinstance(body, Mapping) else {"error": body}
     error = whole.get("error", whole)
     if not isinstance(error, Mapping):
@@ -191,11 +231,39 @@ def _stated_delay(error: Mapping[str, Any], whole: Mapping[str, Any], text: str,
     return None
 
 
+def _refused_within(name: str, found: InnerError, body: Any, headers: Headers) -> VendorError:
+    """The error for one that came with HTTP status 200. Charged for where the answer says so, or began."""
+    charged = found.partial or _says_it_is_charged(body)
+    if found.status is None:
+        message = f"{name}: an error without a status in an HTTP 200 answer"
+        return VendorTransientError(message, kind="server_error", billed=True)
+    said = _said({**found.body, "error": found.error}, datetime.now(UTC))
+    error = refused(name, found.status, said, headers, place=f"{name}: error {found.status} in HTTP 200")
+    error.billed |= charged
+    return error
+
+
+def _says_it_is_charged(body: Any) -> bool:
+    figures = usage_of(body)
+    counts = figures.values() if isinstance(figures, Mapping) else ()
+    return any(isinstance(count, int | float) and not isinstance(count, bool) and count > 0 for count in counts)
+
+
 def refused(
-    name: str, status: int, said: Said, headers: Headers, *, context: bool = False, policy: bool = False
+    name: str,
+    status: int,
+    said: Said,
+    headers: Headers,
+    *,
+    context: bool = False,
+    policy: bool = False,
+    place: str | None = None,
 ) -> VendorError:
-    """The error for a complete HTTP response of ``status``; ``context`` and ``policy`` are what others know of it."""
-    place, content = f"{name}: HTTP {status}", status in _REFUSED
+    """The error for a complete HTTP response of ``status``.
+
+    ``context`` and ``policy`` are what a client library has made of it. ``place`` begins the message.
+    """
+    place, content = place or f"{name}: HTTP {status}", status in _REFUSED
     billed = not not_charged(status)
     if said.codes & _QUOTA_CODES or _any(_QUOTA_PHRASES, said.message):
         return VendorPermanentError(
@@ -208,7 +276,7 @@ def refused(
         explanation = f"{place}: refused by content policy"
         return VendorPermanentError(explanation, kind="content_policy", http_status=status, billed=billed)
     detail = _redirection(headers) if 300 <= status < 400 else said.code if _CODE.fullmatch(said.code) else ""
-    return http_error(name, status, detail=detail, retry_after=_delay(status, said, headers, datetime.now(UTC)))
+    return http_error(place, status, detail=detail, retry_after=_delay(status, said, headers, datetime.now(UTC)))
 
 
 def not_connected(name: str, why: str = "") -> VendorTransientError:
@@ -302,36 +370,14 @@ def _clean(value: Any) -> Any:
 def _text(content: Any) -> str:
     """The text of a message: a string, or parts of which some are text (Mistral's, when it thinks)."""
     if isinstance(content, list):
-        parts = (_field(part, "text") for part in content if _field(part, "type") == "text")
+        parts = (_field(part, "text") for part in content if _field(part, "type") in _TEXT_PARTS)
         content = "".join(part for part in parts if isinstance(part, str))
-    if not isinstance(content, str):
-        return ""
-    if "</think" in content and (thought := _THOUGHT.match(content)):
-        content = content[thought.end() :]
-    return writable(content)
+    return content if isinstance(content, str) else ""
 
 
 def writable(text: str) -> str:
     """The text as UTF-8 can hold it: JSON lets a vendor send half of a surrogate pair, as when it cuts an emoji."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _finish(reason: object) -> str:
-    if not isinstance(reason, str) or not _REASON.fullmatch(reason):
-        return "stop"
-    return _FINISH.get(reason, reason)
-
-
-def _kept_an_hour(details: Any, write: int) -> int:
-    """Of the tokens written to the cache, those that may be charged as kept for an hour: all but what was said to be
-    kept for five minutes. Who offers only one kind has one price for both."""
-    split = _field(details, "cache_creation_token_details")
-    return max(0, write - _count(split, "ephemeral_5m_input_tokens"))
-
-
-def _count(figures: Any, name: str) -> int:
-    value = _field(figures, name)
-    return value if type(value) is int and value > 0 else 0
 
 
 def _storable(name: object) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from airflow_ai_provider.errors import KeyringError, PrivacyError
+from airflow_ai_provider.gateway.endings import ending_of, is_blank, is_whole
 from airflow_ai_provider.privacy.cipher import Sealer, key_id_of
 from airflow_ai_provider.privacy.keyring import Keyring
 
@@ -56,7 +57,15 @@ class Stored(NamedTuple):
     """As the vendor sent them, masked."""
 
     def good_for(self, *, run: str, ttl: int, now: float) -> bool:
-        return self.run == run or now - self.created_at < ttl
+        """Whether a run may have this answer: the one that paid for it always, another one only a whole answer.
+
+        A run finds its own answers that were cut, filtered or refused, so that a retry does not pay for the same again.
+        """
+        return self.run == run or (now - self.created_at < ttl and self._is_whole)
+
+    @property
+    def _is_whole(self) -> bool:
+        return is_whole(ending_of(self.finish_reason)) and (bool(self.tool_calls) or not is_blank(self.text))
 
 
 _TYPES = [int, str, str, str, int, int, int, str, int, int, str, list, str, list]

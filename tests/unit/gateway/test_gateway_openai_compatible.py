@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_making import KEY, PERMANENT, TRANSIENT, Expected, answering, ask, completion, failure, provider, request
 
-from airflow_ai_provider.errors import PolicyError, VendorTransientError
+from airflow_ai_provider.errors import PolicyError, VendorError
 from airflow_ai_provider.gateway.preflight import check_policy
 from airflow_ai_provider.gateway.providers import open_provider, replies
 from airflow_ai_provider.gateway.providers.base import not_charged
@@ -317,14 +317,14 @@ def read_or_refuse(read: Callable[[], Any]) -> Any:
     """What is read; ``None`` where that is refused as it should be."""
     try:
         return read()
-    except VendorTransientError as error:
-        if (error.kind, error.billed) == ("malformed", True):
+    except VendorError as error:
+        if (error.kind, error.billed) == ("malformed", True) or error.http_status or error.kind == "server_error":
             return None
         raise
 
 
 @given(JSON | SAYINGS)
-def test_any_json_is_an_answer_or_one_that_cannot_be_read(said: Any) -> None:
+def test_any_json_is_an_answer_an_error_or_cannot_be_read(said: Any) -> None:
     reply = read_or_refuse(lambda: replies.read_reply("small", said, {}.get))
     if reply is not None:
         orjson.dumps([reply.text, reply.finish_reason])

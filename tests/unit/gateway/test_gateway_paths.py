@@ -5,15 +5,17 @@ After every job the same must hold: nothing is left open or held, and the vendor
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gateway_making import House, deployment, invoiced, nano, policy
+from vendor_zoo import said
 
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.testing.behaviour import Faults
+from airflow_ai_provider.testing.behaviour import Faults, RawAnswer
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 SCHEMA = {
@@ -148,7 +150,7 @@ def two_tiers(**changes: object) -> dict[str, object]:
 
 def test_a_rejected_answer_is_tried_once_more_one_tier_up(house: House, vendor: VendorDouble) -> None:
     house.write(two_tiers())
-    vendor.configure(script=["truncated"])
+    vendor.configure(script=["empty"])
     (row,) = house.run(["hi"], output_schema=SCHEMA).rows
     assert (row["status"], row["tier"], row["deployment"]) == ("ok", "complex", "large")
     assert row["answer"] == '{"answer":"Answer about \\"hi…\\""}'
@@ -158,7 +160,7 @@ def test_a_rejected_answer_is_tried_once_more_one_tier_up(house: House, vendor: 
 
 def test_an_answer_rejected_on_both_tiers_is_kept_for_review(house: House, vendor: VendorDouble) -> None:
     house.write(two_tiers())
-    vendor.configure(script=["truncated", "truncated"])
+    vendor.configure(answers={"prose": RawAnswer(json.dumps(said("no JSON")))}, script=["prose", "prose"])
     outcome = house.run(["hi"], output_schema=SCHEMA)
     (row,) = outcome.rows
     assert (row["status"], row["tier"]) == ("rejected", "complex")
@@ -170,7 +172,7 @@ def test_an_answer_rejected_on_both_tiers_is_kept_for_review(house: House, vendo
 
 def test_where_the_upper_tier_fails_a_retry_asks_the_upper_tier_alone(house: House, vendor: VendorDouble) -> None:
     house.write(two_tiers())
-    vendor.configure(script=["truncated", "401"])
+    vendor.configure(script=["empty", "401"])
     (row,) = house.run(["hi"], output_schema=SCHEMA).rows
     assert row["status"] == "error"
     again = house.run(["hi"], output_schema=SCHEMA, caller=Caller("dag", "run-1", "answer", try_number=2))

@@ -68,7 +68,7 @@ def test_an_answer_that_no_tier_gets_right_waits_once_however_often_the_task_is_
     tiers = {"simple": ["small"], "complex": ["large"]}
     retry = {"attempts": 1, "wait": 0.001, "max_wait": 0.002}
     house.write(policy(deployments=places, tiers=tiers, escalate={"on": ["schema"], "to": "complex"}, retry=retry))
-    vendor.configure(script=["truncated", "truncated", "503", "truncated"])
+    vendor.configure(script=["empty", "empty", "503", "empty"])
     assert sorted(again(house, ["one", "two"], 1, output_schema=SCHEMA)) == ["error", "rejected"]
     (waiting,) = before = items(house)
     assert before[waiting] == ("schema", "open")
@@ -91,7 +91,7 @@ def test_rows_that_cannot_be_rendered_wait_and_those_of_an_unwell_deployment_do_
 
 def test_what_was_decided_does_not_come_back_with_a_retry(house: House, vendor: VendorDouble) -> None:
     house.write(policy(deployments={"small": deployment(concurrency=1)}, retry={"attempts": 1, "wait": 0.001}))
-    vendor.configure(script=["truncated", "503"])
+    vendor.configure(script=["empty", "503"])
     first = again(house, ["one", "two"], 1, output_schema=SCHEMA)
     assert sorted(first) == ["error", "rejected"]
     (key,) = items(house)
