@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from airflow_ai_provider.errors import JobStopped, VendorError, VendorTransientError
 from airflow_ai_provider.gateway.charging import charge_of
-from airflow_ai_provider.gateway.endings import is_blank, reason_against
+from airflow_ai_provider.gateway.endings import EMPTY, is_blank, reason_against
 from airflow_ai_provider.gateway.escalation import kind_of
 from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.identity import attempt_id
@@ -297,10 +297,11 @@ class Attempts:
 
     def _stored(self, reply: ModelReply, prepared: Prepared, lane: Lane, settled: Settled) -> Stored:
         usage = settled.usage or Usage(0, 0)
+        rejected_as_empty = _fault_of(reply) == EMPTY and EMPTY in self._plan.route.escalate.on
         return Stored(
             text=reply.text,
             deployment=lane.name,
-            finish_reason=reply.finish_reason,
+            finish_reason=EMPTY if rejected_as_empty else reply.finish_reason,
             input_tokens=usage.input,
             output_tokens=usage.output,
             cost_nano=settled.cost_nano,
@@ -344,7 +345,7 @@ def _fault_of(reply: ModelReply) -> str | None:
     blank = is_blank(reply.text) and not reply.tool_calls
     if reason := reason_against(reply.finish_reason, has_text=not blank):
         return kind_of(reason)
-    return "empty" if blank else None
+    return EMPTY if blank else None
 
 
 async def in_time(waiting: Awaitable[T], ends: float | None) -> T:

@@ -1,7 +1,8 @@
 """Why a vendor ended an answer: every vendor's words in one vocabulary.
 
 ``stop`` and ``tool_calls`` are whole answers, ``length`` was cut, ``content_filter`` was filtered, ``refusal`` is the
-model's own, ``error`` is no answer. A word that fits none of them is kept as it is.
+model's own, ``error`` is no answer. A word that fits none of them is kept as it is. ``empty`` is no vendor's: an answer
+of nothing is stored with it where the job rejects that.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-CUT, FILTERED, REFUSED, FAILED = "length", "content_filter", "refusal", "error"
+CUT, FILTERED, REFUSED, FAILED, EMPTY = "length", "content_filter", "refusal", "error", "empty"
 _STOP = "stop"
 _TOOLS = "tool_calls"
 _WORDS: Mapping[str, str] = {
@@ -25,6 +26,7 @@ _WORDS: Mapping[str, str] = {
         FILTERED: "content_filter content_filtered safety recitation language blocklist prohibited_content spii"
         " sensitive guardrail_intervened error_toxic escalation no_image",
         REFUSED: "refusal",
+        EMPTY: "empty",
         FAILED: "error network_error insufficient_system_resource abort user_cancel malformed_response load",
     }.items()
     for word in words.split()
@@ -68,7 +70,7 @@ def worse(first: str, second: str) -> str:
     return second if first not in _BAD and second in _BAD else first
 
 
-_BAD = frozenset({CUT, FILTERED, REFUSED, FAILED})
+_BAD = frozenset({CUT, FILTERED, REFUSED, FAILED, EMPTY})
 
 
 def is_whole(ending: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from airflow_ai_provider.errors import KeyringError, PrivacyError
-from airflow_ai_provider.gateway.endings import ending_of, is_blank, is_whole
+from airflow_ai_provider.gateway.endings import ending_of, is_whole
 from airflow_ai_provider.privacy.cipher import Sealer, key_id_of
 from airflow_ai_provider.privacy.keyring import Keyring
 
@@ -38,6 +38,7 @@ class Stored(NamedTuple):
     text: str
     deployment: str
     finish_reason: str
+    """In the words of ``endings``."""
     input_tokens: int
     output_tokens: int
     cost_nano: int
@@ -59,13 +60,9 @@ class Stored(NamedTuple):
     def good_for(self, *, run: str, ttl: int, now: float) -> bool:
         """Whether a run may have this answer: the one that paid for it always, another one only a whole answer.
 
-        A run finds its own answers that were cut, filtered or refused, so that a retry does not pay for the same again.
+        A run finds its own answers that were cut, filtered, refused or empty, so that a retry does not pay again.
         """
-        return self.run == run or (now - self.created_at < ttl and self._is_whole)
-
-    @property
-    def _is_whole(self) -> bool:
-        return is_whole(ending_of(self.finish_reason)) and (bool(self.tool_calls) or not is_blank(self.text))
+        return self.run == run or (now - self.created_at < ttl and is_whole(ending_of(self.finish_reason)))
 
 
 _TYPES = [int, str, str, str, int, int, int, str, int, int, str, list, str, list]

@@ -78,9 +78,10 @@ def test_it_is_counted_apart(house: House, kind: str) -> None:
 
 def test_another_limit_is_another_request(house: House, vendor: VendorDouble) -> None:
     house.write(policy(**SHARED))
-    house.run(["hi [[double:truncated*1]]"], run_id="a")
+    vendor.configure(script=["truncated"])
+    house.run(["hi"], run_id="a")
     house.write(policy(max_tokens=60, **SHARED))
-    again = house.run(["hi [[double:truncated*1]]"], run_id="a")
+    again = house.run(["hi"], run_id="a")
     assert (again.rows[0]["status"], vendor.stats().requests) == ("ok", 2)
 
 
@@ -102,7 +103,8 @@ def test_a_cut_answer_is_asked_for_again_only_with_a_larger_limit(
     house: House, vendor: VendorDouble, on: list[str], large: int | None, asked: int
 ) -> None:
     house.write(two_tiers(on, large=large))
-    outcome = house.run(["hi [[double:truncated*1]]"])
+    vendor.configure(script=["truncated"])
+    outcome = house.run(["hi"])
     assert (vendor.stats().requests, outcome.rows[0]["status"]) == (asked, "ok" if asked == 2 else "rejected")
 
 
@@ -120,7 +122,8 @@ def test_what_one_model_withholds_only_another_one_is_asked_for(
     house: House, vendor: VendorDouble, kind: str, listed: bool, upper: str, asked: int
 ) -> None:
     house.write(two_tiers([kind] if listed else ["schema"], upper=upper))
-    outcome = house.run([f"hi [[double:{kind}*1]]"])
+    vendor.configure(script=[kind])
+    outcome = house.run(["hi"])
     assert (vendor.stats().requests, outcome.rows[0]["status"]) == (asked, "ok" if asked == 2 else "rejected")
 
 

@@ -99,7 +99,7 @@ def test_what_was_decided_does_not_come_back_with_a_retry(house: House, vendor: 
         (item,) = list_reviews(conn)
         decide(conn, item["item_id"], "accepted", by="ada", note=None, now=datetime.now(UTC))
     assert sorted(again(house, ["one", "two"], 2, output_schema=SCHEMA)) == ["ok", "rejected"]
-    assert items(house) == {key: ("schema", "decided")}
+    assert items(house) == {key: ("empty", "decided")}
     assert kinds(reconciled(house)) == ["ledger_without_event"], "decided past the command, and so past the trail"
 
 
