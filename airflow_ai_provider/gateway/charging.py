@@ -47,7 +47,7 @@ def charge_of(
     version = rate.version
     if (served := claims.model) and not _is_asked(deployment, served):
         notes.append("model")
-        other = served_rate(deployment, served)
+        other = served_rate(deployment, served, facts.surcharge)
         costs.append(None if other is None or reply.usage is None else _cost(other, reply.usage, seconds, deployment))
         if other is None or max((cost or 0 for cost in costs), default=0) > bound_nano:
             doubt = doubt or "other_model"

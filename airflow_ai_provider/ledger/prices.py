@@ -62,6 +62,8 @@ class ModelFacts:
     tools: bool = True
     tiers: Mapping[str, Rate] = field(default_factory=dict)
     """Prices of other service tiers than the standard one, as far as the map has them."""
+    surcharge: Decimal = Decimal(0)
+    """USD of each request for its parameters; ``rate`` and ``tiers`` hold it."""
 
 
 def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelFacts:
@@ -78,28 +80,34 @@ def model_facts(name: str, deployment: Deployment, policy_digest: str) -> ModelF
         rate = policy_rate(Price(input_per_mtok=Decimal(0), output_per_mtok=Decimal(0)), "offline")
     else:
         rate = litellm_rate(deployment, f"deployments.{name}")
-    if surcharge := deployment.surcharge(deployment.params):
-        fee, version = surcharge * NANO, f"{rate.version}+{surcharge.normalize():f}"
-        rate = replace(rate, per_request_nano=rate.per_request_nano + fee, version=version)
+    surcharge = deployment.surcharge(deployment.params)
+    tiers = {} if deployment.price is not None else _tier_rates(deployment)
     return ModelFacts(
-        replace(rate, most_seconds=deployment.longest_timeout),
+        replace(_with_fee(rate, surcharge), most_seconds=deployment.longest_timeout),
         int(context) if context else None,
         json=_able(deployment.json_, entry.get("supports_response_schema")),
         tools=_able(deployment.tools, entry.get("supports_function_calling")),
-        tiers={} if deployment.price is not None else _tier_rates(deployment),
+        tiers={tier: _with_fee(found, surcharge) for tier, found in tiers.items()},
+        surcharge=surcharge,
     )
 
 
-def served_rate(deployment: Deployment, model: str) -> Rate | None:
-    """The rate of another model that a deployment's provider has answered with; ``None`` where the map has none."""
-    return _served_rate(deployment.provider, deployment.api_base, model.removeprefix(f"{deployment.provider}/"))
+def served_rate(deployment: Deployment, model: str, surcharge: Decimal) -> Rate | None:
+    """The rate of another model that a deployment's provider has answered with; ``None`` where the map has none.
 
-
-@lru_cache(maxsize=256)
-def _served_rate(provider: str, api_base: str | None, model: str) -> Rate | None:
-    with suppress(PolicyError, ValueError):
-        return litellm_rate(Deployment(model=f"{provider}/{model}", api_base=api_base), "")
+    ``surcharge`` is the fee of each request in USD.
+    """
+    name = f"{deployment.provider}/{model.removeprefix(f'{deployment.provider}/')}"
+    with suppress(PolicyError):
+        return _with_fee(litellm_rate(deployment.model_copy(update={"model": name}), ""), surcharge)
     return None
+
+
+def _with_fee(rate: Rate, surcharge: Decimal) -> Rate:
+    if not surcharge:
+        return rate
+    version = f"{rate.version}+{surcharge.normalize():f}"
+    return replace(rate, per_request_nano=rate.per_request_nano + surcharge * NANO, version=version)
 
 
 def knows_model(name: str) -> bool:
@@ -112,7 +120,7 @@ def _tier_rates(deployment: Deployment) -> dict[str, Rate]:
     found = {}
     for tier in _TIERS:
         with suppress(PolicyError):
-            found[tier] = replace(litellm_rate(deployment, "", tier=tier), most_seconds=deployment.timeout)
+            found[tier] = replace(litellm_rate(deployment, "", tier=tier), most_seconds=deployment.longest_timeout)
     return found
 
 
