@@ -161,7 +161,10 @@ def test_a_plan_warns_of_a_model_that_reasons_with_a_small_limit(
 ) -> None:
     price = {"input_per_mtok": 1, "output_per_mtok": 1}
     house.write(
-        policy(deployments={"small": deployment(model=model, price=price, params=params)}, max_tokens=max_tokens)
+        policy(
+            deployments={"small": deployment(model=model, price=price, params=params, timeout=600)},
+            max_tokens=max_tokens,
+        )
     )
     plan = plan_spend(house.job(["hi"], sink=""), Caller("d", "r", "t"), house.settings)
     assert bool(plan.warnings) == warned
