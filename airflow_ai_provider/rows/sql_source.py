@@ -83,6 +83,7 @@ class SqlSource:
         with closing(self.connect()) as connection:
             driver = type(connection).__module__.split(".")[0]
             try:
+                _read_only(connection, driver)
                 cursor = _cursor(connection, driver)
                 cursor.execute(self._statement(driver))
                 while True:
@@ -176,6 +177,19 @@ def as_text(value: Any) -> str | None:
         case bytes() | bytearray() | memoryview():
             return bytes(value).hex()
     return str(value)
+
+
+def _read_only(connection: Any, driver: str) -> None:
+    """Let the database refuse whatever a query would write: a WITH may end in an UPDATE, a function may write."""
+    match driver:
+        case "sqlite3":
+            connection.execute("PRAGMA query_only = ON")
+        case "psycopg":
+            connection.rollback()  # of what the hook may have asked: this can be set outside of a transaction only
+            connection.read_only = True
+        case "psycopg2":
+            connection.rollback()
+            connection.set_session(readonly=True)
 
 
 def _cursor(connection: Any, driver: str) -> Any:

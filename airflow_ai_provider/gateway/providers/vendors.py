@@ -51,6 +51,11 @@ _ARGUMENTS = frozenset({"api_version", "azure_ad_token", "organization", "projec
 """Fields of a connection's extra that are no part of a request's body."""
 _AZURE_LOGIN = frozenset({"tenant_id", "client_id", "client_secret", "azure_scope", "azure_username", "azure_password"})
 """With these, litellm signs in to Entra ID."""
+_OUR_HEADERS = frozenset(
+    "host connection content-length content-type content-encoding transfer-encoding accept-encoding idempotency-key "
+    "expect upgrade te trailer".split()
+)
+"""Headers that say where a request goes, how it is framed, or which attempt it is: no connection can set them."""
 _AZURE_V1 = ("v1", "latest", "preview")
 """litellm's words for the interface that has no versions."""
 _AZURE_SERIES = ("o_series/", "gpt5_series/")
@@ -126,6 +131,10 @@ def check_endpoint(name: str, deployment: Deployment, endpoint: Endpoint) -> Non
         raise PolicyError(
             f"{place}: the API key of its connection begins or ends with a space, or has a line break in it; store it "
             "again without"
+        )
+    if bad := sorted(header for header in endpoint.headers if header.lower() in _OUR_HEADERS):
+        raise PolicyError(
+            f"{place}: its connection's headers set {', '.join(bad)}, which every request has already: remove it there"
         )
     if base is not None and not _is_url(base):
         raise PolicyError(f"{place}: api_base: expected a URL such as https://host/v1, without login or query")
