@@ -29,6 +29,8 @@ FETCH_ROWS = 1000
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 _SELECT = re.compile(r"(\s|--[^\n]*\n|/\*.*?\*/|\()*(select|with|values|table)\b", re.IGNORECASE | re.DOTALL)
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
+_OTHER_QUOTING = ("$", "\\", "--", "/*", "#", "`")
 _POSTGRES = frozenset({"psycopg", "psycopg2"})
 _MYSQL = frozenset({"MySQLdb", "pymysql", "mysql"})
 _TRANSIENT_STATES = frozenset({"08", "40", "53", "57"})
@@ -83,7 +85,8 @@ class SqlSource:
         with closing(self.connect()) as connection:
             driver = type(connection).__module__.split(".")[0]
             try:
-                _read_only(connection, driver)
+                if driver == "sqlite3":
+                    connection.execute("PRAGMA query_only = ON")  # a WITH may end in an UPDATE, which commits itself
                 cursor = _cursor(connection, driver)
                 cursor.execute(self._statement(driver))
                 while True:
@@ -160,7 +163,19 @@ def sql_source(uri: str, database: Callable[[str], Any] | None) -> SqlSource:
     query = options["query"][0].strip().rstrip(";")
     if not _SELECT.match(query):
         raise SourceError(f"{place}: the query must be a SELECT (or WITH, VALUES, TABLE); got another statement")
+    if not _is_single(query):
+        raise SourceError(f"{place}: the query must be one statement; leave out the ';'")
     return SqlSource(uri, lambda: database(conn_id), query=query)
+
+
+def _is_single(query: str) -> bool:
+    """Whether a query is certainly one statement: some drivers run all of several, and what follows may write.
+
+    A semicolon passes inside plain quotes only, and only where nothing else could quote or hide one.
+    """
+    if ";" not in query:
+        return True
+    return not any(mark in query for mark in _OTHER_QUOTING) and ";" not in _QUOTED.sub("", query)
 
 
 def as_text(value: Any) -> str | None:
@@ -177,19 +192,6 @@ def as_text(value: Any) -> str | None:
         case bytes() | bytearray() | memoryview():
             return bytes(value).hex()
     return str(value)
-
-
-def _read_only(connection: Any, driver: str) -> None:
-    """Let the database refuse whatever a query would write: a WITH may end in an UPDATE, a function may write."""
-    match driver:
-        case "sqlite3":
-            connection.execute("PRAGMA query_only = ON")
-        case "psycopg":
-            connection.rollback()  # of what the hook may have asked: this can be set outside of a transaction only
-            connection.read_only = True
-        case "psycopg2":
-            connection.rollback()
-            connection.set_session(readonly=True)
 
 
 def _cursor(connection: Any, driver: str) -> Any:

@@ -708,6 +708,7 @@ def test_a_name_given_by_anybody_stands_beside_the_account(place: Place) -> None
     [
         "UPDATE llm_budgets SET limit_nano = 9000000000000",
         "WITH x AS (SELECT 1) UPDATE llm_budgets SET limit_nano = 9000000000000 RETURNING limit_nano",
+        "SELECT 1; UPDATE llm_budgets SET limit_nano = 9000000000000; COMMIT",
         "WITH x AS (SELECT 1) DELETE FROM llm_budget_limits RETURNING name",
         "WITH x AS (SELECT 1) INSERT INTO llm_policy_pins SELECT 'x', 'x', 'x', 'x', 'x' RETURNING *",
     ],
@@ -717,7 +718,10 @@ def test_a_source_cannot_write(place: Place, statement: str) -> None:
     before = place.limits()
     source = f"sql://ledger?query={quote(statement)}"
     connect = lambda _: sqlite3.connect(place.folder / "ai" / "ledger.db")  # noqa: E731
-    with pytest.raises(SourceError, match=r"must be a SELECT|the query failed: attempt to write a readonly database"):
+    with pytest.raises(
+        SourceError,
+        match=r"must be a SELECT|must be one statement|the query failed: attempt to write a readonly database",
+    ):
         list(open_source(source, database=connect).batches(10))
     assert place.limits() == before
     assert pinned_policies(settings_from_airflow()) == []

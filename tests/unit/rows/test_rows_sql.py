@@ -188,3 +188,33 @@ def test_a_driver_error_is_told_by_its_state_and_not_by_its_text(name: str, stat
     with pytest.raises(expected, match=f"sql://pg/tickets: .*{name}") as caught:
         list(source.batches(1000))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1; UPDATE tickets SET id = 0",
+        "SELECT 1; COMMIT; UPDATE tickets SET id = 0; COMMIT",
+        "SELECT $$'$$; UPDATE tickets SET id = 0; --'",
+        "SELECT E'\\'; UPDATE tickets SET id = 0; --'",
+        "SELECT 1 -- '\n; UPDATE tickets SET id = 0; -- '",
+        "SELECT 1 /* ' */; UPDATE tickets SET id = 0 /* ' */",
+        "SELECT 1 # '\n; UPDATE tickets SET id = 0; # '",
+    ],
+)
+def test_several_statements_are_refused(database: Database, text: str) -> None:
+    with pytest.raises(SourceError, match="the query must be one statement"):
+        open_source(query(text), database=database)
+
+
+@pytest.mark.parametrize("text", ["SELECT 'a;b' AS text;", "SELECT 'it''s; so' AS \"a;b\"", "SELECT 1 -- a comment\n"])
+def test_a_semicolon_in_quotes_or_at_the_end_is_no_second_statement(database: Database, text: str) -> None:
+    assert len(list(open_source(query(text), database=database).batches(9))) == 1
+
+
+def test_a_query_cannot_write_into_sqlite(database: Database) -> None:
+    writing = "WITH x AS (SELECT 1) UPDATE tickets SET text = 'mine' RETURNING id"
+    with pytest.raises(SourceError, match="attempt to write a readonly database"):
+        list(open_source(query(writing), database=database).batches(10))
+    (left,) = open_source(query("SELECT count(*) AS n FROM tickets WHERE text = 'mine'"), database=database).batches(1)
+    assert left.to_pylist() == [{"n": 0}]
