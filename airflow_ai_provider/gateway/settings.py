@@ -30,6 +30,8 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Further keyword arguments of the adapter, such as ``api_version`` or ``aws_region_name``."""
+    unused: tuple[str, ...] = ()
+    """Fields of the connection's extra that other operators use and this package decides elsewhere, by name."""
 
 
 def no_connections(conn_id: str) -> Endpoint:

@@ -6,11 +6,13 @@ are first needed, by the thread that needs them. A relative path in the configur
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,8 @@ from airflow_ai_provider.audit.spool import SPOOL_BYTES
 from airflow_ai_provider.errors import PermanentError, PolicyError, TransientError
 from airflow_ai_provider.gateway.settings import RETENTION_DAYS, Endpoint, Settings
 from airflow_ai_provider.hooks import connections
+
+log = logging.getLogger(__name__)
 
 SECTION = "ai"
 _SHORTEST_KEY = 16
@@ -102,13 +106,26 @@ def ai_home() -> Path:
 
 
 def resolve_endpoint(conn_id: str) -> Endpoint:
-    """How to reach the vendor behind a connection (types llm, openai, anthropic, http, generic, …).
+    """How to reach the vendor behind a connection (``endpoints`` lists the types).
 
     Raises ``PermanentError`` where it is missing or unusable. Its secrets are registered with Airflow's masker.
     """
     found = connections.endpoint(_connection(conn_id, "a deployment of the policy"))
     _mask(*connections.secrets_of(found))
+    _tell_unused(conn_id, found.unused)
     return found
+
+
+@lru_cache(maxsize=256)
+def _tell_unused(conn_id: str, names: tuple[str, ...]) -> None:
+    """Say once per process which fields of a connection have no effect here."""
+    if names:
+        log.warning(
+            "connection %r: extra's %s is not used: the policy names models, fallbacks, time-outs and retries, and "
+            "certificates are always verified",
+            conn_id,
+            ", ".join(names),
+        )
 
 
 def open_database(conn_id: str) -> Any:

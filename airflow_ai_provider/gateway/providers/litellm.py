@@ -34,7 +34,7 @@ from airflow_ai_provider.gateway.providers.base import MAX_ANSWER_BYTES, ModelRe
 from airflow_ai_provider.gateway.providers.dialect import ADAPTABLE, Adapting, Dialect, dialect_of
 from airflow_ai_provider.gateway.providers.quotas import Headers
 from airflow_ai_provider.gateway.providers.structured import Structure, strict_rules
-from airflow_ai_provider.gateway.providers.vendors import check_endpoint
+from airflow_ai_provider.gateway.providers.vendors import check_endpoint, signs_in
 from airflow_ai_provider.gateway.settings import Endpoint
 from airflow_ai_provider.policy import Deployment
 
@@ -56,7 +56,7 @@ class LitellmProvider:
         self._fixed: dict[str, Any] = {
             "model": deployment.model,
             "api_base": deployment.api_base or endpoint.api_base,
-            "api_key": endpoint.api_key or ("none" if deployment.api_base else None),
+            "api_key": endpoint.api_key or ("none" if deployment.api_base and not signs_in(endpoint) else None),
             "max_retries": 0,
         }
         self._headers = dict(endpoint.headers)

@@ -120,6 +120,11 @@ def host_of(deployment: Deployment, api_base: str | None) -> str:
     return host or deployment.provider
 
 
+def signs_in(endpoint: Endpoint) -> bool:
+    """Whether litellm signs in with what the connection holds, so that no key must be made up for it."""
+    return bool(endpoint.extra.keys() & (_AZURE_LOGIN | {"azure_ad_token"}))
+
+
 def check_endpoint(name: str, deployment: Deployment, endpoint: Endpoint) -> None:
     """What no adapter can use. Raises ``PolicyError``."""
     place, key, base = f"deployments.{name}", endpoint.api_key, deployment.api_base or endpoint.api_base
