@@ -87,6 +87,12 @@ def _options() -> dict[str, Any]:
             example="4096",
             default="",
         ),
+        "audit_seal_within_minutes": _option(
+            "Minutes that audit events may wait for a signed manifest before sealing counts as stopped: the sealer "
+            "fails and a verification finds it. Empty means 60, six runs of the sealing DAG.\n",
+            example="120",
+            default="",
+        ),
         "audit_outcomes": _option(
             "Whose outcomes (success, failed, skipped) the audit trail records: ``ours`` (tasks of this package's "
             "operators), ``dags`` (every task of a DAG that has one of them) or ``off``. Empty means ours.\n",

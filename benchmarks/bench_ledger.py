@@ -121,7 +121,7 @@ async def _waits(ledger: Ledger) -> None:
 def _attempt(hold_id: str, row: int) -> OpenAttempt:
     names = ("support", "simple", "small", "openai/gpt-4o-mini", "openai", "litellm-1")
     request = Request(uuid.uuid4().hex, _TASK, f"row-{row}", *names, prompt_bytes=900)
-    return OpenAttempt(attempt_id(), hold_id, 1000, datetime.now(UTC), request)
+    return OpenAttempt(attempt_id(datetime.now(UTC)), hold_id, 1000, datetime.now(UTC), request)
 
 
 def _settled(attempt: OpenAttempt, status: str = "ok") -> Settled:

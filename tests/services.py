@@ -223,6 +223,20 @@ class PostgresServer(Server):
             return False
         return True
 
+    @property
+    def password(self) -> str:
+        """The superuser's password, made for this run."""
+        return self._password
+
+    def query(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """The rows of a statement, run by the superuser in a transaction of its own."""
+        import psycopg
+
+        url = self.url_of(database, "postgresql")
+        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
     def create_database(self, name: str) -> str:
         """Create an empty database and return its SQLAlchemy URL."""
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
@@ -233,10 +247,7 @@ class PostgresServer(Server):
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def _execute(self, statement: str) -> None:
-        import psycopg
-
-        with psycopg.connect(self.url_of("postgres", "postgresql"), autocommit=True, connect_timeout=10) as connection:
-            connection.execute(statement.encode())
+        self.query(statement)
 
     def _initialise(self) -> None:
         password_file = self.folder / "password"

@@ -4,71 +4,104 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
 from airflow_ai_provider.audit.pins import Pin, RegisteredSegment
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.ledger.database import Ledger, insert_ignore
 from airflow_ai_provider.ledger.schema import audit_pins, audit_writers
 
+T = TypeVar("T")
+
 
 class LedgerAuditStore:
-    """``AuditStore`` over the tables ``audit_pins`` and ``audit_writers``."""
+    """``AuditStore`` over the tables ``audit_pins`` and ``audit_writers``.
+
+    Like every write of a run, each waits for a database that is away. May be called again after a commit whose reply
+    was lost: what is there already stays.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def register_segment(self, segment: RegisteredSegment) -> None:
-        with self._ledger.write() as conn:
-            conn.execute(insert_ignore(conn, audit_writers), asdict(segment))
+        self._write(lambda conn: conn.execute(insert_ignore(conn, audit_writers), asdict(segment)))
 
     def registered_segments(self, trail: str, since: datetime | None = None) -> list[RegisteredSegment]:
         query = select(audit_writers).where(audit_writers.c.trail == trail).order_by(audit_writers.c.segment)
         if since is not None:
             query = query.where(audit_writers.c.opened_at >= since)
-        with self._ledger.read() as conn:
-            return [
-                RegisteredSegment(trail, row.writer, row.segment, _aware(row.opened_at), row.spool, row.task)
-                for row in conn.execute(query)
-            ]
+        rows = self._read(lambda conn: conn.execute(query).all())
+        return [
+            RegisteredSegment(trail, row.writer, row.segment, _aware(row.opened_at), row.spool, row.task)
+            for row in rows
+        ]
 
     def pin_manifest(self, trail: str, sequence: int, manifest_hash: str, pinned_at: datetime) -> None:
-        row = {"trail": trail, "sequence": sequence, "manifest_hash": manifest_hash, "pinned_at": pinned_at}
-        mine = (audit_pins.c.trail == trail) & (audit_pins.c.sequence == sequence)
-        with self._ledger.write() as conn:
-            conn.execute(insert_ignore(conn, audit_pins), row)
-            pinned = conn.execute(select(audit_pins.c.manifest_hash).where(mine)).scalar_one()
-        if pinned != manifest_hash:
-            raise AuditError(
-                f"trail {trail}: manifest {sequence} is pinned with another hash; run airflow ai audit verify"
-            )
+        pin = Pin(trail, sequence, manifest_hash, pinned_at)
+        self._write(lambda conn: _pin(conn, pin))
 
     def pins(self, trail: str) -> list[Pin]:
         query = select(audit_pins).where(audit_pins.c.trail == trail).order_by(audit_pins.c.sequence)
-        with self._ledger.read() as conn:
-            return [Pin(trail, row.sequence, row.manifest_hash, _aware(row.pinned_at)) for row in conn.execute(query)]
+        rows = self._read(lambda conn: conn.execute(query).all())
+        return [Pin(trail, row.sequence, row.manifest_hash, _aware(row.pinned_at)) for row in rows]
+
+    def newest_pin(self, trail: str) -> Pin | None:
+        query = select(audit_pins).where(audit_pins.c.trail == trail).order_by(audit_pins.c.sequence.desc()).limit(1)
+        row = self._read(lambda conn: conn.execute(query).one_or_none())
+        return Pin(trail, row.sequence, row.manifest_hash, _aware(row.pinned_at)) if row else None
 
     @contextmanager
-    def sealer_lock(self, trail: str) -> Iterator[bool]:
-        """``True`` for one holder at a time: an advisory lock of PostgreSQL, or a locked file beside SQLite."""
+    def sealer_lock(self, trail: str) -> Iterator[LedgerAuditStore | None]:
+        """The store for one holder at a time: under an advisory lock of PostgreSQL, or a locked file beside SQLite.
+
+        PostgreSQL's lock belongs to a transaction, in which the holder also pins: a lock of the session would stay
+        behind in a pooler's, and keep every later sealer out.
+        """
         if self._ledger.sqlite:
             with _file_lock(Path(f"{self._ledger.engine.url.database}.sealer")) as held:
-                yield held
+                yield self if held else None
             return
-        key = int.from_bytes(hashlib.sha256(f"sealer:{trail}".encode()).digest()[:8], signed=True)
-        with self._ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-            held = bool(conn.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar())
-            try:
-                yield held
-            finally:
-                if held:
-                    conn.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+        key = int.from_bytes(hashlib.sha256(f"sealer of {trail}".encode()).digest()[:8], signed=True)
+        with self._ledger.write() as conn:
+            conn.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # the archive may take its time
+            taken = conn.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar()
+            yield _SealingStore(self._ledger, conn) if taken else None
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        return self._ledger.run(lambda conn, _again: work(conn))
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        return self._ledger.run(lambda conn, _again: work(conn), read=True)
+
+
+class _SealingStore(LedgerAuditStore):
+    """All in the transaction that holds the sealer's lock: what it writes is durable when that ends."""
+
+    def __init__(self, ledger: Ledger, conn: Connection) -> None:
+        super().__init__(ledger)
+        self._conn = conn
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        return work(self._conn)
+
+    _read = _write
+
+
+def _pin(conn: Connection, pin: Pin) -> None:
+    mine = (audit_pins.c.trail == pin.trail) & (audit_pins.c.sequence == pin.sequence)
+    conn.execute(insert_ignore(conn, audit_pins), asdict(pin))
+    if conn.execute(select(audit_pins.c.manifest_hash).where(mine)).scalar_one() != pin.manifest_hash:
+        raise AuditError(
+            f"trail {pin.trail}: manifest {pin.sequence} is pinned with another hash; run airflow ai audit verify"
+        )
 
 
 @contextmanager

@@ -63,6 +63,13 @@ class AuditStore(Protocol):
         """Every pin, by sequence."""
         ...
 
-    def sealer_lock(self, trail: str) -> AbstractContextManager[bool]:
-        """Yields ``True`` to at most one holder at a time, ``False`` at once to the others."""
+    def newest_pin(self, trail: str) -> Pin | None:
+        """The pin with the highest sequence."""
+        ...
+
+    def sealer_lock(self, trail: str) -> AbstractContextManager[AuditStore | None]:
+        """Give the store to one holder at a time, and ``None`` at once to the others.
+
+        What the holder pins with the store it was given is durable when the block ends.
+        """
         ...

@@ -11,7 +11,7 @@ with one in the archive, stays in the spool for ``verify`` to name, and holds up
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -23,7 +23,9 @@ from airflow_ai_provider.audit.archive import (
     manifest_sequence,
     segment_object,
 )
+from airflow_ai_provider.audit.events import format_time
 from airflow_ai_provider.audit.keys import Signer, key_id, public_keys
+from airflow_ai_provider.audit.lateness import SEAL_WITHIN
 from airflow_ai_provider.audit.manifest import (
     NO_MANIFEST,
     SegmentEntry,
@@ -76,23 +78,52 @@ class _Moved:
     """Already in a manifest: an earlier run died before it cleared the spool."""
 
 
-def seal_trail(spool: Spool, archive: Archive, store: AuditStore, signer: Signer, now: datetime) -> SealReport:
+def seal_trail(
+    spool: Spool,
+    archive: Archive,
+    store: AuditStore,
+    signer: Signer,
+    now: datetime,
+    *,
+    within: timedelta = SEAL_WITHIN,
+) -> SealReport:
     """Archive every sealed segment of the spool and write the next manifest.
 
-    ``AuditError`` when the archive's newest manifest is not the one pinned: the trail was changed, run ``verify``.
-    ``StoreUnavailable`` when the archive cannot be reached or returns other bytes than were written.
+    ``AuditError`` when the archive's newest manifest is not the one pinned: the trail was changed, run ``verify``; and
+    when another sealer holds the lock and no manifest was written ``within`` that time. ``StoreUnavailable`` when the
+    archive cannot be reached or returns other bytes than were written.
     """
     with store.sealer_lock(spool.trail) as held:
-        if not held:
-            return SealReport(spool.trail)
-        sequence, previous = _settle_newest(archive, store, spool.trail, signer, now)
-        moved, refused = _move_all(spool, archive)
-        fresh = [each.entry for each in moved if not each.listed]
-        data = write_manifest(spool.trail, sequence + 1, previous, fresh, signer, now)
-        digest = _write_and_pin(archive, store, spool.trail, sequence + 1, data, now)
-        _clear(spool, moved)
-        return SealReport(
-            spool.trail, sequence + 1, digest, len(fresh), sum(entry.count for entry in fresh), tuple(refused)
+        if held is None:
+            sealed = None
+        else:
+            sequence, previous = _settle_newest(archive, held, spool.trail, signer, now)
+            moved, refused = _move_all(spool, archive)
+            sealed = [each.entry for each in moved if not each.listed]
+            data = write_manifest(spool.trail, sequence + 1, previous, sealed, signer, now)
+            digest = _write_and_pin(archive, held, spool.trail, sequence + 1, data, now)
+    if sealed is None:
+        _refuse_overdue(store, spool.trail, now, within)
+        return SealReport(spool.trail)
+    _clear(spool, moved)  # the pin is durable
+    return SealReport(
+        spool.trail, sequence + 1, digest, len(sealed), sum(entry.count for entry in sealed), tuple(refused)
+    )
+
+
+def _refuse_overdue(store: AuditStore, trail: str, now: datetime, within: timedelta) -> None:
+    """``AuditError`` when the sealer that holds the lock has written no manifest for too long."""
+    newest = store.newest_pin(trail)
+    if newest is not None:
+        since, last = newest.pinned_at, f"the newest manifest, {newest.sequence}, is of {format_time(newest.pinned_at)}"
+    else:
+        since = min((each.opened_at for each in store.registered_segments(trail)), default=now)
+        last = "no manifest was ever written"
+    if now - since > within:
+        raise AuditError(
+            f"audit trail {trail}: sealing has stopped: {last}, and another sealer holds the lock. On PostgreSQL find "
+            "its transaction (locktype 'advisory' in pg_locks) and end it with pg_terminate_backend; on SQLite end the "
+            "process that has the ledger's .sealer file open"
         )
 
 
@@ -192,6 +223,9 @@ def _is_listed(archive: Archive, target: str) -> bool:
 
 def _write_and_pin(archive: Archive, store: AuditStore, trail: str, sequence: int, data: bytes, now: datetime) -> str:
     name = manifest_object(sequence)
+    newest = store.newest_pin(trail)  # asked now, it also tells that the lock is still held
+    if newest is not None and newest.sequence >= sequence:
+        raise AuditError(f"audit manifest {sequence} of trail {trail} was pinned by another meanwhile; run verify")
     if not archive.put(name, data) or archive.get(name) != data:
         raise AuditError(f"audit manifest {sequence} of trail {trail} was written by another meanwhile; run verify")
     digest = manifest_hash(data)

@@ -23,6 +23,7 @@ from airflow_ai_provider.audit.diagnose import DROPPED, INSERTED
 from airflow_ai_provider.audit.events import utc_now
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.keys import PublicKeys
+from airflow_ai_provider.audit.lateness import seal_overdue
 from airflow_ai_provider.audit.pins import AuditStore, RegisteredSegment
 from airflow_ai_provider.audit.reader import Visitor
 from airflow_ai_provider.audit.spool import Spool
@@ -49,19 +50,23 @@ def verify(
     until: date | None = None,
     pins: Mapping[int, str] | None = None,
     visit: Visitor | None = None,
+    now: datetime | None = None,
+    seal_within: timedelta | None = None,
 ) -> VerifyReport:
     """Verify the trail of ``spool``. Findings are in the report; nothing is raised for them, or for an outage.
 
     ``since`` and ``until`` are days (UTC, both included): manifests before the first are left out, and segments that
     were opened after the last are not read. ``pins`` are manifest hashes by number that the auditor kept elsewhere; the
-    store's must agree with them. ``visit`` gets every intact event. Memory grows with segments, not with events.
+    store's must agree with them. ``visit`` gets every intact event. ``now`` is the time of the writers' clock (this
+    host's by default); what has waited for its seal for longer than ``seal_within`` is a finding. Memory grows with
+    segments, not with events.
     """
     report = VerifyReport(spool.trail)
     if not public_keys:
         report.error = "no verify key is there: nothing was sealed yet, or its folder is lost; run an AuditSealOperator"
         return report
     try:
-        _verify(archive, spool, store, public_keys, Window(since, until), pins, visit, report)
+        _verify(archive, spool, store, public_keys, Window(since, until), pins, visit, now, seal_within, report)
     except TransientError as error:
         report.error = str(error)
     except OSError as error:
@@ -77,14 +82,18 @@ def _verify(
     window: Window,
     kept: Mapping[int, str] | None,
     visit: Visitor | None,
+    now: datetime | None,
+    seal_within: timedelta | None,
     report: VerifyReport,
 ) -> None:
     objects = set(archive.list(SEGMENTS))
     numbers = manifest_numbers(archive, report)
     start = datetime.combine(window.since, time(), UTC) if window.since else None
     since = start - ELSEWHERE if start else None
-    registered = _Registered(spool, store.registered_segments(spool.trail, since=since) if store else [], utc_now())
+    now = now or utc_now()
+    registered = _Registered(spool, store.registered_segments(spool.trail, since=since) if store else [], now)
     seen = check_spool(spool, report, visit)
+    in_spool = set(seen.counts)
     pins = _all_pins(store, spool.trail, kept, report)
     first = first_since(archive, numbers, window.since)
     entries = check_manifests(archive, numbers, pins, public_keys, report, first=first)
@@ -99,6 +108,8 @@ def _verify(
         listed = listed_before(archive, numbers, first, min(each.opened_at for each in early)) if early else set()
         _check_registry(registered, seen, start, listed, report)
         _check_unregistered(store, seen, report)
+        if seal_within is not None and window.until is None:
+            _check_sealing(store, registered.unsealed(seen, in_spool), now, seal_within, report)
 
 
 def _all_pins(
@@ -148,6 +159,10 @@ class _Registered:
         """Segments that were neither in the spool nor in the archive."""
         return [each for name, each in self._segments.items() if name not in seen.counts]
 
+    def unsealed(self, seen: Seen, in_spool: Set[str]) -> list[RegisteredSegment]:
+        """Segments that wait for a sealer, here or elsewhere."""
+        return [each for name, each in self._segments.items() if name in in_spool or name not in seen.counts]
+
     def may_wait(self, name: str) -> bool:
         """Whether a segment was registered lately by another spool, or by another host with a copy of this one."""
         each = self._segments.get(name)
@@ -172,6 +187,21 @@ def _check_registry(
                 hours = ELSEWHERE // timedelta(hours=1)
                 detail += f" of this host; another host must seal its segments within {hours} hours"
             report.find("segment_unaccounted", each.segment, detail, DROPPED)
+
+
+def _check_sealing(
+    store: AuditStore, waiting: list[RegisteredSegment], now: datetime, within: timedelta, report: VerifyReport
+) -> None:
+    """Until a segment is sealed, its writer's host can change it: sealing that stopped must not stay unseen."""
+    newest = store.newest_pin(report.trail)
+    opened = [each.opened_at for each in waiting]
+    if overdue := seal_overdue(newest.pinned_at if newest else None, opened, now, within):
+        last = f"the newest manifest is of {newest.pinned_at:%Y-%m-%dT%H:%M:%SZ}" if newest else "there is no manifest"
+        detail = (
+            f"{len(waiting)} segments wait, the first for {overdue // timedelta(minutes=1)} minutes, and {last}; see "
+            "what AuditSealOperator says"
+        )
+        report.find("sealing_stopped", f"manifest {newest.sequence + 1 if newest else 1}", detail)
 
 
 def _check_unregistered(store: AuditStore, seen: Seen, report: VerifyReport) -> None:

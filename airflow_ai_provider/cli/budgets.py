@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from datetime import UTC, datetime
 from typing import Any
 
 from airflow_ai_provider.cli.output import GOOD, command, say, show
@@ -20,7 +19,7 @@ def list_budgets(args: Namespace) -> int:
 
     settings = settings_from_airflow()
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        show(budget_report(ledger, now=None if args.all else datetime.now(UTC)), args.output)
+        show(budget_report(ledger, now=None if args.all else ledger.now()), args.output)
     return GOOD
 
 

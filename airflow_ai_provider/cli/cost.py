@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from argparse import Namespace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from airflow_ai_provider.cli.output import GOOD, command, show
 from airflow_ai_provider.errors import LedgerError
@@ -21,9 +21,9 @@ def cost(args: Namespace) -> int:
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.reports import cost_report, dearest, rows_since, total
 
-    since, until = period_of(args, datetime.now(UTC))
     settings = settings_from_airflow()
     with open_ledger(settings.ledger_url, settings.home) as ledger:
+        since, until = period_of(args, ledger.now())
         rows = cost_report(ledger, by=args.by, since=since, until=until)
         kept = rows_since(ledger, args.by)
         if not rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.cli.output import FINDING, GOOD, command, progress, say, show
@@ -57,9 +57,9 @@ def check(args: Namespace) -> int:
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.rollup import days_to_check
 
-    since, until = _days_asked(args, datetime.now(UTC).date())
     settings = settings_from_airflow()
     with open_ledger(settings.ledger_url, settings.home) as ledger:
+        since, until = _days_asked(args, ledger.now().date())
         with ledger.read() as conn:
             days, lost = days_to_check(conn, since, until)
         found = _drift(ledger, days)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 
@@ -157,7 +157,8 @@ class Attempts:
             try:
                 self._walks.check()
                 request = self.request(ask, tier, lane, passed_over)
-                attempt = OpenAttempt(attempt_id(), hold_id, share, datetime.now(UTC), request)
+                opened_at = self._journal.now()
+                attempt = OpenAttempt(attempt_id(opened_at), hold_id, share, opened_at, request)
                 messages = await prepared.wire_messages()
                 self._walks.check()
                 self._recorder.ensure_durable()
@@ -250,7 +251,7 @@ class Attempts:
         usage = charge.usage
         return Settled(
             attempt.attempt_id,
-            datetime.now(UTC),
+            self._journal.now(),
             replace(attempt.request, price_version=charge.price_version),
             "unknown" if charge.unknown else "ok",
             usage,
@@ -285,7 +286,7 @@ class Attempts:
         """A definite refusal costs nothing, and its share stays held for the next attempt."""
         return Settled(
             attempt.attempt_id,
-            datetime.now(UTC),
+            self._journal.now(),
             attempt.request,
             "unknown" if error.billed else "error",
             None if error.billed else Usage(0, 0),

@@ -6,7 +6,7 @@ import asyncio
 import random
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import count
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ class BatchFunds:
         self._policy = budgets
         self._read_at = read_at
         self._stated_in = stated_in
-        self._began = datetime.now(UTC)
+        self._began = self._journal.now()
         self._scope = {"team": task.team_id, "dag": caller.dag_id, "route": route}
         self._run = {"dag_id": caller.dag_id, "run_id": caller.run_id}
         self._periods: dict[str, BudgetPeriod] = {}
@@ -98,7 +98,11 @@ class BatchFunds:
 
     async def give_back(self, amount: int) -> None:
         """Release a share that no attempt will use: other rows may be waiting for the room."""
-        await self._journal.run(self._once(lambda conn: release(conn, {self.hold_id: amount}, {}, datetime.now(UTC))))
+
+        def free(conn: Connection) -> None:
+            release(conn, {self.hold_id: amount}, {}, self._journal.now())
+
+        await self._journal.run(self._once(free))
 
     def stop_waiting(self, error: BaseException) -> None:
         """A row of the batch failed with its share held; nobody waits for room that only the end of the batch frees."""
@@ -112,7 +116,7 @@ class BatchFunds:
             await asyncio.wait(self._returning)
         if not self._taken:
             return []
-        now, runs = datetime.now(UTC), count()
+        now, runs = self._journal.now(), count()
 
         def finish(conn: Connection) -> list[Notice]:
             close_holds(conn, [self.hold_id], now)
@@ -152,7 +156,7 @@ class BatchFunds:
     def _hold(self, conn: Connection, amounts: Sequence[int]) -> Grant:
         self._periods = self._periods_now(conn)
         periods = list(self._periods.values())
-        now = datetime.now(UTC)
+        now = self._journal.now()
         names: dict[str, Any] = {"hold_id": self.hold_id, "owner": self._owner, "task": self._task}
         return take_hold(conn, **names, periods=periods, amounts=amounts, now=now, extends=self._held)
 
@@ -170,8 +174,8 @@ class BatchFunds:
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the looks
         return answers
 
-    @staticmethod
-    def _answers(grant: Grant, amounts: Sequence[int]) -> list[str | bool]:
-        possible = grant.ceiling if grant.live_holds else grant.room
+    def _answers(self, grant: Grant, amounts: Sequence[int]) -> list[str | bool]:
+        """After an outage nobody has renewed a hold: until the others have, they count as alive."""
+        possible = grant.ceiling if grant.live_holds or self._journal.just_back else grant.room
         refused = [grant.short_of if amount > possible else False for amount in amounts[grant.granted :]]
         return [True] * grant.granted + refused

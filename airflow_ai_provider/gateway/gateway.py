@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from airflow_ai_provider.errors import JobStopped, PrivacyError, PromptError, RoutingError
 from airflow_ai_provider.gateway.answer import Answer, RowStatus
@@ -150,13 +149,13 @@ class Gateway:
         return Reply(stored, tier, lane or next(iter(self._lanes[tier].values())), reused=True)
 
     async def _settle_reused(self, replies: Sequence[tuple[Ask, Reply]]) -> None:
-        now = datetime.now(UTC)
+        now = self._journal.now()
         settled = []
         for ask, reply in replies:
             assert reply.stored is not None
             saved = reply.stored.cost_nano
             request = self._attempts.request(ask, reply.tier, reply.lane)
-            settled.append(Settled(attempt_id(), now, request, "reused", _NOTHING_USED, saved_nano=saved))
+            settled.append(Settled(attempt_id(now), now, request, "reused", _NOTHING_USED, saved_nano=saved))
         await self._journal.settle(settled)
         for row in settled:
             self._recorder.reused(row.request.request_id, row.saved_nano)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -28,14 +28,15 @@ def request_id(caller: Caller, row_key: str, step: str) -> str:
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]
 
 
-def attempt_id() -> str:
+def attempt_id(now: datetime) -> str:
     """32 hex digits that sort by time: 48 bits of milliseconds, 48 random bits of this process, 32 bits counting up."""
-    return f"{time.time_ns() // 1_000_000:012x}{_process.mark}{next(_process.numbers) & 0xFFFFFFFF:08x}"
+    return f"{int(now.timestamp() * 1000):012x}{_process.mark}{next(_process.numbers) & 0xFFFFFFFF:08x}"
 
 
-def owner_id() -> str:
-    """Names one process' run of a task in the ledger; of two tries with one number the later one's is the greater."""
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+def owner_id(now: datetime) -> str:
+    """Names one process' run of a task in the ledger, at the ledger's time: of two tries with one number the later
+    one's is the greater."""
+    return f"{int(now.timestamp() * 1000):012x}{os.urandom(10).hex()}"
 
 
 class _Process:

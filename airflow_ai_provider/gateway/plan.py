@@ -13,7 +13,6 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from heapq import nlargest
 
@@ -148,10 +147,11 @@ def plan_spend(
     ``defaults`` stand for columns that the source does not have yet. A job whose sink is empty is planned as if nothing
     were written. Raises what running the job would raise before its first call.
     """
-    loaded, now = settings.load_policy(), datetime.now(UTC)
+    loaded = settings.load_policy()
     policy = loaded.policy
     scope = Scope(job.team, caller.dag_id, caller.run_id, job.route)
     with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+        now = ledger.now()
         in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
         history = call_history(conn, dag_id=caller.dag_id, task_id=caller.task_id, now=now)
         budgets = rooms(conn, policy.budgets, scope, now)

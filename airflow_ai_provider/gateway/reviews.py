@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
@@ -109,7 +109,7 @@ class Reviews:
         self._recorder.reviews_opened(news)
         self._recorder.reviews_answered(answered)
         await self._recorder.flush()
-        await self._journal.run(lambda conn: _write(conn, news, answered))
+        await self._journal.run(lambda conn: _write(conn, news, answered, self._journal.now()))
 
 
 def _changes(
@@ -118,8 +118,7 @@ def _changes(
     return news_of(conn, items), open_of(conn, ok)
 
 
-def _write(conn: Connection, news: Sequence[ReviewItem], answered: Sequence[tuple[str, str]]) -> None:
-    now = datetime.now(UTC)
+def _write(conn: Connection, news: Sequence[ReviewItem], answered: Sequence[tuple[str, str]], now: datetime) -> None:
     open_reviews(conn, news, now)
     answer_reviews(conn, [request_id for _, request_id in answered], now)
 

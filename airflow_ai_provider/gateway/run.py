@@ -7,9 +7,10 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import partial
+
+from sqlalchemy import Connection
 
 from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.recover import recover_open
@@ -35,7 +36,7 @@ from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.gateway.traffic import CircuitChanged
 from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.attempts import recover
+from airflow_ai_provider.ledger.attempts import Settled, recover
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal
@@ -44,7 +45,8 @@ from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.ledger.notices import Notice
 from airflow_ai_provider.ledger.pins import require_pinned
 from airflow_ai_provider.ledger.reviews import any_open
-from airflow_ai_provider.policy.loading import shown_path
+from airflow_ai_provider.policy import Budget
+from airflow_ai_provider.policy.loading import LoadedPolicy, shown_path
 from airflow_ai_provider.privacy.keyring import Keyring
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
@@ -68,20 +70,25 @@ def run_map(
     """
     loaded = settings.load_policy()  # what is wrong with it is said before anything is opened
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        with ledger.read() as conn:
-            require_pinned(conn, loaded.file, always=loaded.policy.ledger.pinned)
-            in_force = [budget for budget, _ in budgets_in_force(conn, loaded.policy.budgets)]
+        loaded = replace(loaded, read_at=ledger.of_host(loaded.read_at))
+        in_force = ledger.run(lambda conn, _again: _in_force(conn, loaded), read=True)
         plan = plan_job(job, caller, settings, in_force, loaded=loaded)
         log.info("%s", _parts_line(settings, ledger, plan, job))
         # What was there before the job outlives it: the collector need not walk Airflow's heap for every batch.
         gc.freeze()
         try:
             task = TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
-            parts = _Parts(job, caller, settings, plan, ledger, log, on_notice, task, owner_id())
+            parts = _Parts(job, caller, settings, plan, ledger, log, on_notice, task, owner_id(ledger.now()))
             summary: MapSummary = Worker(partial(_run, parts), wanted).run()
             return summary
         finally:
             gc.unfreeze()
+
+
+def _in_force(conn: Connection, loaded: LoadedPolicy) -> list[Budget]:
+    """The budgets that hold now. Raises ``PolicyError`` where the ledger is pinned to another policy."""
+    require_pinned(conn, loaded.file, always=loaded.policy.ledger.pinned)
+    return [budget for budget, _ in budgets_in_force(conn, loaded.policy.budgets)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +150,12 @@ async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
     job, settings, plan = parts.job, parts.settings, parts.plan
     keyring = open_shared_keyring(settings, parts.ledger)
     spool, context = settings.audit_spool(), context_of(parts.caller, job.team)
-    with Trail(spool, LedgerAuditStore(parts.ledger), context=context) as trail:
+    with Trail(spool, LedgerAuditStore(parts.ledger), context=context, clock=parts.ledger.now) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
         lanes = _lanes(parts, recorder)
         recorder.task_started(plan.loaded, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.loaded.file.digest)
-        for recovery in recover_open(spool, datetime.now(UTC)):
+        for recovery in recover_open(spool, parts.ledger.now()):
             trail.emit("segment.recovered", "unknown", **recovery.fields())
         recovered = _settle_predecessor(parts, recorder)
         error_type: str | None = None
@@ -191,8 +198,7 @@ def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, 
         closing.push_async_callback(lane.provider.close)
     store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring, task=parts.instance)
     closing.push_async_callback(store.close)
-    with parts.ledger.read() as conn:
-        waiting = any_open(conn, task)
+    waiting = parts.ledger.run(lambda conn, _again: any_open(conn, task), read=True)
     on_given_up = partial(_note_given_up, parts.log, recorder)
     giving_up = GivingUp(lanes, give_up_after=job.give_up_after, on_given_up=on_given_up)
     journal = Journal(parts.ledger, parts.owner)
@@ -260,16 +266,19 @@ def _settle_predecessor(parts: _Parts, recorder: Recorder) -> Tally:
 
     As everywhere, the events are durable before the ledger's transaction is.
     """
-    with parts.ledger.write() as conn:
-        settled = recover(conn, parts.task, parts.owner, datetime.now(UTC))
-        for item in settled:
-            recorder.call(item, prompt=None, answer=None)
+    told: dict[str, Settled] = {}
+
+    def settle_what_is_open(conn: Connection, _again: bool) -> None:
+        for item in recover(conn, parts.task, parts.owner, parts.ledger.now()):
+            if item.attempt_id not in told:
+                recorder.call(item, prompt=None, answer=None)
+                told[item.attempt_id] = item
         recorder.flush_now()
-    if settled:
-        parts.log.warning(
-            "an earlier try died with %d calls in flight; they are in the ledger as unknown", len(settled)
-        )
-    return Tally(cost_nano=sum(item.cost_nano for item in settled))
+
+    parts.ledger.run(settle_what_is_open)
+    if told:
+        parts.log.warning("an earlier try died with %d calls in flight; they are in the ledger as unknown", len(told))
+    return Tally(cost_nano=sum(item.cost_nano for item in told.values()))
 
 
 def _tell(log: logging.Logger, on_notice: Callable[[Notice], None] | None, notice: Notice) -> None:

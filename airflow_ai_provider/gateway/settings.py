@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_ai_provider.audit.lateness import SEAL_WITHIN
 from airflow_ai_provider.audit.spool import SPOOL_BYTES, Spool
 from airflow_ai_provider.policy.loading import LoadedPolicy, load_governing
 
@@ -63,6 +65,8 @@ class Settings:
     """Elasticsearch or OpenSearch with the audit index; ``None`` is SQLite in ``home/audit``."""
     audit_spool_bytes: int = SPOOL_BYTES
     """What the audit spool may hold before calls stop."""
+    audit_seal_within: timedelta = SEAL_WITHIN
+    """How long events may wait for their manifest before sealing counts as stopped."""
     audit_signing_key: str | None = None
     """Folder of the sealer's key, or ``kms://CONN_ID/KEY``; ``None`` is ``home/audit/keys``."""
     vectors_uri: str | None = field(default=None, repr=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -45,14 +45,15 @@ def seal_audit(settings: Settings) -> SealReport:
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.ledger import open_ledger
 
-    spool, now = settings.audit_spool(), datetime.now(UTC)
+    spool = settings.audit_spool()
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        signer = _signer(settings, ledger)
+        signer, now = _signer(settings, ledger), ledger.now()
         store = LedgerAuditStore(ledger)
         if recovered := recover_open(spool, now):
-            with Trail(spool, store) as trail:
+            with Trail(spool, store, clock=ledger.now) as trail:
                 trail.emit_many([("segment.recovered", "unknown", recovery.fields()) for recovery in recovered])
-        return seal_trail(spool, open_archive(settings, checked=True), store, signer, now)
+        archive = open_archive(settings, checked=True)
+        return seal_trail(spool, archive, store, signer, now, within=settings.audit_seal_within)
 
 
 def record(settings: Settings, action: str, caller: Caller | None, *, outcome: str = "ok", **fields: Any) -> None:
@@ -68,7 +69,7 @@ def record(settings: Settings, action: str, caller: Caller | None, *, outcome: s
     context = context_of(caller or whoever_runs_this())
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
-        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context) as trail,
+        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context, clock=ledger.now) as trail,
     ):
         trail.emit(action, outcome, **fields)
 
@@ -104,7 +105,18 @@ def verify_audit(
         store, archive, spool = LedgerAuditStore(ledger), open_archive(settings), settings.audit_spool()
         with Reconciliation(ledger, since=since, until=until, hash_keys=_hash_keys(settings, ledger)) as reconciliation:
             see = both(reconciliation.visit, visit) if visit else reconciliation.visit
-            report = verify(archive, spool, store, trusted, since=since, until=until, pins=pins, visit=see)
+            report = verify(
+                archive,
+                spool,
+                store,
+                trusted,
+                since=since,
+                until=until,
+                pins=pins,
+                visit=see,
+                now=ledger.now(),
+                seal_within=settings.audit_seal_within,
+            )
             if not report.error:
                 reconciliation.report(report)
                 check_overlays(archive, report)

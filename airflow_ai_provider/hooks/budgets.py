@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +51,7 @@ def room_now(settings: Settings, scope: Scope) -> list[Room]:
         require_pinned(conn, loaded.file, always=policy.ledger.pinned)
         in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
         policy.budgets_for(team=scope.team, dag=scope.dag_id, route=scope.route, in_force=in_force)
-        return rooms(conn, policy.budgets, scope, datetime.now(UTC))
+        return rooms(conn, policy.budgets, scope, ledger.now())
 
 
 def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Caller, reason: str) -> LimitChange:
@@ -74,7 +73,7 @@ def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Calle
         with _trail(settings, ledger, caller) as trail:
             trail.emit("budget.changed", budget=change.name, period=change.period, reason=why, **said)
         with ledger.write() as conn:
-            return set_limit(conn, budget, clear=clear, by=caller.user, reason=reason, now=datetime.now(UTC))
+            return set_limit(conn, budget, clear=clear, by=caller.user, reason=reason, now=ledger.now())
 
 
 def resume_deployment(settings: Settings, deployment: str, *, caller: Caller, reason: str) -> None:
@@ -101,8 +100,8 @@ def sweep_holds(
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.sweep import is_over, silent_holders, sweep
 
-    now = datetime.now(UTC)
     with open_ledger(settings.ledger_url, settings.home) as ledger:
+        now = ledger.now()
         with ledger.read() as conn:
             silent = silent_holders(conn, now)
         over = [
@@ -136,7 +135,7 @@ def _trail(settings: Settings, ledger: Ledger, caller: Caller) -> Trail:
     from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.gateway.recorder import context_of
 
-    return Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context_of(caller))
+    return Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context_of(caller), clock=ledger.now)
 
 
 def usd(text: str) -> Decimal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING
 
 from airflow_ai_provider.gateway.job import Caller
@@ -33,8 +33,7 @@ def maintain_ledger(
 
     keep = keep_months if keep_months is not None else _retention(settings)
     with open_ledger(settings.ledger_url, settings.home) as ledger:
-        now = datetime.now(UTC)
-        done = maintain(ledger, now=now, keep_months=keep, dry_run=dry_run, force=force, progress=progress)
+        done = maintain(ledger, now=ledger.now(), keep_months=keep, dry_run=dry_run, force=force, progress=progress)
     for month in () if dry_run else done.dropped:
         record(settings, "ledger.dropped", caller, period=month.name, rows=month.rows)
     return done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.gateway.job import Caller
@@ -29,7 +28,7 @@ def pin_policy(settings: Settings, *, caller: Caller, reason: str) -> PolicyFile
     said = {"policy_hash": file.digest, "policy_path": shown_path(file.path), "reason": reason}
     record(settings, "policy.pinned", caller, **said)
     with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.write() as conn:
-        pins.pin_policy(conn, file, by=caller.user, reason=reason, now=datetime.now(UTC))
+        pins.pin_policy(conn, file, by=caller.user, reason=reason, now=ledger.now())
     return file
 
 

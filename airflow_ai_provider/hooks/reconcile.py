@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow_ai_provider.errors import LedgerError, SourceError
@@ -48,7 +47,7 @@ def reconcile_invoice(
         report = reconcile(
             ledger,
             open_invoice(file, shown(uri), wanted),
-            now=datetime.now(UTC),
+            now=ledger.now(),
             covers=span,
             deployments=deployments or None,
             dry_run=dry_run,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.gateway.job import Caller
@@ -34,12 +33,13 @@ def decide_reviews(
         with ledger.read() as conn:
             items = [require_open(conn, item_id) for item_id in dict.fromkeys(item_ids)]
         alone = replace(caller, dag_id="", run_id="", task_id="")  # whose answer it is, each event says for itself
-        with Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context_of(alone)) as trail:
+        store, who = LedgerAuditStore(ledger), context_of(alone)
+        with Trail(settings.audit_spool(), store, context=who, clock=ledger.now) as trail:
             for item in items:
                 trail.emit("review.decided", decision=decision, **_fields(item))
         for item in items:
             with ledger.write() as conn:
-                decide(conn, item["item_id"], decision, by=caller.user, note=note, now=datetime.now(UTC))
+                decide(conn, item["item_id"], decision, by=caller.user, note=note, now=ledger.now())
 
 
 def _fields(item: Mapping[str, Any]) -> dict[str, Any]:

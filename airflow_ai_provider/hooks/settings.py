@@ -12,10 +12,12 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from airflow_ai_provider.audit.lateness import SEAL_WITHIN
 from airflow_ai_provider.audit.spool import SPOOL_BYTES
 from airflow_ai_provider.errors import PermanentError, PolicyError, TransientError
 from airflow_ai_provider.gateway.settings import RETENTION_DAYS, Endpoint, Settings
@@ -49,6 +51,7 @@ def settings_from_airflow(*, policy: str | None = None) -> Settings:
         cache_url=_from("cache_conn_id", connections.cache_url),
         archive_uri=archive_uri,
         audit_spool_bytes=_spool_bytes(),
+        audit_seal_within=_seal_within(),
         audit_signing_key=option("audit_signing_key") or None,
         archive_lock=option("archive_lock").lower() or None,
         archive_retention_days=_days("archive_retention_days", RETENTION_DAYS),
@@ -98,6 +101,16 @@ def _spool_bytes() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise PermanentError(f"[{SECTION}] audit_spool_limit_mb {text!r}: expected megabytes, such as 1024")
     return int(text) * 1024**2
+
+
+def _seal_within() -> timedelta:
+    """``[ai] audit_seal_within_minutes``. Raises ``PermanentError`` for anything but a positive whole number."""
+    text = option("audit_seal_within_minutes")
+    if not text:
+        return SEAL_WITHIN
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise PermanentError(f"[{SECTION}] audit_seal_within_minutes {text!r}: expected minutes, such as 60")
+    return timedelta(minutes=int(text))
 
 
 def ai_home() -> Path:

@@ -8,7 +8,6 @@ makes in the same schema.
 from __future__ import annotations
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import ProgrammingError
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import Ledger
@@ -51,9 +50,8 @@ def grant(ledger: Ledger, role: str) -> list[str]:
             for statement in statements:
                 conn.exec_driver_sql(statement.replace("%", "%%"))
             return _excess(conn, role)
-    except ProgrammingError as error:
-        reason = str(error.orig).splitlines()[0]
-        raise LedgerError(f"ledger {ledger.place}: {reason}; an administrator can run what --print shows") from None
+    except LedgerError as error:
+        raise LedgerError(f"{error}; an administrator can run what --print shows") from None
 
 
 def _excess(conn: Connection, role: str) -> list[str]:

@@ -2,25 +2,32 @@
 
 SQLite runs in WAL with ``synchronous=FULL``: a commit survives the loss of power, as it does on PostgreSQL. Writing
 transactions begin ``IMMEDIATE``, so that a check and the write after it are one step in every process.
+
+On PostgreSQL nothing outlives its transaction in the session (no prepared statements, no session's locks or settings):
+behind a pooler the next transaction may run in another session.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, make_url, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, MetaData, Table, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from airflow_ai_provider.errors import LedgerError, LedgerUnavailable
+from airflow_ai_provider.ledger.clock import LedgerClock
+from airflow_ai_provider.ledger.failures import failure_of
 from airflow_ai_provider.ledger.partitions import MONTHS_AHEAD, forget_months, make_months, missing_months, months_from
 
 HEAD = "0005"
@@ -28,6 +35,13 @@ HEAD = "0005"
 _BUSY_SECONDS = 30
 _READ = "ledger_read"
 _MIGRATION_LOCK = 0x6169_6C65_6467  # any constant shared by all processes; spells "ailedg"
+PATIENCE_SECONDS = 120.0
+"""How long a write waits for a database that went away; a failover of a managed server takes one to two minutes."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""libpq: a server that vanished without a word is noticed within a minute. Milliseconds in the last, else seconds."""
+
+T = TypeVar("T")
 
 
 class Ledger:
@@ -35,6 +49,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._clock = LedgerClock()
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -59,27 +74,70 @@ class Ledger:
         """Where the ledger is, without its password."""
         return self.engine.url.render_as_string(hide_password=True)
 
+    def now(self) -> datetime:
+        """The ledger's time (UTC): the database's on PostgreSQL, the host's on SQLite."""
+        return self._clock.now()
+
+    def of_host(self, moment: datetime) -> datetime:
+        """The ledger's time when this host's clock showed ``moment``."""
+        return self._clock.of_host(moment)
+
+    def read_clock(self, conn: Connection) -> None:
+        """Set ``now`` by the database; whoever keeps a ledger open does it every few seconds."""
+        self._clock.read(conn)
+
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction that is durable when the block ends."""
-        with self._reaching(), self.engine.begin() as conn:
+        with self._connection() as conn, conn.begin():
             yield conn
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One transaction that only reads: on SQLite it waits for no writer."""
-        with (
-            self._reaching(),
-            self.engine.connect().execution_options(**{_READ: True}) as conn,
-            conn.begin(),
-        ):
+        with self._connection(**{_READ: True}) as conn, conn.begin():
             yield conn
 
+    def run(
+        self,
+        work: Callable[[Connection, bool], T],
+        *,
+        read: bool = False,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> T:
+        """One transaction of ``work``, tried again while the database is away and ``patience_seconds`` last.
+
+        ``work`` gets the connection, and whether an earlier try may have been committed without a reply. Raises
+        ``LedgerUnavailable`` in the end, and at once whatever else ``work`` raises.
+        """
+        deadline = time.monotonic() + patience_seconds
+        pause, again = _FIRST_PAUSE, False
+        while True:
+            try:
+                with self.read() if read else self.write() as conn:
+                    return work(conn, again)
+            except LedgerUnavailable:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause, again = min(pause * 2, _LONGEST_PAUSE), True
+
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        """One connection for several transactions: temporary tables last from one to the next."""
-        with self._reaching(), self.engine.connect() as conn:
-            yield Session(conn)
+    def scratch(self) -> Iterator[Scratch]:
+        """One connection for temporary tables, which last until the block ends.
+
+        On PostgreSQL that is one transaction, since behind a pooler the next may run in another session, without them.
+        It is rolled back in the end, and takes no snapshot: each of its statements sees what was committed before.
+        """
+        with self._connection() as conn:
+            if self.sqlite:
+                yield Scratch(self, conn)
+                return
+            with conn.begin() as transaction:
+                conn.execute(text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
+                conn.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                yield Scratch(self, conn)
+                transaction.rollback()
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -92,7 +150,7 @@ class Ledger:
     @contextmanager
     def statements(self) -> Iterator[Connection]:
         """Each statement is a transaction of its own, for what PostgreSQL refuses to do inside one."""
-        with self._reaching(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        with self._connection(isolation_level="AUTOCOMMIT") as conn:
             yield conn
 
     def close(self) -> None:
@@ -105,26 +163,38 @@ class Ledger:
         self.close()
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Say plainly that the database is out of reach; statements and parameters stay out of the message."""
+    def _connection(self, **options: Any) -> Iterator[Connection]:
+        """A connection of the pool. The database's errors leave as the ledger's, without statement or row.
+
+        Not chained: the driver's text may quote a row (its DETAIL and CONTEXT do).
+        """
         try:
-            yield
-        except (OperationalError, InterfaceError) as error:
-            raise LedgerUnavailable(
-                f"ledger {self.place}: {_reason(error)}; no call is made without it. "
-                "Check that the database runs and that [ai] ledger_conn_id is right"
-            ) from None
-        except (IntegrityError, DataError) as error:
-            kind = type(error.orig).__name__  # what the driver says beyond it holds the row
-            raise LedgerError(f"ledger {self.place}: it refuses a row ({kind}); nothing of it was written") from None
+            with self.engine.connect().execution_options(**options) as conn:
+                try:
+                    yield conn
+                except DBAPIError as error:
+                    if failure_of(error).drops:
+                        conn.invalidate()  # of a COPY, the engine does not see the error
+                    raise
         except DBAPIError as error:
-            if error.connection_invalidated:
-                raise LedgerUnavailable(f"ledger {self.place}: the connection was lost") from None
-            raise
+            raise self._translated(error) from None
+        except PoolTimeout:
+            raise LedgerUnavailable(
+                f"ledger {self.place}: every connection of this process has been in use for too long; no call is made "
+                "without it"
+            ) from None
+
+    def _translated(self, error: DBAPIError) -> LedgerUnavailable | LedgerError:
+        failure = failure_of(error)
+        advice = f". {failure.advice}" if failure.advice else ""
+        if failure.waits:
+            return LedgerUnavailable(f"ledger {self.place}: {failure.reason}; no call is made without it{advice}")
+        return LedgerError(f"ledger {self.place}: {failure.reason}{advice}")
 
     def _ensure_schema(self) -> None:
-        months = list(months_from(datetime.now(UTC), MONTHS_AHEAD + 1))
         with self.read() as conn:
+            self.read_clock(conn)
+            months = list(months_from(self.now(), MONTHS_AHEAD + 1))
             if _read_version(conn) == HEAD and not missing_months(conn, months):
                 return
         with self._migration_lock() as conn:
@@ -140,28 +210,48 @@ class Ledger:
         """One process migrates; the others wait for it."""
         with self.write() as conn:
             if not self.sqlite:
+                conn.execute(text("SET LOCAL statement_timeout = 0"))  # a migration takes as long as it takes
                 conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             yield conn
 
 
-class Session:
-    """Transactions of one connection, one after the other."""
+class Scratch:
+    """Temporary tables, and transactions on the ledger beside them."""
 
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-
-    def write(self) -> AbstractContextManager[Connection]:
-        """One transaction that is durable when the block ends."""
-        return self._begin(read=False)
-
-    def read(self) -> AbstractContextManager[Connection]:
-        """One transaction that writes to nothing but temporary tables: on SQLite it waits for no writer."""
-        return self._begin(read=True)
+    def __init__(self, ledger: Ledger, tables: Connection) -> None:
+        self._ledger = ledger
+        self.tables = tables
+        """The connection that sees the temporary tables."""
 
     @contextmanager
-    def _begin(self, *, read: bool) -> Iterator[Connection]:
-        with self._conn.execution_options(**{_READ: read}).begin():
-            yield self._conn
+    def write(self) -> Iterator[Connection]:
+        """One transaction on the ledger that is durable when the block ends."""
+        if self._ledger.sqlite:
+            with self._begin(read=False):
+                yield self.tables
+        else:
+            with self._ledger.write() as conn:
+                yield conn
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that writes to nothing but temporary tables: on SQLite it waits for no writer."""
+        if self._ledger.sqlite:
+            with self._begin(read=True):
+                yield self.tables
+        else:
+            yield self.tables
+
+    def clear(self, tables: MetaData) -> None:
+        """Drop temporary tables. PostgreSQL's go with their transaction."""
+        if self._ledger.sqlite:
+            with self._begin(read=True):
+                tables.drop_all(self.tables)
+
+    @contextmanager
+    def _begin(self, *, read: bool) -> Iterator[None]:
+        with self.tables.execution_options(**{_READ: read}).begin():
+            yield
 
 
 def migrate(conn: Connection, target: str) -> None:
@@ -185,26 +275,36 @@ def _read_version(conn: Connection) -> str | None:
     return conn.execute(text("SELECT version_num FROM ai_ledger_version")).scalar()
 
 
-def _reason(error: DBAPIError) -> str:
-    """The driver's own first line: server and cause, never data."""
-    lines = str(error.orig).strip().splitlines() if error.orig else []
-    return lines[0] if lines else error.__class__.__name__
-
-
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(url, parsed.database)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(
+        engine = create_engine(
             url,
             pool_size=4,
             max_overflow=4,
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"connect_timeout": 10},
+            connect_args=_connect_args(parsed),
         )
+        event.listen(engine, "handle_error", _drop_what_is_of_no_use)
+        return engine
     raise LedgerError(f"ledger: {parsed.get_backend_name()} is not supported; expected PostgreSQL or SQLite")
+
+
+def _drop_what_is_of_no_use(context: ExceptionContext) -> None:
+    """Let the engine replace this connection and those opened before, which lead to the same server."""
+    error = context.sqlalchemy_exception
+    if isinstance(error, DBAPIError) and failure_of(error).drops:
+        context.is_disconnect = True
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    """What psycopg gets beyond the URL, whose own parameters go before."""
+    usual: dict[str, Any] = {"connect_timeout": 10, **_KEEPALIVE}
+    own = {name: value for name, value in usual.items() if name not in url.query}
+    return {**own, "prepare_threshold": None}  # a prepared statement belongs to a session, which a pooler changes
 
 
 def _sqlite_engine(url: str, database: str | None) -> Engine:

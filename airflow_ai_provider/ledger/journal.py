@@ -7,25 +7,26 @@ transaction shares that wait, and writes each budget row once per group instead 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from airflow_ai_provider.errors import AIProviderError, LedgerError, LedgerUnavailable
+from airflow_ai_provider.errors import AIProviderError, LedgerError
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Settled, open_attempts, settle
 from airflow_ai_provider.ledger.batching import Batcher
-from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.ledger.database import PATIENCE_SECONDS, Ledger
 from airflow_ai_provider.ledger.holds import RENEW_EVERY, renew_holds
 
 T = TypeVar("T")
-_PATIENCE_SECONDS = 60.0
-"""How long a group waits for a database that went away before its calls fail."""
+_BACK_SECONDS = 2 * RENEW_EVERY.total_seconds()
+"""After an outage: how long the holds of other live processes may look as if nobody renewed them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ _Entry = _Open | _Settle | _Work
 class Journal:
     """The only writer of a process to its ledger, for one event loop. Close it before the loop ends."""
 
-    def __init__(self, ledger: Ledger, owner: str, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+    def __init__(self, ledger: Ledger, owner: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._ledger = ledger
         self._owner = owner
         self._patience = patience_seconds
@@ -57,6 +58,16 @@ class Journal:
         # A call that is to leave need not wait behind what others settle; SQLite lets one writer in at a time anyway.
         self._opens = self._batcher if ledger.sqlite else Batcher(self._send)
         self._renewal = asyncio.create_task(self._keep_alive())
+        self._back_at = -math.inf
+
+    def now(self) -> datetime:
+        """The ledger's time (UTC)."""
+        return self._ledger.now()
+
+    @property
+    def just_back(self) -> bool:
+        """Whether the database was away until a moment ago: who has not renewed a hold may be alive all the same."""
+        return time.monotonic() - self._back_at < _BACK_SECONDS
 
     async def open(self, attempt: OpenAttempt) -> None:
         """Durable on return. Raises ``LedgerUnavailable`` or ``LedgerError``: then the call must not be made."""
@@ -100,41 +111,48 @@ class Journal:
         """
         opened = [entry.attempt for entry in entries if isinstance(entry, _Open)]
         settled = [row for entry in entries if isinstance(entry, _Settle) for row in entry.rows]
-        result = self._attempt(lambda conn, again: _open_and_settle(conn, opened, settled, replay or again))
+        result = self._attempt(lambda conn, again: _open_and_settle(conn, opened, settled, self.now(), replay or again))
         if isinstance(result, LedgerError) and not replay:
             return [outcome for entry in entries for outcome in self._commit_group([entry], replay=True)]
         return [result] * len(entries)
 
     def _attempt(self, work: Callable[[Connection, bool], T]) -> T | Exception:
-        """Commit ``work``, trying again while the database is away and patience lasts."""
-        deadline = time.monotonic() + self._patience
-        pause, replay = 0.05, False
-        while True:
-            try:
-                with self._ledger.write() as conn:
-                    return work(conn, replay)
-            except LedgerUnavailable as error:
-                if time.monotonic() + pause > deadline:
-                    return error
-            except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who asked
-                return error
-            time.sleep(pause)
-            pause, replay = min(pause * 2, 2.0), True
+        """Commit ``work``, waiting for a database that is away; the error where it cannot be."""
+        tried_again = False
+
+        def counted(conn: Connection, again: bool) -> T:
+            nonlocal tried_again
+            tried_again = again
+            return work(conn, again)
+
+        try:
+            done = self._ledger.run(counted, patience_seconds=self._patience)
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to the callers of the group
+            return error
+        if tried_again:
+            self._back_at = time.monotonic()
+        return done
 
     async def _keep_alive(self) -> None:
         """Say every few seconds that this process lives, so that others wait for the room it holds."""
         while True:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
             with suppress(AIProviderError):  # the next group finds out, and waits for the database
-                await self.run(lambda conn: renew_holds(conn, self._owner, datetime.now(UTC)))
+                await self.run(self._renew)
+
+    def _renew(self, conn: Connection) -> None:
+        self._ledger.read_clock(conn)
+        renew_holds(conn, self._owner, self.now())
 
 
 def _alone(work: Callable[[Connection], T]) -> Callable[[Connection, bool], T]:
     return lambda conn, _replay: work(conn)
 
 
-def _open_and_settle(conn: Connection, opened: list[OpenAttempt], settled: list[Settled], replay: bool) -> None:
+def _open_and_settle(
+    conn: Connection, opened: list[OpenAttempt], settled: list[Settled], now: datetime, replay: bool
+) -> None:
     if opened:
         open_attempts(conn, opened, replay=replay)
     if settled:
-        settle(conn, settled, datetime.now(UTC), replay=replay)
+        settle(conn, settled, now, replay=replay)

@@ -26,7 +26,7 @@ from airflow_ai_provider.ledger.adjusting import (
     move_to,
     one_at_a_time,
 )
-from airflow_ai_provider.ledger.database import Ledger, Session
+from airflow_ai_provider.ledger.database import Ledger, Scratch
 from airflow_ai_provider.ledger.invoices import Invoice
 from airflow_ai_provider.ledger.model_names import ModelNames
 from airflow_ai_provider.ledger.money import usd_from_nano
@@ -95,19 +95,19 @@ class RequestReconciliation:
 
     def run(self) -> None:
         """Raises ``LedgerError`` where a coverage does not say what it covers, and what reading the invoice raises."""
-        with self._ledger.session() as session, staged(session, self._invoice.lines, self._progress) as lines:
+        with self._ledger.scratch() as scratch, staged(scratch, self._invoice.lines, self._progress) as lines:
             self._report.lines = lines
-            with session.read() as conn:
+            with scratch.read() as conn:
                 seen = first_seen(conn, self._invoice.digest)
                 self._names = ModelNames(self._models(conn))
                 if self._covers:
                     self._require_one_account(conn, self._covers)
                 self._set_aside(conn)
-            marker = self._take(session, seen, _billed_rows, self._settle_bills)
+            marker = self._take(scratch, seen, _billed_rows, self._settle_bills)
             if self._covers:
-                self._take(session, seen, self._covered_rows, self._settle_absent)
+                self._take(scratch, seen, self._covered_rows, self._settle_absent)
             if marker and not self._report.dry_run:
-                self._leave_mark(session, marker)
+                self._leave_mark(scratch, marker)
         self._report.days = [
             DayModel(day, model, found.ledger, found.invoice, found.unknown)
             for (day, model), found in sorted(self._days.items())
@@ -157,7 +157,7 @@ class RequestReconciliation:
 
     def _take(
         self,
-        session: Session,
+        scratch: Scratch,
         seen: datetime | None,
         rows_after: Callable[[str], Any],
         settle: Callable[[Sequence[Any], dict[str, Attempt]], list[Change]],
@@ -165,8 +165,8 @@ class RequestReconciliation:
         """Chunk by chunk in the order of attempt ids, a transaction each. Returns the first attempt met."""
         after, first, done = "", None, 0
         while True:
-            with self._transaction(session) as conn:
-                rows = conn.execute(rows_after(after).limit(CHUNK)).all()
+            with self._transaction(scratch) as conn:
+                rows = scratch.tables.execute(rows_after(after).limit(CHUNK)).all()
                 attempts = attempts_from(conn, [row for row in rows if row.status], self._invoice.digest, seen)
                 changes = settle(rows, attempts)
                 if not self._report.dry_run:
@@ -181,8 +181,8 @@ class RequestReconciliation:
                 return first
             after = rows[-1].bill_id
 
-    def _transaction(self, session: Session) -> AbstractContextManager[Connection]:
-        return session.read() if self._report.dry_run else _locked(session)
+    def _transaction(self, scratch: Scratch) -> AbstractContextManager[Connection]:
+        return scratch.read() if self._report.dry_run else _locked(scratch)
 
     def _stop_dearer(self, conn: Connection, changes: Sequence[Change]) -> None:
         """Stop deployments that charged above a bound, as the call itself would have, had its answer arrived."""
@@ -349,17 +349,17 @@ class RequestReconciliation:
             detail = f"{moved}: settled before the ledger kept their budgets, so that no budget moved with them"
             self._report.findings.add(Finding("no_budgets", "budgets", detail))
 
-    def _leave_mark(self, session: Session, attempt: Attempt) -> None:
+    def _leave_mark(self, scratch: Scratch, attempt: Attempt) -> None:
         """An invoice that changed nothing is remembered too, so that one that comes later supersedes it."""
-        with _locked(session) as conn:
+        with _locked(scratch) as conn:
             if first_seen(conn, self._invoice.digest) is None:
                 mark = Change(attempt, 0, (0,) * len(TOKENS), "billed")
                 apply(conn, [mark], self._invoice.digest, self._now)
 
 
 @contextmanager
-def _locked(session: Session) -> Iterator[Connection]:
-    with session.write() as conn:
+def _locked(scratch: Scratch) -> Iterator[Connection]:
+    with scratch.write() as conn:
         one_at_a_time(conn)
         yield conn
 

@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from airflow_ai_provider.ledger.database import Session
+from airflow_ai_provider.ledger.database import Scratch
 from airflow_ai_provider.ledger.invoices import InvoiceLine
 from airflow_ai_provider.ledger.schema import llm_adjustments, llm_open_attempts, llm_requests
 
@@ -84,29 +84,28 @@ _found = Table(
 
 
 @contextmanager
-def staged(session: Session, invoice: Iterable[InvoiceLine], progress: Callable[[str, int], None]) -> Iterator[int]:
+def staged(scratch: Scratch, invoice: Iterable[InvoiceLine], progress: Callable[[str, int], None]) -> Iterator[int]:
     """Read the whole invoice into the temporary tables, which are gone when the block ends. Gives its lines' number.
 
     Raises what reading the invoice raises; the ledger was not touched then.
     """
-    with session.read() as conn:
-        _metadata.drop_all(conn)  # of a run that could not clean up
+    scratch.clear(_metadata)  # of a run that could not clean up
+    with scratch.read() as conn:
         _metadata.create_all(conn)
     try:
         number = 0
         rows = ({"seq": seq, **_row(line)} for seq, line in enumerate(invoice))
         while chunk := list(islice(rows, _CHUNK)):
-            with session.read() as conn:
+            with scratch.read() as conn:
                 conn.execute(insert(lines), chunk)
             number += len(chunk)
             progress("read", number)
-        with session.read() as conn:
+        with scratch.read() as conn:
             _name_attempts(conn)
             _sum_up(conn)
         yield number
     finally:
-        with session.read() as conn:
-            _metadata.drop_all(conn)
+        scratch.clear(_metadata)
 
 
 def _row(line: InvoiceLine) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ class CostReportOperator(HeartOperator):
 
         assert self.target
         uri, options = store(settings, self.target, f"target of {self.task_id}")
-        report = read_costs(ledger, now=datetime.now(UTC), since=since, until=until)
+        report = read_costs(ledger, now=ledger.now(), since=since, until=until)
         names = write_report(report, uri, options)
         page = f"{uri.rstrip('/')}/{PAGE}"
         self.log.info("%d charts of %d teams in %s", len(names) - 1, len(report.teams), page)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Context
@@ -64,8 +64,8 @@ class LedgerMaintenanceOperator(HeartOperator):
         from airflow_ai_provider.ledger import open_ledger
         from airflow_ai_provider.ledger.rollup import check_days, days_to_check
 
-        today = datetime.now(UTC).date()
         with open_ledger(settings.ledger_url, settings.home) as ledger:
+            today = ledger.now().date()
             with ledger.read() as conn:
                 days, _ = days_to_check(conn, today - timedelta(days=self.check_days - 1), today)
             found = [drift for drifts in check_days(ledger, days) for drift in drifts]
@@ -114,7 +114,7 @@ class LedgerExportOperator(HeartOperator):
             done = export_ledger(
                 ledger,
                 uri,
-                now=datetime.now(UTC),
+                now=ledger.now(),
                 since=day_of(self.since),
                 until=day_of(self.until),
                 storage_options=options,

@@ -323,6 +323,6 @@ def _recorder(job: RowsJob, step: Step, caller: Caller, settings: Settings) -> I
     who = context_of(caller, job.team)
     with (
         open_ledger(settings.ledger_url, settings.home) as ledger,
-        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=who) as trail,
+        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=who, clock=ledger.now) as trail,
     ):
         yield _Recorder(ledger, trail, job, step, caller, settings)

@@ -198,8 +198,9 @@ def _cursor(connection: Any, driver: str) -> Any:
     """A cursor that leaves the rows on the server, where the driver would fetch them all on execute."""
     if driver not in _POSTGRES:
         return connection.cursor()
-    # A named cursor lives in a transaction; without one it must be held across the commit.
-    return connection.cursor(name="airflow_ai_rows", withhold=bool(connection.autocommit))
+    # A named cursor lives in a transaction; one held beyond it would be lost behind a pooler.
+    connection.autocommit = False
+    return connection.cursor(name="airflow_ai_rows")
 
 
 def _schema(description: Sequence[Sequence[Any]], rows: Sequence[Sequence[Any]]) -> pa.Schema:

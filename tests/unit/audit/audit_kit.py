@@ -57,11 +57,14 @@ class MemoryStore:
     def pins(self, trail: str) -> list[Pin]:
         return [self.pinned[sequence] for sequence in sorted(self.pinned)]
 
+    def newest_pin(self, trail: str) -> Pin | None:
+        return self.pinned[max(self.pinned)] if self.pinned else None
+
     @contextmanager
-    def sealer_lock(self, trail: str) -> Iterator[bool]:
+    def sealer_lock(self, trail: str) -> Iterator[MemoryStore | None]:
         held = self.sealing.acquire(blocking=False)
         try:
-            yield held
+            yield self if held else None
         finally:
             if held:
                 self.sealing.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -216,7 +217,7 @@ def test_two_teams_never_share_a_scope_whatever_they_are_called(
 
 
 def test_attempts_have_names_of_their_own_that_sort_by_time() -> None:
-    made = [attempt_id() for _ in range(500)]
+    made = [attempt_id(datetime.now(UTC)) for _ in range(500)]
     assert len(set(made)) == 500
     assert [name[:12] for name in made] == sorted(name[:12] for name in made)
     assert {len(name) for name in made} == {32}

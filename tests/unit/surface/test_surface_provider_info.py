@@ -29,6 +29,7 @@ OPTIONS = {
     "audit_signing_key",
     "audit_spool_limit_mb",
     "audit_outcomes",
+    "audit_seal_within_minutes",
     "archive_lock",
     "archive_retention_days",
     "search_conn_id",
