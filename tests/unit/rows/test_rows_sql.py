@@ -166,7 +166,7 @@ def test_postgresql_rows_stay_on_the_server_until_they_are_fetched() -> None:
     connection = FakePostgres([(n, Decimal(n), None) for n in range(2500)])
     source = open_source("sql://pg/public.tickets?key=id", database=lambda _: connection)
     batches = list(source.batches(2000))
-    assert connection.made == {"name": "airflow_ai_rows", "withhold": False}
+    assert connection.made == {"name": "airflow_ai_rows"}
     assert connection.cursor_made.statement == 'SELECT * FROM "public"."tickets" ORDER BY "id"'
     assert set(connection.cursor_made.fetched) == {1000}
     assert [batch.num_rows for batch in batches] == [2000, 500]
