@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make sure that the servers the tests need (PostgreSQL, Redis) are installed on this machine, and Ceph if it can be.
+"""Make sure that what the tests need (PostgreSQL, PgBouncer, Redis, faketime) is installed, and Ceph if it can be.
 
 Exit status 0: they are there. 1: they are not, and the message names the packages and the command to run.
 Standard library only: it runs before anything is installed. On Debian and Ubuntu, as root or where ``sudo`` asks
@@ -20,9 +20,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from services import find_postgres, find_redis  # the look-up the tests themselves use
+from services_ha import find_faketime, find_pgbouncer
 from services_s3 import CEPH_PACKAGES, find_ceph
 
-FINDERS: dict[str, Callable[[], Path | None]] = {"postgresql": find_postgres, "redis-server": find_redis}
+FINDERS: dict[str, Callable[[], Path | None]] = {
+    "postgresql": find_postgres,
+    "pgbouncer": find_pgbouncer,
+    "redis-server": find_redis,
+    "libfaketime": find_faketime,
+}
 OPTIONAL = {"ceph": (CEPH_PACKAGES, find_ceph)}
 """Without Ceph, the archive in S3 is tested against moto, and what moto does not enforce is not tested."""
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks this file whether a package may start its service; 101 is "no"
@@ -62,8 +68,9 @@ def advice(missing: list[str], why_not: str) -> str:
     return (
         f"The tests need servers that this machine does not have: {packages}{reason}.\n"
         f"On Debian or Ubuntu run:\n    sudo apt-get update && sudo apt-get install {packages}\n"
-        "Elsewhere install PostgreSQL 13 or newer and Redis 6 or newer, with `postgres`, `initdb` and "
-        "`redis-server` on PATH. No service needs to run: the tests start their own."
+        "Elsewhere install PostgreSQL 13 or newer, PgBouncer 1.18 or newer and Redis 6 or newer, with `postgres`, "
+        "`initdb`, `pgbouncer` and `redis-server` on PATH, and libfaketime in /usr/lib/*/faketime. No service needs to "
+        "run: the tests start their own."
     )
 
 

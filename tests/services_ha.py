@@ -1,4 +1,4 @@
-"""What stands between a program and PostgreSQL in production: PgBouncer, and a streaming standby to fail over to.
+"""What production adds to PostgreSQL: PgBouncer, a streaming standby to fail over to, and clocks that are off.
 
 As in ``services``: real servers on loopback ports, each in a folder and a session of its own, gone with the test.
 """
@@ -21,6 +21,22 @@ def find_pgbouncer() -> Path | None:
     """The pgbouncer binary, or None."""
     found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
     return Path(found) if found else None
+
+
+def find_faketime() -> Path | None:
+    """The library that gives a process another clock, or None."""
+    return next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
+
+
+def faketime_library() -> Path:
+    """Raises ``MissingService`` where it is not installed."""
+    found = find_faketime()
+    if found is None:
+        raise MissingService(
+            "libfaketime is not installed (no /usr/lib/*/faketime/libfaketimeMT.so.1). "
+            "Run: python scripts/ensure_services.py    or: sudo apt-get install libfaketime"
+        )
+    return found
 
 
 class PgBouncer(Server):

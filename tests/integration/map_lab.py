@@ -72,6 +72,8 @@ class Lab:
     ledger_url: str | None = None
     cache_url: str | None = None
     limit_usd: str = "100"
+    period: str = "total"
+    """Of the team's budget."""
     deployment: dict[str, Any] = field(default_factory=dict)
     """Over and above model, place and price."""
     route: dict[str, Any] = field(default_factory=dict)
@@ -119,7 +121,7 @@ class Lab:
             "deployments": {"small": {**small, **self.deployment}},
             "routes": {ROUTE: {**route, **self.route}},
             "budgets": [
-                {"team": TEAM, "period": "total", "limit_usd": float(self.limit_usd)},
+                {"team": TEAM, "period": self.period, "limit_usd": float(self.limit_usd)},
                 {"period": "total", "limit_usd": 1000},
             ],
             "masking": self.masking,
@@ -147,9 +149,11 @@ class Lab:
             self.settings,
         )
 
-    def start(self, spec: Spec) -> JobProcess:
+    def start(self, spec: Spec, *, clock_offset: int = 0) -> JobProcess:
+        """A process that runs the job; its clock is ``clock_offset`` seconds ahead."""
         self._runs += 1
-        return JobProcess(spec, self.folder / "runs" / f"{self.home_name}-{self._runs}")
+        folder = self.folder / "runs" / f"{self.home_name}-{self._runs}"
+        return JobProcess(spec, folder, clock_offset=clock_offset)
 
     def run(self, source: str, *, caller: Mapping[str, Any] | None = None, **job: Any) -> dict[str, Any]:
         """Run a job to its end and return its summary."""

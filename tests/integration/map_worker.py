@@ -9,13 +9,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import orjson
+from services_ha import faketime_library
 
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.gateway.settings import Settings
@@ -40,13 +45,21 @@ class Spec:
 
 
 class JobProcess:
-    """A job under way in a process of its own. ``folder`` gets its log and what came of it."""
+    """A job under way in a process of its own. ``folder`` gets its log and what came of it.
 
-    def __init__(self, spec: Spec, folder: Path) -> None:
+    ``clock_offset`` is how many seconds its clock is ahead of this process', which takes a fresh interpreter.
+    """
+
+    def __init__(self, spec: Spec, folder: Path, *, clock_offset: int = 0) -> None:
         folder.mkdir(parents=True)
         self.log_file = folder / "log.txt"
         self._outcome = folder / "outcome.json"
-        self._process: ForkServerProcess = _CONTEXT.Process(target=work, args=(spec, self.log_file, self._outcome))
+        arguments = (spec, self.log_file, self._outcome)
+        self._process: ForkServerProcess | _ShiftedProcess = (
+            _ShiftedProcess(arguments, folder, clock_offset)
+            if clock_offset
+            else _CONTEXT.Process(target=work, args=arguments)
+        )
         self._process.start()
 
     @property
@@ -78,6 +91,43 @@ class JobProcess:
 
     def _log_tail(self) -> str:
         return self.log_file.read_text(errors="replace")[-3000:] if self.log_file.exists() else "(no log)"
+
+
+class _ShiftedProcess:
+    """``work`` in an interpreter of its own whose wall clock is off; its monotonic clock is the machine's."""
+
+    def __init__(self, arguments: tuple[Spec, Path, Path], folder: Path, offset: int) -> None:
+        self._call = folder / "call.pickle"
+        self._call.write_bytes(pickle.dumps(arguments))
+        self._offset = offset
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        clock = {"LD_PRELOAD": str(faketime_library()), "FAKETIME": f"{self._offset:+d}"}
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        self._popen = subprocess.Popen(
+            [sys.executable, __file__, str(self._call)],
+            env={**os.environ, **clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": path},
+        )
+
+    def is_alive(self) -> bool:
+        return self._started.poll() is None
+
+    def kill(self) -> None:
+        self._started.kill()
+
+    def join(self, timeout: float | None = None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._started.wait(timeout)
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._started.returncode
+
+    @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        assert self._popen is not None
+        return self._popen
 
 
 def work(spec: Spec, log_file: Path, outcome: Path) -> None:
@@ -116,3 +166,9 @@ def prompt_with_bad_rows(row: Mapping[str, Any]) -> str:
             return None  # type: ignore[return-value]  # as a user's function may
         case _:
             return f"Answer this: {row['text']}"
+
+
+if __name__ == "__main__":
+    import map_worker  # so that what was pickled finds its classes
+
+    map_worker.work(*pickle.loads(Path(sys.argv[1]).read_bytes()))
