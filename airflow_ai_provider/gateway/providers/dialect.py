@@ -48,6 +48,10 @@ _REFUSAL = re.compile(
     r"(?:param|arg|name|key|field|propert)"
     r"|not permitted|extra_forbidden|not compatible|deprecated for this model|cannot both be|fixed at"
 )
+_LISTED = re.compile(
+    r"(?<!not )(?<!un)(?:supported|valid|allowed|permitted|known) (?:param|arg|field|key)|expected one of"
+)
+"""From here on an error lists what it would take."""
 _NOT_BOTH = re.compile(r"cannot both be|only one of")
 _CODE = re.compile(r'"code": ?"(?:unsupported|unknown|unrecognized)_(?:parameter|value|argument)"')
 _PARAM = re.compile(r'"param": ?"([a-z_.]+)')
@@ -145,7 +149,7 @@ def dialect_of(deployment: Deployment) -> Dialect:
 
 def _plain(error: bytes | str) -> str:
     text = error[: 4 * _MOST_READ].decode("utf-8", "replace") if isinstance(error, bytes) else error
-    return text.replace("\\", "")[:_MOST_READ].lower()
+    return _LISTED.split(text.replace("\\", "")[:_MOST_READ].lower(), maxsplit=1)[0]
 
 
 def _named(text: str, names: Iterable[str]) -> frozenset[str]:

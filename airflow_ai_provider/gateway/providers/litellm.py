@@ -12,6 +12,7 @@ litellm takes seconds and well over 100 MB to import; it is imported when the fi
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -95,20 +96,25 @@ class LitellmProvider:
             failure = replies.timed_out(self._name)
         except Exception as error:  # noqa: BLE001 - litellm raises its own, openai's, httpx's and pydantic's
             failure = self._failure(error, request, dialect)
-        if (reply := self._read(received, response, request)) is not None:
-            return reply
+        try:
+            if (reply := self._read(received, response, request)) is not None:
+                return reply
+        except VendorError as error:
+            failure = self._learned(error, json.dumps(received.body()), request, dialect)
         assert failure is not None, "litellm returned an answer, or raised"
         raise failure  # without litellm's as its cause: that knows prompt and key
 
     def _failure(self, error: Exception, request: ModelRequest, dialect: Dialect) -> VendorError:
-        failure = mapped(self._name, error)
-        if failure.kind not in ADAPTABLE:
-            return failure
         response = _http_response(_chain(error))
-        status = None if response is None else response.status_code
         said = str(error) if response is None else _content(response)
+        return self._learned(mapped(self._name, error), said, request, dialect)
+
+    def _learned(self, failure: VendorError, said: bytes | str, request: ModelRequest, dialect: Dialect) -> VendorError:
+        """What is learned of a failure, where it is about a parameter; else the failure."""
+        if failure.kind not in ADAPTABLE or failure.billed:
+            return failure
         sent = {*self._params, *request.params, *self._structure.flags(request, dialect)}
-        return self._adapting.learn(dialect, status, said, sent) or failure
+        return self._adapting.learn(dialect, failure.http_status, said, sent) or failure
 
     async def close(self) -> None:
         """Closes the clients of every deployment: litellm keeps them together, by the loop's ``id``.

@@ -58,16 +58,23 @@ class OpenAICompatibleProvider:
     async def complete(self, request: ModelRequest) -> ModelReply:
         dialect = self._adapting.dialect
         status, headers, content = await self._exchange(request, self._body(request, dialect))
+        try:
+            return self._reply(request, status, headers, content)
+        except VendorError as error:
+            failure = error
+        if failure.kind in ADAPTABLE and not failure.billed:
+            sent = {*self._address.params, *request.params, *self._structure.flags(request, dialect)}
+            failure = self._adapting.learn(dialect, failure.http_status, content, sent) or failure
+        raise failure
+
+    def _reply(self, request: ModelRequest, status: int, headers: MultiMapping[str], content: bytes) -> ModelReply:
+        """Raises ``VendorError`` where the vendor refused, or its answer cannot be read."""
         if replies.is_page(status, headers.get("content-type")):
             raise replies.wrong_address(self._name, status)
         if 200 <= status < 300:
             body = replies.parse(self._name, content)
             return replies.read_reply(self._name, body, _lookup(headers), messages=request.messages)
-        error = replies.refused(self._name, status, replies.read_error(content), _lookup(headers))
-        if error.kind in ADAPTABLE:
-            sent = {*self._address.params, *request.params, *self._structure.flags(request, dialect)}
-            error = self._adapting.learn(dialect, status, content, sent) or error
-        raise error
+        raise replies.refused(self._name, status, replies.read_error(content), _lookup(headers))
 
     async def close(self) -> None:
         session, self._opened = self._opened, None

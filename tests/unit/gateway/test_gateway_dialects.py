@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from gateway_making import House, deployment, invoiced, policy
+from hypothesis import given
+from hypothesis import strategies as st
 from wire_making import ADAPTERS, PERMANENT, answering, ask, failure, provider
 
 from airflow_ai_provider.errors import ParameterRefused
@@ -85,6 +87,7 @@ OTHER: dict[str, Any] = {
     "tools": error("Unsupported parameter: 'tools' is not supported.", param="tools", code="unsupported_parameter"),
     "a schema": error("'response_format' of type 'json_schema' is not supported with this model."),
     "what was not sent": error("Unknown parameter: 'top_k'.", param="top_k", code="unknown_parameter"),
+    "a list of what it takes": error("Unknown parameter: 'top_k'. Supported parameters: temperature, top_p, stop."),
     "anything": error("Bad request."),
 }
 
@@ -108,6 +111,30 @@ def test_a_limit_has_two_names_and_no_third_try() -> None:
     first = Dialect("max_completion_tokens").adapted(422, old, SENT)
     assert first == Dialect("max_tokens", frozenset({"max_completion_tokens"}))
     assert first.adapted(400, json.dumps({"error": OPENAI_LIMIT}).encode(), SENT) is None
+
+
+LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+@given(
+    refused=st.sets(st.sampled_from([*SENT[2:], *LIMITS, "tools", "response_format"])), first=st.sampled_from(LIMITS)
+)
+def test_no_server_makes_anything_be_asked_for_ever(refused: set[str], first: str) -> None:
+    dialect: Dialect | None = Dialect(first)
+    params = dict.fromkeys([*SENT, "tools", "response_format"], 1)
+    for tries in range(len(params) + 3):
+        assert dialect is not None
+        sent = [*dialect.kept(params), dialect.limit_name]
+        wrong = next((name for name in sent if name in refused), None)
+        if wrong is None:
+            return
+        body = {**OPENAI_LIMIT, "param": wrong, "message": f"Unsupported parameter: '{wrong}' is not supported."}
+        dialect = dialect.adapted(400, json.dumps({"error": body}).encode(), sent)
+        if dialect is None:
+            assert wrong in ("tools", "response_format") or refused >= {*LIMITS}
+            return
+        assert tries <= len(refused)
+    pytest.fail("it never ended")
 
 
 def test_a_strict_schema_is_dropped_or_demanded_once() -> None:
@@ -165,6 +192,18 @@ async def test_a_deployment_of_azure_whose_name_says_nothing_learns_it_too(adapt
     assert [(type(error), error.kind) for error in errors] == [
         (ParameterRefused, "unsupported_params"),
         (PERMANENT, "bad_request"),
+    ]
+
+
+@both
+async def test_a_refusal_in_an_answer_of_200_is_learned_from_too(adapter: str) -> None:
+    body = {"error": {"message": OPENAI_LIMIT["message"], "code": 400}}
+    async with answering(200, json.dumps(body).encode()) as url:
+        asked = provider(url, adapter=adapter, model="hosted_vllm/house")
+        errors = [await failure(asked), await failure(asked)]
+    assert [(type(error), error.kind, error.http_status, error.billed) for error in errors] == [
+        (ParameterRefused, "unsupported_params", 400, False),
+        (PERMANENT, "bad_request", 400, False),
     ]
 
 
