@@ -52,23 +52,19 @@ def same_model(asked: str, served: str) -> bool:
 
 
 _VERSION = re.compile(
-    r"[-@:](20\d\d-?\d\d-?\d\d|\d{3,4}|\d{6,8}|latest|preview|exp|experimental|beta|stable|v\d+(:\d+)?)$"
+    r"[-@:](20\d\d-?\d\d-?\d\d|\d\d-\d\d|\d{3,4}|\d{6,8}|latest|preview|exp|experimental|beta|stable|v\d+(:\d+)?)$"
 )
 _VARIANT = re.compile(r":[a-z0-9._-]+$")
 """Behind a colon: tags of Ollama, ways of OpenRouter (``:free``, ``:nitro``)."""
-_MAKER = re.compile(
-    r"^(?:(?:us|eu|apac|global|jp|au)-)?(?:anthropic|amazon|meta|mistral|cohere|deepseek|google|openai|qwen|ai21)-(?=.*-)"
-)
-"""Before the name in Bedrock's ids."""
+_MAKER = re.compile(r"^(?:[a-z]{2,6}\.)?(?:anthropic|amazon|meta|mistral|cohere|deepseek|google|openai|qwen|ai21)\.")
+"""Region and maker before the name in Bedrock's ids."""
 
 
 def _family(model: str) -> str:
-    name = model.strip().lower()
+    name = _MAKER.sub("", model.strip().lower().rpartition("/")[2])
     if not name.startswith("ft:"):
         name = _VARIANT.sub("", re.sub(r"-v\d+:\d+$", "", name))
-    name = _plain(name)
-    if (bare := _MAKER.sub("", name)) != name:
-        name = _plain(bare)
+    name = _plain(name).replace("gpt-3-5", "gpt-35")  # Azure's spelling
     while (shorter := _VERSION.sub("", name)) != name:
         name = shorter
     return name

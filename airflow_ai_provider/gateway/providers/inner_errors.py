@@ -30,11 +30,12 @@ class InnerError:
 
 
 _HTTP = range(400, 600)
-_CODE_NAMES = "code status status_code statusCode http_status http_code type error_code".split()
+_CODE_NAMES = "code status status_code statusCode http_status http_code type error_code __type".split()
 _WORDS: Sequence[tuple[str, int]] = (
     ("ratelimit", 429),
     ("toomanyrequests", 429),
     ("throttl", 429),
+    ("limitexceeded", 429),
     ("resourceexhausted", 429),
     ("quota", 429),
     ("balance", 402),
@@ -73,15 +74,24 @@ _WORDS: Sequence[tuple[str, int]] = (
 _PHRASES: Sequence[tuple[str, int]] = (
     ("rate limit", 429),
     ("too many requests", 429),
+    ("ratelimit", 429),
     ("qps", 429),
+    ("速率限制", 429),
+    ("过于频繁", 429),
+    ("account balance", 402),
     ("insufficient balance", 402),
+    ("余额不足", 402),
     ("insufficient credit", 402),
     ("credit balance", 402),
     ("quota", 429),
     ("overloaded", 503),
     ("temporarily unavailable", 503),
     ("at capacity", 503),
+    ("is loading", 503),
+    ("currently loading", 503),
     ("api key", 401),
+    ("model does not exist", 404),
+    ("model not found", 404),
     ("maximum context length", 400),
     ("context window", 400),
     ("context size", 400),
@@ -126,13 +136,16 @@ def _unnamed(body: Mapping[str, Any]) -> Any:
     """An error that stands in the body itself, without choices beside it."""
     if isinstance(response := body.get("Response"), Mapping):  # Tencent's
         return response.get("Error")
+    several = body.get("errors")
+    if isinstance(several, list) and several and isinstance(several[0], Mapping):
+        return several[0]
     base = body.get("base_resp")  # MiniMax's
     if isinstance(base, Mapping) and base.get("status_code"):
         return {"code": base["status_code"], "message": base.get("status_msg")}
     says_so = body.get("object") == "error" or body.get("type") == "error" or body.get("success") is False
     says_so |= str(body.get("status", "")).lower() in ("error", "failed", "failure")
     numbered = any(_number(body.get(name)) in _HTTP for name in _CODE_NAMES)
-    worded = isinstance(body.get("code"), str) and bool(body.get("message")) and _named(body["code"]) is not None
+    worded = any(_named(body.get(name)) for name in ("code", "__type")) and bool(body.get("message"))
     private = (_number(body.get("code")) or 0) >= 1000 and bool(body.get("message") or body.get("msg"))
     private |= bool(body.get("error_code")) and bool(body.get("error_msg"))
     if not (says_so or numbered or worded or private):

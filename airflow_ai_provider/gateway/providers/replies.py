@@ -353,6 +353,8 @@ def _any(phrases: Sequence[str], message: str) -> bool:
 
 
 def _field(thing: Any, name: str) -> Any:
+    if type(thing) is dict:
+        return thing.get(name)
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
 
 

@@ -15,7 +15,7 @@ _BLANK: Final = r"[\s\u200b\ufeff]*"
 _OWN: Final = r"think|seed:think|mm:think|longcat_think|antthinking"
 _WORD: Final = r"thinking|thoughts?|reasoning|reflection|scratchpad|inner_monologue|chain_of_thought"
 _OPEN = re.compile(
-    rf"{_BLANK}(?:<(?P<tag>{_OWN}|{_WORD})(?:\s[^<>]*)?>|(?P<mark>\[THINK\]|◁think▷|<\|begin_of_thought\|>"
+    rf"{_BLANK}(?:<(?P<tag>{_OWN}|{_WORD})(?:\s[^<>]*)?/?>|(?P<mark>\[THINK\]|◁think▷|<\|begin_of_thought\|>"
     r"|<\|START_THINKING\|>))",
     re.IGNORECASE,
 )
@@ -67,6 +67,8 @@ def _one_thought_less(text: str, prompt: str) -> str | None:
     if opened := _OPEN.match(text):
         if (tag := opened["tag"]) and _is_asked_for(tag, prompt):
             return None
+        if opened[0].endswith("/>"):
+            return text[opened.end() :].lstrip()
         end = _closing(opened).search(text, opened.end())
         return text[end.end() :].lstrip() if end else ""
     for closed in _CLOSE.finditer(text):

@@ -41,10 +41,13 @@ _ORDINARY = frozenset(
 )
 """Details whose tokens have the price of input or output, or a price of the cache."""
 _MODALITIES = {"input": "promptTokensDetails", "output": "candidatesTokensDetails"}
-_PER_CALL = "num_sources_used num_search_queries web_search_requests prompt_audio_seconds citation_tokens".split()
+_PER_CALL = frozenset(
+    "num_sources_used num_search_queries web_search_requests prompt_audio_seconds citation_tokens".split()
+)
 """What is charged beside tokens, and has no price here."""
 _USAGES = "usage usageMetadata usage_metadata".split()
 _COSTS = "cost total_cost estimated_cost".split()
+_COST_FIELDS = frozenset({*_COSTS, "cost_in_usd_ticks", "cost_details"})
 _TICKS_PER_USD = Decimal(10**10)
 """xAI's unit of cost."""
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
@@ -92,6 +95,8 @@ def _usage(reported: Any) -> Usage | None:
         return None
     details = next((found for name in _INPUT_DETAILS if (found := _field(reported, name)) is not None), None)
     said = next((found for name in _OUTPUT_DETAILS if (found := _field(reported, name)) is not None), None)
+    if any(isinstance(part, list | str | int | float) for part in (details, said)):
+        raise _Unreadable
     cached = _first(details, _CACHED)[0] or _first(reported, [*_READ, *_CACHED])[0]
     write = _first(details, ["cache_write_tokens", "cache_creation_tokens"])[0] or _first(reported, _WRITTEN)[0]
     apart = prompt_name in _EXCLUSIVE and (_first(reported, _READ)[0] or _first(reported, _WRITTEN)[0])
@@ -112,18 +117,22 @@ def _usage(reported: Any) -> Usage | None:
 def _other_kinds(reported: Any, details: Any, said: Any) -> Iterator[tuple[str, int]]:
     """Tokens that have prices of their own, by names such as ``audio_input``; and what is charged beside tokens."""
     for side, figures in (("input", details), ("output", said)):
-        for name in figures if isinstance(figures, Mapping) else ("audio_tokens", "image_tokens", "video_tokens"):
-            if name.endswith("_tokens") and name not in _ORDINARY and (count := _count(figures, name)):
-                yield f"{name.removesuffix('_tokens')}_{side}", count
+        if figures is not None:
+            yield from _other_details(side, figures)
         modalities = _field(reported, _MODALITIES[side])
         for part in modalities if isinstance(modalities, list) else ():
             kind, count = str(_field(part, "modality")).lower(), _count(part, "tokenCount")
             if kind not in ("text", "modality_unspecified") and count:
                 yield f"{kind}_{side}", count
     for holder in (reported, _field(reported, "server_tool_use")):
-        for name in _PER_CALL:
-            if count := _count(holder, name):
-                yield name, count
+        if isinstance(holder, dict):
+            yield from ((name, count) for name in _PER_CALL & holder.keys() if (count := _count(holder, name)))
+
+
+def _other_details(side: str, figures: Any) -> Iterator[tuple[str, int]]:
+    for name in figures if isinstance(figures, dict) else ("audio_tokens", "image_tokens", "video_tokens"):
+        if name not in _ORDINARY and name.endswith("_tokens") and (count := _count(figures, name)):
+            yield f"{name.removesuffix('_tokens')}_{side}", count
 
 
 def _kept_an_hour(details: Any, write: int) -> int:
@@ -191,10 +200,14 @@ def _tier(said: Any) -> str | None:
 
 def _cost(body: Any, usage: Any, headers: Any) -> Decimal | None:
     """The most that the answer says it costs, in USD."""
+    if not isinstance(body, dict):
+        return None
+    in_header = None if headers is None else headers("x-litellm-response-cost")
+    if in_header is None and "cost" not in body and not (isinstance(usage, dict) and _COST_FIELDS & usage.keys()):
+        return None  # nearly always
     claims = [_usd(_field(usage, name)) for name in _COSTS]
     claims += [_usd(_field(body, "cost"))] if body is not usage else []
-    if headers is not None:
-        claims.append(_usd(headers("x-litellm-response-cost")))
+    claims.append(_usd(in_header))
     ticks = _usd(_field(usage, "cost_in_usd_ticks"), _MOST_USD * _TICKS_PER_USD)
     claims.append(None if ticks is None else ticks / _TICKS_PER_USD)
     details = _field(usage, "cost_details")
@@ -224,4 +237,6 @@ def _usd(value: Any, most: Decimal = _MOST_USD) -> Decimal | None:
 
 
 def _field(thing: Any, name: str) -> Any:
+    if type(thing) is dict:  # nearly always, and asked dozens of times an answer
+        return thing.get(name)
     return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
