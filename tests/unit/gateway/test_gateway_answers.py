@@ -11,7 +11,9 @@ import pytest
 from gateway_making import House, deployment, invoiced, policy
 from reuse_place import stored
 from test_gateway_audited import events
+from test_gateway_usage import anthropic_body, gemini_body
 from vendor_zoo import said
+from wire_making import answering, ask, failure, provider
 
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.plan import plan_spend
@@ -171,3 +173,51 @@ def test_a_plan_warns_of_a_model_that_reasons_with_a_small_limit(
     assert plan_document(plan)["warnings"] == list(plan.warnings)
     if warned:
         assert "max_tokens 512" in plan_figures(plan)["warning"]
+
+
+GEMINI, ANTHROPIC = "gemini/gemini-2.0-flash", "anthropic/claude-sonnet-4-5"
+
+
+def gemini(finish: str | None, text: str = "ye", **more: Any) -> dict[str, Any]:
+    candidate = {
+        "content": {"role": "model", "parts": [{"text": text}] if text else []},
+        "finishReason": finish,
+        "index": 0,
+    }
+    return {"responseId": "g", "candidates": [candidate], "usageMetadata": gemini_body()["usageMetadata"], **more}
+
+
+def anthropic(stop: str, **usage: Any) -> dict[str, Any]:
+    return {**anthropic_body(**usage), "stop_reason": stop}
+
+
+@pytest.mark.parametrize(("model", "body", "ending"), [
+    (GEMINI, gemini("STOP"), "stop"),
+    (GEMINI, gemini("MAX_TOKENS"), "length"),
+    (GEMINI, gemini("MAX_TOKENS", ""), "length"),
+    (GEMINI, gemini("SAFETY"), "content_filter"),
+    (GEMINI, gemini("SPII"), "content_filter"),
+    (GEMINI, gemini("PROHIBITED_CONTENT", ""), "content_filter"),
+    (GEMINI, gemini("MALFORMED_RESPONSE"), "error"),
+    (GEMINI, {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 9}}, "content_filter"),
+    (ANTHROPIC, anthropic("end_turn"), "stop"),
+    (ANTHROPIC, anthropic("max_tokens"), "length"),
+    (ANTHROPIC, anthropic("model_context_window_exceeded"), "length"),
+    (ANTHROPIC, anthropic("refusal"), "refusal"),
+])  # fmt: skip
+async def test_vendors_with_a_protocol_of_their_own_end_answers_in_their_own_words(
+    model: str, body: dict[str, Any], ending: str
+) -> None:
+    """litellm calls many of these ``stop``, or a refusal a filter."""
+    async with answering(200, json.dumps(body).encode()) as url:
+        if ending == "error":
+            error = await failure(provider(url, model=model))
+            assert (error.kind, error.billed) == ("server_error", True)
+        else:
+            assert (await ask(provider(url, model=model))).finish_reason == ending
+
+
+async def test_their_service_tier_is_read_too() -> None:
+    async with answering(200, json.dumps(anthropic("end_turn", service_tier="priority")).encode()) as url:
+        claims = (await ask(provider(url, model=ANTHROPIC))).claims
+    assert (claims.service_tier, claims.model) == ("priority", "claude-sonnet-4-5")
