@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import orjson
 
-from airflow_ai_provider.errors import PromptError
-from airflow_ai_provider.gateway.endings import is_blank, reason_against
-from airflow_ai_provider.gateway.tools import forced
+from airflow_ai_provider.errors import PrivacyError, PromptError
+from airflow_ai_provider.gateway.endings import ending_of, is_blank, reason_against
+from airflow_ai_provider.gateway.tools import answer_of, forced
 from airflow_ai_provider.privacy.restoring import TokenReport
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from airflow_ai_provider.gateway.prepare import Prepared
+    from airflow_ai_provider.gateway.reuse import Stored
+    from airflow_ai_provider.policy import Tier
 
 _NUMBER = re.compile(r"\d[\d.,]*\d")
 """Figures of two digits and more; single digits are list markers and counts too often to say anything."""
@@ -68,6 +72,25 @@ class AnswerChecks:
             return text
         inner = match[1].strip()
         return text if _parsed(inner) is _NOT_JSON else inner
+
+    def content(self, stored: Stored) -> str:
+        """What the reader of an answer gets, still masked: its text, or the JSON of its tool calls."""
+        return self.bare(answer_of(stored.text, stored.tool_calls))
+
+    def verdict(self, stored: Stored, prepared: Prepared, tier: Tier) -> str | None:
+        """Why a tier's answer is rejected for a row, whether it was just given or found; ``None`` if it is good."""
+        try:
+            asked = prepared.at(tier)
+            return self.problem(
+                self.content(stored),
+                asked.text,
+                asked.report,
+                restored=asked.restored,
+                calls=bool(stored.tool_calls),
+                ending=ending_of(stored.finish_reason),
+            )
+        except PrivacyError as failure:
+            return f"restore: {failure}"
 
     def problem(
         self,

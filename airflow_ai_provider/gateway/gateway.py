@@ -16,7 +16,6 @@ from airflow_ai_provider.gateway.answer import Answer, RowStatus
 from airflow_ai_provider.gateway.attempting import Ask, Attempts, Plan, in_time
 from airflow_ai_provider.gateway.calling import Calls, Reply, Way
 from airflow_ai_provider.gateway.checks import AnswerChecks
-from airflow_ai_provider.gateway.endings import ending_of
 from airflow_ai_provider.gateway.escalation import upper_tier, wants_another_model
 from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.giving_up import GivingUp
@@ -29,7 +28,6 @@ from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 from airflow_ai_provider.gateway.reviews import Reviews
 from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.stopping import Walks
-from airflow_ai_provider.gateway.tools import answer_of
 from airflow_ai_provider.ledger.attempts import Settled
 from airflow_ai_provider.ledger.journal import Journal
 from airflow_ai_provider.ledger.limits import LimitChange
@@ -317,31 +315,14 @@ class Gateway:
     # -- what a row gets
 
     def _problem(self, ask: Ask, reply: Reply) -> str | None:
-        if reply.stored is None:
-            return None
-        try:
-            prepared = ask.prepared.at(reply.tier)
-            return self._checks.problem(
-                self._content(reply.stored),
-                prepared.text,
-                prepared.report,
-                restored=prepared.restored,
-                calls=bool(reply.stored.tool_calls),
-                ending=ending_of(reply.stored.finish_reason),
-            )
-        except PrivacyError as failure:
-            return f"restore: {failure}"
-
-    def _content(self, stored: Stored) -> str:
-        """What the reader of an answer gets, still masked: its text, or the JSON of its tool calls."""
-        return self._checks.bare(answer_of(stored.text, stored.tool_calls))
+        return self._checks.verdict(reply.stored, ask.prepared, reply.tier) if reply.stored else None
 
     def _answer(self, ask: Ask, reply: Reply, problem: str | None, spent: int) -> Answer:
         stored, status, error, text = reply.stored, reply.status, reply.failure, None
         if stored is not None:
             status, error = _status(problem)
             try:
-                text = ask.prepared.restored(self._content(stored))
+                text = ask.prepared.restored(self._checks.content(stored))
             except PrivacyError as failure:
                 status, error = "error", f"privacy: {failure}"
         answer = Answer(

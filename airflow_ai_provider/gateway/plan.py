@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from airflow_ai_provider.errors import PrivacyError, PromptError, RoutingError
 from airflow_ai_provider.gateway.advice import warnings_of
-from airflow_ai_provider.gateway.endings import ending_of
 from airflow_ai_provider.gateway.escalation import upper_tier
 from airflow_ai_provider.gateway.estimate import (
     Ask,
@@ -40,7 +39,7 @@ from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, tokens_of
-from airflow_ai_provider.gateway.tools import answer_of, tools_bytes
+from airflow_ai_provider.gateway.tools import tools_bytes
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
@@ -292,16 +291,7 @@ class _Look:
 
     def _asked_again(self, prepared: Prepared, found: Stored) -> Tier | None:
         """The tier that would be asked as well, since a stored answer does not pass the checks."""
-        try:
-            rejected = self._plan.checks.problem(
-                self._plan.checks.bare(answer_of(found.text, found.tool_calls)),
-                prepared.text,
-                prepared.report,
-                calls=bool(found.tool_calls),
-                ending=ending_of(found.finish_reason),
-            )
-        except PrivacyError:
-            rejected = "restore"
+        rejected = self._plan.checks.verdict(found, prepared, prepared.tier)
         return upper_tier(rejected, self._plan.route, prepared.tier, self._max_tokens)
 
     async def _look_up(self, requests: Sequence[_Request]) -> list[Stored | None]:

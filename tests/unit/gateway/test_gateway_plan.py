@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.plan import SpendPlan, _Digests, budget_lines, plan_spend
 from airflow_ai_provider.gateway.plan_text import dollars, duration, plan_document, plan_figures, plan_line
 from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.testing.behaviour import Faults
+from airflow_ai_provider.testing.behaviour import Faults, RawAnswer
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 WORDS = "card transfer refund balance limit abroad fee pending cash machine app statement 卡 转账 余额".split()
@@ -158,6 +159,40 @@ def test_a_stored_answer_whose_tokens_are_not_the_rows_is_asked_again_above(hous
     house.write(policy(**{**TIERS, "escalate": {"on": ["restore"], "to": "complex"}}, **masked))
     planned, outcome = house.both(rows, run_id="run-2", output_schema=invented)
     assert 0 < actual(outcome) <= planned.worst_nano
+
+
+CALL: dict[str, Any] = {"type": "function", "function": {"name": "close", "parameters": {"type": "object"}}}
+ADDRESSED = {
+    "type": "object",
+    "properties": {"to": {"type": "string", "pattern": "ann@example\\.com"}},
+    "required": ["to"],
+}
+FENCED = {
+    "choices": [{"message": {"content": '```json\n{"to": "the branch"}\n```'}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 9},
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "script"),
+    [
+        ({"tools": [CALL], "tool_choice": "required"}, []),
+        ({"output_schema": {"type": "object", "required": ["to"]}}, ["fenced"]),
+        ({"output_schema": ADDRESSED}, []),
+    ],
+    ids=["forced tool", "fenced JSON", "schema of the restored value"],
+)
+def test_a_plan_judges_stored_answers_as_the_run_does(
+    house: Planned, vendor: VendorDouble, job: dict[str, Any], script: list[str]
+) -> None:
+    masked = {"masking": "standard", "profiles": {"standard": {"detect": ["email"]}}, "reuse": {"scope": "team"}}
+    rows = [{"text": "write to ann@example.com", "difficulty": "simple"}]
+    house.write(policy(**{**TIERS, "escalate": {"on": ["schema"], "to": "complex"}}, **masked))
+    vendor.configure(answers={"fenced": RawAnswer(json.dumps(FENCED), cost_nanodollars=50_000)}, script=script)
+    first = house.run(rows, **job)
+    assert first.column("status") == ["ok"]
+    planned, again = house.both(rows, run_id="run-2", **job)
+    assert (planned.stored, planned.calls) == (again.summary.reused, 0) == (1, 0)
 
 
 def test_escalation_is_learnt(house: Planned, vendor: VendorDouble) -> None:
