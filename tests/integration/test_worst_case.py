@@ -37,7 +37,7 @@ from airflow_ai_provider.testing.vendor import VendorProcess
 
 LOG = logging.getLogger("worst-case")
 ROWS = 200
-EXAMPLES = int(os.environ.get("AI_TEST_EXAMPLES", "14"))
+EXAMPLES = int(os.environ.get("AI_TEST_EXAMPLES", "8"))
 _RARE = {Fault.OVERSIZED: 0.02}
 """Faults that take too long to meet every row."""
 _TIERS: dict[str, dict[str, Any]] = {
