@@ -35,6 +35,7 @@ from airflow_ai_provider.audit.reader import ContainerDamaged, HashedChunks, che
 from airflow_ai_provider.audit.records import Record, archive_records, spool_records
 from airflow_ai_provider.audit.search import Event, SearchIndex
 from airflow_ai_provider.audit.spool import Spool
+from airflow_ai_provider.audit.writers import host_sign, is_from
 from airflow_ai_provider.errors import AuditError, StoreUnavailable
 
 CHUNK: Final = 5000
@@ -170,14 +171,24 @@ def _content_hash(archive: Archive, name: str) -> str:
 
 
 def deliver_to_index(
-    spool: Spool, archive: Archive, index: SearchIndex, cursor: Cursor, now: datetime, *, chunk: int = CHUNK
+    spool: Spool,
+    archive: Archive,
+    index: SearchIndex,
+    cursor: Cursor,
+    now: datetime,
+    *,
+    chunk: int = CHUNK,
+    beside_others: bool = True,
 ) -> SinkReport:
-    """Index every event that is sealed and not yet there."""
+    """Index every event that is sealed and not yet there.
+
+    ``beside_others`` says that other hosts deliver to this index as well: what they wrote may be there already.
+    """
     report = SinkReport()
     try:
         delivery = _IndexDelivery(index, cursor, now, chunk, report)
         delivery.of_spool(spool)
-        delivery.of_archive(archive)
+        delivery.of_archive(archive, beside_others=beside_others)
         if report.events:
             index.refresh()
     except (StoreUnavailable, AuditError) as error:
@@ -202,15 +213,17 @@ class _IndexDelivery:
             # Moved on to the archive meanwhile: it comes back with its manifest.
             self._deliver(_Source(name, lambda path=path: spool_records(path)))  # type: ignore[misc]
 
-    def of_archive(self, archive: Archive) -> None:
+    def of_archive(self, archive: Archive, *, beside_others: bool) -> None:
         """What the manifests list, in their order, from where the last delivery ended."""
-        done = self._cursor.manifest(self._sink)
+        done, here = self._cursor.manifest(self._sink), host_sign()
         numbers = sorted(number for name in archive.list(MANIFESTS) if (number := manifest_sequence(name)))
         for number in (number for number in numbers if number > done):
             entries = self._entries(archive, number)
             names = [segment_name(entry.writer, entry.segment) for entry in entries]
             for name, entry in zip(names, entries, strict=True):
-                found = self._deliver(_Source(name, lambda entry=entry: archive_records(archive, entry.name)))  # type: ignore[misc]
+                source = _Source(name, lambda entry=entry: archive_records(archive, entry.name))  # type: ignore[misc]
+                replay = beside_others and not is_from(entry.writer, here)
+                found = self._deliver(source, replay=replay)
                 if not found:
                     self._report.problems.append(Problem(entry.name, "is not in the archive; run audit verify"))
             self._cursor.manifest_arrived(self._sink, number, names)
@@ -228,7 +241,7 @@ class _IndexDelivery:
             self._report.problems.append(Problem(name, f"{error}; run airflow ai audit verify"))
             return ()
 
-    def _deliver(self, source: _Source) -> bool:
+    def _deliver(self, source: _Source, *, replay: bool = False) -> bool:
         """Deliver a segment to its end; false when it is not there."""
         progress = self._cursor.progress(self._sink, source.segment)
         if progress.finished:
@@ -238,7 +251,7 @@ class _IndexDelivery:
             records = islice(source.records(), done, None)
             while batch := list(islice(records, self._chunk)):
                 # What was sent and not seen to arrive may be there.
-                self._send(source.segment, batch, done, replay=progress.sent > done)
+                self._send(source.segment, batch, done, replay=replay or progress.sent > done)
                 done += len(batch)
         except FileNotFoundError:
             return False
@@ -280,7 +293,7 @@ def rebuild_index(spool: Spool, archive: Archive, index: SearchIndex, cursor: Cu
     cursor.forget(index_sink(index))
     index.clear()
     cursor.forget(index_sink(index))  # an index that is made anew has another identity
-    return deliver_to_index(spool, archive, index, cursor, now)
+    return deliver_to_index(spool, archive, index, cursor, now, beside_others=False)
 
 
 def spool_state(spool: Spool) -> SpoolState:

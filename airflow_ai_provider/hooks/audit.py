@@ -10,7 +10,9 @@ Where the trail is delivered to is in ``audit_sinks``.
 from __future__ import annotations
 
 import os
+import random
 import re
+import time
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,11 +33,15 @@ if TYPE_CHECKING:
     from airflow_ai_provider.ledger.database import Ledger
     from airflow_ai_provider.ledger.shared_keys import HostKeys
 
+_TURN_SECONDS = 60
 _KMS_KEY = re.compile(r"^kms://(?P<conn_id>[^/]+)/(?P<key>.+)$")
 
 
 def seal_audit(settings: Settings) -> SealReport:
     """Take over what dead writers left open, move sealed segments to the archive, and sign and pin a manifest.
+
+    Waits up to ``_TURN_SECONDS`` for another host's sealer, where this host has something to seal: hosts that seal on
+    one schedule would otherwise keep one another from it.
 
     Raises ``AuditError``, ``KeyringError``, ``StoreUnavailable`` and ``LedgerUnavailable``.
     """
@@ -53,7 +59,12 @@ def seal_audit(settings: Settings) -> SealReport:
             with Trail(spool, store, clock=ledger.now) as trail:
                 trail.emit_many([("segment.recovered", "unknown", recovery.fields()) for recovery in recovered])
         archive = open_archive(settings, checked=True)
-        return seal_trail(spool, archive, store, signer, now, within=settings.audit_seal_within)
+        deadline = time.monotonic() + _TURN_SECONDS
+        while True:
+            report = seal_trail(spool, archive, store, signer, ledger.now(), within=settings.audit_seal_within)
+            if report.sequence is not None or not spool.names("sealed") or time.monotonic() > deadline:
+                return report
+            time.sleep(random.uniform(0.2, 1.0))  # noqa: S311
 
 
 def record(settings: Settings, action: str, caller: Caller | None, *, outcome: str = "ok", **fields: Any) -> None:

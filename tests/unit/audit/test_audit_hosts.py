@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import stat
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audit_kit import House, emit_calls
+from search_double import SearchDouble
 
 from airflow_ai_provider.audit.archive import compress, segment_object
 from airflow_ai_provider.audit.cursor import Cursor
-from airflow_ai_provider.audit.deliver import deliver_to_archive
+from airflow_ai_provider.audit.database import LedgerAuditStore
+from airflow_ai_provider.audit.deliver import deliver_to_archive, deliver_to_index
+from airflow_ai_provider.audit.elastic_index import ElasticIndex
 from airflow_ai_provider.audit.findings import VerifyReport
 from airflow_ai_provider.audit.keys import public_keys
 from airflow_ai_provider.audit.reader import check_segment
 from airflow_ai_provider.audit.seal import SealReport, seal_trail
+from airflow_ai_provider.audit.search import STREAM, SearchAddress
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import SEGMENT_AGE, Trail
 from airflow_ai_provider.audit.verify import verify
 from airflow_ai_provider.audit.writers import host_sign, is_from, new_writer_id
 from airflow_ai_provider.errors import AuditError
+from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.hooks.audit import record, seal_audit
+from airflow_ai_provider.ledger import open_ledger
 
 
 def test_names_are_unique_in_the_order_of_time_and_carry_their_host() -> None:
@@ -179,6 +189,53 @@ def test_a_range_knows_what_was_opened_before_it_and_sealed_since(house: House, 
     assert kinds(report)[0] == []
     assert {each.segment for each in report.elsewhere} <= {waits}
     assert sealed not in {each.segment for each in report.elsewhere}
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_sealer_waits_for_another_hosts_if_it_has_something_to_seal(tmp_path: Path, waits: bool) -> None:
+    settings = Settings(home=tmp_path, policy_path=tmp_path / "policy.yaml")
+    if waits:
+        record(settings, "keys.generated", None, key_id="k1")
+    held, asked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with open_ledger(None, tmp_path) as ledger, LedgerAuditStore(ledger).sealer_lock("main") as mine:
+            assert mine
+            held.set()
+            asked.wait(30)
+
+    with ThreadPoolExecutor(2) as pool:
+        holding = pool.submit(hold)
+        assert held.wait(30)
+        sealing = pool.submit(seal_audit, settings)
+        done, _ = wait([sealing], timeout=3 if waits else 60)
+        assert bool(done) is not waits
+        asked.set()
+        holding.result()
+        assert sealing.result(60).sequence == (1 if waits else None)
+
+
+def test_two_hosts_deliver_to_one_index_and_each_event_is_there_once(
+    house: House, other: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the index was rolled over between them."""
+    with SearchDouble() as double, ElasticIndex(SearchAddress(double.url)) as index:
+        index.prepare()
+        for number in range(3):
+            hosts = ("one", house.spool, house.seal), ("two", other.spool, other.seal)
+            for name, spool, seal in hosts:
+                monkeypatch.setattr(socket, "gethostname", partial(str, name))
+                with Trail(spool, house.store) as trail:
+                    emit_calls(trail, 4 if name == "one" else 3)
+                with Cursor(tmp_path / f"{name}.db") as cursor:
+                    report = deliver_to_index(spool, house.archive, index, cursor, datetime.now(UTC))
+                assert (report.error, report.problems) == ("", [])
+                seal()
+                double.rollover(STREAM)
+            monkeypatch.setattr(socket, "gethostname", partial(str, "one"))
+            with Cursor(tmp_path / "one.db") as cursor:
+                deliver_to_index(house.spool, house.archive, index, cursor, datetime.now(UTC))
+            assert len(double.documents(STREAM)) == 7 * (number + 1)
 
 
 def test_a_spool_keeps_its_id_and_a_copy_that_is_written_to_gets_its_own(tmp_path: Path) -> None:
