@@ -13,7 +13,7 @@ from typing import Any
 RESERVED_PARAMS = frozenset(
     "model messages api_key api_base base_url max_tokens max_completion_tokens max_output_tokens n best_of stream "
     "stream_options max_retries num_retries timeout request_timeout response_format extra_headers extra_body "
-    "extra_query headers tools tool_choice functions function_call fallbacks models route transforms "
+    "extra_query headers tools tool_choice functions function_call fallbacks models route transforms deployment_id "
     "context_window_fallback_dict context_window_fallbacks model_list mock_response mock_tool_calls service_tier "
     "speed ssl_verify drop_params additional_drop_params allowed_openai_params custom_llm_provider caching "
     "cache preset prompt_id guardrails callbacks success_callback failure_callback litellm_params input_cost_per_token "
@@ -37,12 +37,12 @@ _CONNECTING = frozenset(
     "organization project aws_access_key_id aws_secret_access_key aws_session_token aws_region_name aws_profile_name "
     "aws_role_name aws_session_name aws_web_identity_token aws_sts_endpoint aws_external_id "
     "aws_bedrock_runtime_endpoint vertex_project vertex_location vertex_credentials region_name project_id space_id "
-    "deployment_id watsonx_region_name token username databricks_host".split()
+    "watsonx_region_name token username databricks_host".split()
 )
 """How a place is reached and who is billed there: arguments of an adapter and no part of the request."""
 _THINKING = frozenset("enable_thinking thinking thinking_budget reasoning reasoning_effort".split())
-_THINKS_BEYOND_THE_LIMIT = frozenset({"dashscope", "volcengine"})
-"""Providers whose ``max_tokens`` does not count what a model thinks, by their documentation."""
+_NOT_FREE_AT = {"dashscope": _THINKING, "volcengine": _THINKING, "litellm_proxy": frozenset({"metadata"})}
+"""By provider: what its ``max_tokens`` does not count, and what may send a row to another model there."""
 _SHORT = 32
 """Characters of a word in the arguments of a chat template: longer text would be input that is not counted."""
 
@@ -77,7 +77,7 @@ def is_free(name: str, value: Any, provider: str) -> bool:
         return value is None or check(value)
     if name in RESERVED_PARAMS:
         return False
-    if name in _THINKING and provider in _THINKS_BEYOND_THE_LIMIT:
+    if name in _NOT_FREE_AT.get(provider, ()):
         return is_off(value)
     return name in _FREE or name in _CONNECTING or is_off(value)
 

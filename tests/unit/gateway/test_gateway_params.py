@@ -72,6 +72,7 @@ NEVER: dict[str, Any] = {
     "mock_response": "hi",
     "custom_llm_provider": "openai",
     "preset": "mine",
+    "deployment_id": "another",
 }
 FREE: dict[str, Any] = {
     "temperature": 0,
@@ -144,6 +145,8 @@ def test_thinking_that_the_limit_does_not_count_is_not_free(provider: str) -> No
     for params in ({"enable_thinking": True}, {"thinking": {"type": "enabled"}}, {"thinking_budget": 9000}):
         found = refusal(text(deployments={"small": deployment(model=f"{provider}/x", params=params)}))
         assert "may cost more than the hold" in found
+    proxy = {"model": "litellm_proxy/x", "params": {"metadata": {"tags": ["dear"]}}}
+    assert "may cost more than the hold" in refusal(text(deployments={"small": deployment(**proxy)}))
     off = {"enable_thinking": False, "thinking": {"type": "disabled"}}
     parse_policy(text(deployments={"small": deployment(model=f"{provider}/x", params=off)}))
 
