@@ -140,7 +140,7 @@ class BatchFunds:
 
     def _periods_now(self, conn: Connection) -> dict[str, BudgetPeriod]:
         """The periods of the first hold, with the limits of this moment."""
-        in_force = budgets_in_force(conn, self._policy, self._read_at)
+        in_force = budgets_in_force(conn, self._policy, self._read_at, self._stated_in)
         budgets = [pair for pair in in_force if pair[0].applies(**self._scope)]
         if all(isinstance(budget, DagBudget) for budget, _ in budgets):
             budgets = []  # a DAG's own budget lets no call through where the governing ones are gone

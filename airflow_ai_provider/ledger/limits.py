@@ -6,7 +6,7 @@ limit gives the budget back to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -39,19 +39,23 @@ class LimitChange:
 
 
 def budgets_in_force(
-    conn: Connection, of_policy: Sequence[Budget], read_at: datetime | None = None
+    conn: Connection,
+    of_policy: Sequence[Budget],
+    read_at: datetime | None = None,
+    stated_in: Callable[[Budget], PolicyFile | None] = lambda _: None,
 ) -> list[tuple[Budget, str]]:
     """The policy's budgets with the limits that were set since, and those that were only set; each with its source.
 
-    ``read_at`` is when the policy was read: where somebody has read another limit in it later, that one holds, or a
-    long run and those begun after a change would set the limit back and forth.
+    ``read_at`` is when the policy was read: where another process has read another limit in the same file later, that
+    one holds, or a long run and those begun after a change would set the limit back and forth. What a file at another
+    path says changes nothing; ``stated_in`` gives the file of a budget.
     """
     given = {row["name"]: row for row in _set_limits(conn)}
     later = _policy_limits(conn, read_at) if read_at else {}
     known: list[tuple[Budget, str]] = []
     for budget in of_policy:
         row = given.pop(budget.name, None)
-        limit = row["limit_nano"] if row else later.get(budget.name)
+        limit = row["limit_nano"] if row else _later_limit(later, budget.name, stated_in(budget))
         changed = budget if limit is None else budget.model_copy(update={"limit_usd": usd_from_nano(limit)})
         known.append((changed, CLI if row else POLICY))
     return known + [(_budget(row), CLI) for row in given.values()]
@@ -131,11 +135,16 @@ def _set_limits(conn: Connection) -> list[Any]:
     return list(conn.execute(query).mappings())
 
 
-def _policy_limits(conn: Connection, after: datetime) -> dict[str, int]:
-    """Limits that the policy was seen to say after a moment, the newest of each budget."""
-    columns = (llm_budget_limits.c.name, llm_budget_limits.c.limit_nano)
+def _policy_limits(conn: Connection, after: datetime) -> dict[tuple[str, str | None], int]:
+    """Limits that a policy file was seen to say after a moment, the newest of each budget and file."""
+    columns = (llm_budget_limits.c.name, llm_budget_limits.c.policy_path, llm_budget_limits.c.limit_nano)
     query = select(*columns).where(llm_budget_limits.c.source == POLICY, llm_budget_limits.c.set_at > after)
-    return {row.name: row.limit_nano for row in conn.execute(query.order_by(llm_budget_limits.c.change_id))}
+    newest = conn.execute(query.order_by(llm_budget_limits.c.change_id))
+    return {(row.name, row.policy_path): row.limit_nano for row in newest}
+
+
+def _later_limit(later: Mapping[tuple[str, str | None], int], name: str, file: PolicyFile | None) -> int | None:
+    return later.get((name, shown_path(file.path) if file else None))
 
 
 def _budget(row: Any) -> Budget:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from ledger_making import NOW, TASK, budget
@@ -11,11 +12,12 @@ from sqlalchemy import select
 
 from airflow_ai_provider.errors import LedgerError
 from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.holds import Grant, take_hold
+from airflow_ai_provider.ledger.holds import Grant, ensure_budgets, take_hold
 from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force, limit_history, planned_change, set_limit
 from airflow_ai_provider.ledger.periods import budget_period
 from airflow_ai_provider.ledger.schema import llm_budgets
 from airflow_ai_provider.policy import Budget
+from airflow_ai_provider.policy.loading import PolicyFile
 
 POLICY = Budget(team="support", period="day", limit_usd=Decimal(100))
 
@@ -96,6 +98,31 @@ def test_the_history_says_who_and_why_for_both_sources(ledger: Ledger) -> None:
         ("cli", "ada", 7 * 10**9),
         ("policy", "policy", 100 * 10**9),
     ]
+
+
+def test_a_later_limit_holds_for_tasks_of_the_same_file_alone(ledger: Ledger) -> None:
+    """A task that was made to read a file elsewhere raises no limit for those that run already."""
+    earlier = NOW - timedelta(minutes=1)
+    files = {name: PolicyFile(Path(f"/{name}/policy.yaml"), name * 64) for name in "ab"}
+
+    def said(name: str, amount: int) -> None:
+        with ledger.write() as conn:
+            period = budget_period(usd(amount), now=NOW, dag_id="dag", run_id="run", stated_in=files[name])
+            ensure_budgets(conn, [period], NOW)
+
+    def in_force(name: str) -> int:
+        with ledger.read() as conn:
+            ((found, _),) = budgets_in_force(conn, [POLICY], earlier, lambda _: files[name])
+            return int(found.limit_usd)
+
+    said("a", 100)
+    said("b", 9000)
+    assert (in_force("a"), in_force("b")) == (100, 9000)
+    said("a", 50)
+    assert (in_force("a"), in_force("b")) == (50, 9000)
+    with ledger.read() as conn:
+        told = [(row["limit_nano"] // 10**9, row["policy_path"], row["policy_hash"][0]) for row in limit_history(conn)]
+    assert told == [(50, "/a/policy.yaml", "a"), (9000, "/b/policy.yaml", "b"), (100, "/a/policy.yaml", "a")]
 
 
 @pytest.mark.parametrize(("by", "reason"), [("", "why"), ("ada", " ")])
