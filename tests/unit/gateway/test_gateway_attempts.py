@@ -17,7 +17,7 @@ from airflow_ai_provider.gateway.plan import plan_spend
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.providers.openai_compatible import OpenAICompatibleProvider
 from airflow_ai_provider.gateway.traffic import breaker
-from airflow_ai_provider.testing.behaviour import Faults, Latency
+from airflow_ai_provider.testing.behaviour import Faults, Latency, RawAnswer
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 ATTEMPTS = 3
@@ -55,6 +55,27 @@ def test_a_row_has_its_attempts_once_over_all_probes(house: House, fault: str) -
     assert len(house.requests()) == (2 if fault == "408" else ATTEMPTS)
     assert bound >= house.spent() >= invoiced(house.vendor)
     assert house.left_over() == (0, 0)
+
+
+_ERRORS = {
+    "error500": '{"error": {"code": 500, "message": "failed"}}',
+    "error504": '{"error": {"code": 504}}',
+    "charged429": '{"error": {"code": 429}, "usage": {"prompt_tokens": 5, "completion_tokens": 5}}',
+    "nothing": "{}",
+}
+
+
+@pytest.mark.parametrize("kind", list(_ERRORS))
+def test_errors_within_http_200_are_attempts(house: House, kind: str) -> None:
+    """Also a 429 that may have been charged; and over all probes of a circuit."""
+    assert house.vendor is not None
+    house.vendor.configure(answers={name: RawAnswer(body) for name, body in _ERRORS.items()})
+    house.write(policy(deployments={"small": fragile()}, retry=RETRY))
+    row = [f"question [[double:{kind}]]"]
+    bound = worst(house, row)
+    assert house.run(row).column("status") == ["error"]
+    assert len(house.requests()) == (2 if kind == "error504" else ATTEMPTS)
+    assert bound >= house.spent() >= invoiced(house.vendor)
 
 
 def test_two_deployments_have_their_attempts_each_once(tmp_path: Path, house: House) -> None:
