@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def supervised(spec: Spec, folder: Path, mode: str) -> Iterator[subprocess.Popen
         *(str(folder / name) for name in ("spec", "log.txt", "outcome.json")),
         mode,
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         yield process
