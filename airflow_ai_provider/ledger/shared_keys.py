@@ -106,15 +106,9 @@ def check_keys(ledger: Ledger, keys: HostKeys, *, register: bool = True) -> None
 
     Raises ``KeyringError`` where this host must not work with its keys, and ``LedgerUnavailable``.
     """
-    with ledger.read() as conn:
-        judgement = compare_keys(_read(conn, keys.purpose), keys, datetime.now(UTC))
+    judgement = compare_keys(registered_keys(ledger, keys.purpose), keys, ledger.now())
     if register and not judgement.refusal and (judgement.unregistered or judgement.newly_active):
-        with ledger.write() as conn:
-            _lock(conn)
-            registered = _read(conn, keys.purpose)
-            judgement = compare_keys(registered, keys, datetime.now(UTC))
-            if not judgement.refusal:
-                _register(conn, registered, keys, judgement)
+        judgement = ledger.run(lambda conn, _again: _compare_and_register(conn, keys, ledger.now()))
     if judgement.refusal:
         raise KeyringError(explain(keys.purpose, judgement.refusal, keys.remedy))
     if judgement.warning:
@@ -131,16 +125,28 @@ def explain(purpose: str, mismatch: str, remedy: str) -> str:
 
 def registered_keys(ledger: Ledger, purpose: str) -> list[RegisteredKey]:
     """Keys of a purpose that hosts have registered, oldest first. Raises ``LedgerUnavailable``."""
-    with ledger.read() as conn:
-        return _read(conn, purpose)
+    return ledger.run(lambda conn, _again: _read(conn, purpose), read=True)
 
 
 def adopt_keys(ledger: Ledger, keys: HostKeys) -> None:
     """Make this host's keys those of the installation, and forget the others. Raises ``LedgerUnavailable``."""
-    with ledger.write() as conn:
-        _lock(conn)
-        conn.execute(delete(ai_keys).where(ai_keys.c.purpose == keys.purpose))
-        _register(conn, [], keys, Judgement(unregistered=tuple(keys.fingerprints), newly_active=True))
+    ledger.run(lambda conn, _again: _replace(conn, keys, ledger.now()))
+
+
+def _replace(conn: Connection, keys: HostKeys, now: datetime) -> None:
+    _lock(conn)
+    conn.execute(delete(ai_keys).where(ai_keys.c.purpose == keys.purpose))
+    _register(conn, [], keys, Judgement(unregistered=tuple(keys.fingerprints), newly_active=True), now)
+
+
+def _compare_and_register(conn: Connection, keys: HostKeys, now: datetime) -> Judgement:
+    """Compare once more, under the lock, and register what is new."""
+    _lock(conn)
+    registered = _read(conn, keys.purpose)
+    judgement = compare_keys(registered, keys, now)
+    if not judgement.refusal:
+        _register(conn, registered, keys, judgement, now)
+    return judgement
 
 
 def _lock(conn: Connection) -> None:
@@ -163,10 +169,11 @@ def _read(conn: Connection, purpose: str) -> list[RegisteredKey]:
     ]
 
 
-def _register(conn: Connection, registered: Sequence[RegisteredKey], keys: HostKeys, judgement: Judgement) -> None:
+def _register(
+    conn: Connection, registered: Sequence[RegisteredKey], keys: HostKeys, judgement: Judgement, now: datetime
+) -> None:
     current = current_key(registered)
-    now = datetime.now(UTC)
-    # Later than the one before, whatever this host's clock says.
+    # Later than the one before, whatever the clock says.
     since = max(now, current.active_since + timedelta(microseconds=1)) if current and current.active_since else now
     for key_id in judgement.unregistered:
         row = {
