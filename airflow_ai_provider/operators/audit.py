@@ -54,7 +54,7 @@ class AuditSealOperator(HeartOperator):
             if alarm := spool_alarm(settings, datetime.now(UTC)):
                 self.log.error("%s", alarm)
         if report.sequence is None:
-            self.log.info("another sealer is at work; nothing to do")
+            self.log.warning("another sealer holds the lock: no manifest was written by this run")
         else:
             if self.pin_file:
                 write_pin(Path(self.pin_file), report.sequence, report.manifest_hash)
