@@ -116,7 +116,10 @@ def test_a_sealer_that_dies_with_the_lock_keeps_nobody_out(pooler: PgBouncer, po
             lock.__exit__(None, None, None)
 
 
-def test_sealing_that_stopped_is_an_error_and_a_finding(tmp_path: Path, pooled_url: str) -> None:
+def test_sealing_that_stopped_is_an_error_and_a_finding(
+    tmp_path: Path, pooled_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_ai_provider.hooks.audit._TURN_SECONDS", 0)  # nobody gives the lock back here
     lab = Lab(tmp_path, None, ledger_url=pooled_url)  # type: ignore[arg-type]
     record(lab.settings, "keys.generated", None, key_id="k1")
     assert seal_audit(lab.settings).sequence == 1
