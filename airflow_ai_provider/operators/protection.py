@@ -298,7 +298,8 @@ class _Recorder:
             loaded = self._settings.load_policy()
             with self._ledger.read() as conn:
                 require_pinned(conn, loaded.file, always=loaded.policy.ledger.pinned)
-            loaded.policy.require_team(self._job.team, dag=self._caller.dag_id)
+            if self._caller.dag_id:  # a person at the command line acts for no DAG
+                loaded.policy.require_team(self._job.team, dag=self._caller.dag_id)
             if self._step.opens is not None:
                 act, columns = self._step.opens
                 loaded.policy.require_grant(act, dag=self._caller.dag_id, team=self._job.team, columns=columns)

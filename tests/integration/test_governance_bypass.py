@@ -552,6 +552,22 @@ def test_tokens_and_budgets_of_another_team_are_not_to_be_had(place: Place) -> N
     assert refused["error.type"] == "not_permitted"
 
 
+def test_teams_do_not_keep_people_from_moving_rows_to_a_new_key(place: Place) -> None:
+    from airflow.cli.cli_parser import get_parser
+
+    place.policy(lambda policy: policy.update(teams=TEAMS))
+    sealed = str(place.folder / "sealed")
+    given = {"source": str(place.folder / "rows.jsonl"), "sink": sealed, "key": "id", "team": "support", "table": "t"}
+    operator = EncryptColumnsOperator(task_id="e", **given, columns={"text": "encrypt"})
+    assert operator.execute(context("governed"))["ok"] == 1
+    words = ["--team", "support", "--table", "t", "--key", "id", "--columns", "text", "--sink", f"{sealed}-2"]
+    args = get_parser().parse_args(["ai", "keys", "reencrypt", sealed, *words])
+    try:
+        args.func(args)
+    except SystemExit as left:
+        assert not left.code  # noqa: PT017 - how a command ends
+
+
 def test_a_route_with_masking_off_is_open_where_teams_have_no_routes(place: Place) -> None:
     place.ask(route="raw")
     assert PRIVATE in place.sent, "the policy says so: it lists no teams"
