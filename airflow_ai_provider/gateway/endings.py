@@ -99,7 +99,7 @@ def is_blank(text: str) -> bool:
 
 
 def _is_seen(char: str) -> bool:
-    return not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf", "Cn", "Mn") and char not in _FILLERS
+    return not char.isspace() and unicodedata.category(char) not in ("Cc", "Cf", "Mn") and char not in _FILLERS
 
 
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"

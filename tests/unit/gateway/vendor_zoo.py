@@ -33,8 +33,8 @@ class Case:
     """Of the row after its first request; ``retried``: it is asked again, and then ``ok``."""
     kind: str | None = None
     """Kind of the error of the row, or of its first attempt; ``None`` for ``ok``."""
-    cost: int | Literal["hold"] = "hold"
-    """Nano-dollars of the attempt in the ledger. ``hold``: all of it, as ``unknown``."""
+    cost: int | Literal["hold", "more"] = "hold"
+    """Nano-dollars of the attempt in the ledger. ``hold``: all of it, as ``unknown``; ``more``: the invoice."""
     invoice: int | None = None
     """Nano-dollars that the vendor charges; ``None``: nothing."""
     status: int = 200
@@ -47,12 +47,16 @@ class Case:
     """What a failure tells pacing: cool down, count it for the circuit, or neither."""
     model: str = MODEL
     prompt: str = "What is it?"
+    alone: bool = False
+    """It stops its deployment, and cannot share one with others."""
     job: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of the job, such as ``tools``."""
 
 
-def good(name: str, body: Any, *, cost: int | Literal["hold"] = TOKENS, text: str | None = "yes", **more: Any) -> Case:
-    invoice = more.pop("invoice", cost if cost != "hold" else TOKENS)
+def good(
+    name: str, body: Any, *, cost: int | Literal["hold", "more"] = TOKENS, text: str | None = "yes", **more: Any
+) -> Case:
+    invoice = more.pop("invoice", cost if isinstance(cost, int) else TOKENS)
     return Case(name, body, "ok", None, cost, invoice, text=text, reused=True, **more)
 
 
@@ -597,6 +601,21 @@ CLAIMS = [
     good("a cost in a header", said(), cost=30_000, headers={"x-litellm-response-cost": "0.00003"}),
     good("a cost of -1", said(usage={"cost": -1}), cost="hold"),
     good("a cost of NaN", said(usage={"cost": "NaN"}), cost="hold"),
+    good("a cost above the hold", said(usage={"cost": 0.5}), cost=500_000_000, alone=True),
+    good(
+        "more tokens than were allowed",
+        used({"prompt_tokens": 100, "completion_tokens": 5000}),
+        alone=True,
+        cost=100 * INPUT + 5000 * OUTPUT,
+    ),
+    good(
+        "no tokens, and a cost above the hold",
+        said() | {"usage": {"cost": 0.5}},
+        cost="more",
+        invoice=500_000_000,
+        alone=True,
+    ),
+    good("a cost of a billion", said(usage={"cost": 1e9}), cost="hold"),
     good("a cost in words", said(usage={"cost": "free"})),
     good("no tokens, but a cost", said() | {"usage": {"cost": 0.00001}}, cost="hold"),
 ]
