@@ -46,6 +46,8 @@ class Reply:
     """Room that no budget had."""
     permanent: bool = False
     """The vendor will never accept this row: it is for a person to look at."""
+    refused: bool = False
+    """It is a vendor that refused it, and not we."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ class Calls:
             decision = self._decide(outcome.error, walk, lane)
             walk.failure = _failure(outcome.error, lane, walk.ends)
             if decision == "give up" and not self._giving_up.given_up(lane.name):
-                return Reply(None, tier, lane, failure=walk.failure, status="error", permanent=True)
+                return Reply(None, tier, lane, failure=walk.failure, status="error", permanent=True, refused=True)
             if not isinstance(decision, Again):
                 tries.over = decision != "later"
                 walk.pass_over(lane, outcome.error.kind, walk.failure)

@@ -340,7 +340,8 @@ class Gateway:
             saved_nano=stored.cost_nano if stored and reply.reused else 0,
             short_nano=reply.short_nano,
         )
-        self._giving_up.row(answer)
+        if stored is not None or reply.refused:
+            self._giving_up.row(answer)
         return answer
 
 

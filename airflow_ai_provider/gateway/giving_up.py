@@ -55,6 +55,7 @@ _REMEDIES = {
     "quota_exhausted": "the account's quota is spent: check balance and billing of the account of {connection}",
     "forbidden": "the key may not do this: check the rights of the account of {connection}, its model and its region",
     "not_found": "no such model or path: check the deployment's model, and api_base or the host of {connection}",
+    "http_405": "no model answers at that path: check api_base or the host of {connection}",
     "http_410": "the model is retired: check the deployment's model",
     "bad_request": "the vendor refuses what every request has in common: check params, max_tokens, output_schema and "
     "tools; if it is these rows, repair or remove them",
@@ -133,7 +134,7 @@ class RowRecord:
             return None
         if answer.status == "ok":
             self.good = True
-        elif (answer.status == "rejected" or answer.permanent) and answer.error:
+        elif answer.error and (answer.status == "rejected" or answer.permanent):
             kind = answer.error.partition(":")[0]
             self.failures[kind] += 1
             return kind if self.failures[kind] >= self.limit else None
@@ -143,8 +144,8 @@ class RowRecord:
 def deployment_message(error: VendorError, count: int, *, name: str, connection: str | None, host: str) -> str:
     """Why a deployment is given up: which one, what it answered, and what to do. Holds nothing of a row."""
     place = f"connection {connection}" if connection else "the deployment"
-    known = _REMEDIES if error.kind in _REMEDIES else {error.kind: _WRONG_ADDRESS} if error.kind in _FIRST else {}
-    remedy = known.get(error.kind, _REMEDIES["bad_request"]).format(connection=place)
+    other = _WRONG_ADDRESS if error.kind in _FIRST else _REMEDIES["bad_request"]
+    remedy = _REMEDIES.get(error.kind, other).format(connection=place)
     said = str(error).removeprefix(f"{name}: ")
     where = ", ".join(part for part in (f"connection {connection}" if connection else "", host) if part)
     return f"deployment {name} ({where}) failed {count} times alike, {error.kind}: {said}; {remedy}"
@@ -157,6 +158,15 @@ def rows_message(kind: str, count: int) -> str:
         f"the first {count} rows ended alike, {kind}, and none was good: {remedy}; where a table begins with so many "
         "bad rows, raise give_up_after"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    """Why a deployment is given up."""
+
+    message: str
+    passing: bool
+    """Whether trying again later may help."""
 
 
 class GivingUp:
@@ -174,7 +184,7 @@ class GivingUp:
         self._lanes = {lane.name: lane for tier in lanes.values() for lane in tier}
         self._records = {name: DeploymentRecord() for name in self._lanes}
         self._rows = RowRecord(give_up_after)
-        self._reasons: dict[str, AIProviderError] = {}
+        self._reasons: dict[str, _Reason] = {}
         self._on_given_up = on_given_up
 
     def answered(self, name: str) -> None:
@@ -189,16 +199,15 @@ class GivingUp:
         lane = self._lanes[name]
         connection = lane.deployment.connection
         message = deployment_message(error, count, name=name, connection=connection, host=lane.host)
-        passing = isinstance(error, TransientError)
-        self._give_up(name, JobGivenUpForNow(message) if passing else JobGivenUp(message))
+        self._give_up(name, _Reason(message, passing=isinstance(error, TransientError)))
         # Whatever a listener raises is the loop's to report: the call that failed must be settled.
         asyncio.get_running_loop().call_soon(self._on_given_up, name, message, self._others_serve(name))
 
     def row(self, answer: Answer) -> None:
-        """A row has ended; gives the job up where too many ended alike and none was good."""
+        """A row was answered or refused; gives the job up where too many ended alike and none was good."""
         kind = self._rows.row(answer)
         if kind is not None:
-            reason = JobGivenUp(rows_message(kind, self._rows.failures[kind]))
+            reason = _Reason(rows_message(kind, self._rows.failures[kind]), passing=False)
             for name in self._lanes:
                 self._give_up(name, reason)
 
@@ -207,24 +216,20 @@ class GivingUp:
 
     def job_error(self, lanes: Sequence[Lane]) -> AIProviderError | None:
         """What to raise where every one of these deployments is given up."""
-        reasons = [self._reasons.get(lane.name) for lane in lanes]
-        known = list(dict.fromkeys(reason for reason in reasons if reason is not None))
-        if len(known) < 1 or None in reasons:
+        if not all(lane.name in self._reasons for lane in lanes):
             return None
-        if len(known) == 1:
-            return known[0]
-        message = "; ".join(map(str, known))
-        passing = any(isinstance(reason, TransientError) for reason in known)
-        return JobGivenUpForNow(message) if passing else JobGivenUp(message)
+        reasons = list(dict.fromkeys(self._reasons[lane.name] for lane in lanes))
+        message = "; ".join(reason.message for reason in reasons)
+        return JobGivenUpForNow(message) if any(reason.passing for reason in reasons) else JobGivenUp(message)
 
     def suspected(self, name: str | None) -> bool:
         """Whether a deployment's refusals may yet turn out to have nothing to do with their rows."""
         return name in self._records and self._records[name].suspected
 
-    def _give_up(self, name: str, reason: AIProviderError) -> None:
+    def _give_up(self, name: str, reason: _Reason) -> None:
         if name not in self._reasons:
             self._reasons[name] = reason
-            self._lanes[name].gate.give_up(DeploymentGivenUp(str(reason)))
+            self._lanes[name].gate.give_up(DeploymentGivenUp(reason.message))
 
     def _others_serve(self, name: str) -> bool:
         """Whether every tier that has the deployment has another one."""

@@ -193,7 +193,7 @@ class TrafficGate:
 
     async def pause(self, seconds: float) -> None:
         """See ``gate.Gate.pause``."""
-        if self._circuit != "closed":
+        if self._circuit != "closed" or self._given_up is not None:
             return
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from web_thread import WebThread
 from wire_making import ADAPTERS, completion
 
 from airflow_ai_provider.errors import AIProviderError, JobGivenUp, JobGivenUpForNow
+from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.gateway.run import run_map
+from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Faults, Latency
 from airflow_ai_provider.testing.vendor import VendorDouble
 
@@ -288,3 +293,44 @@ def test_a_retry_over_rows_that_were_paid_for_calls_nobody(house: House, vendor:
     asked = vendor.stats().requests
     assert str(given_up(house))[:40] == first[:40]
     assert vendor.stats().requests - asked <= 50 + 2 * AT_ONCE
+
+
+def test_contents_that_all_are_refused_end_the_job_too(house: House, vendor: VendorDouble) -> None:
+    one(house)
+    vendor.configure(faults=Faults(rate_context_length=1.0))
+    error = given_up(house)
+    assert "the first 50 rows ended alike, context_window" in str(error)
+    assert vendor.stats().requests <= 50 + 2 * AT_ONCE
+
+
+def test_rows_that_no_deployment_may_have_say_nothing_of_the_others(house: House, vendor: VendorDouble) -> None:
+    """They cost nothing, however many come first."""
+    classes = {"column": "class", "vendor": ["public"], "self_hosted": ["secret"]}
+    house.write(policy(classification=classes))
+    rows = [{"text": f"question {number}", "class": "secret" if number < 80 else "public"} for number in range(100)]
+    outcome = house.run(rows)
+    assert (outcome.summary.ok, outcome.summary.error) == (20, 80)
+
+
+@pytest.mark.parametrize("tasks", [2])
+def test_mapped_tasks_find_out_each_for_itself(
+    tmp_path: Path, vendor: VendorDouble, redis_url: str, tasks: int
+) -> None:
+    """On one ledger and one Redis, whose slots they share."""
+    house = one(House(tmp_path, vendor, cache_url=redis_url))
+    vendor.configure(faults=Faults(rate_401=1.0), latency=Latency(0.05))
+    job = house.job(ROWS)
+    assert house.left_over() == (0, 0)
+
+    def run(index: int) -> str:
+        shard = replace(job, shard=Shard(index, tasks), batch_rows=50)
+        with pytest.raises(JobGivenUp) as caught:
+            run_map(shard, Caller("dag", "run-1", "answer", index), house.settings, log=LOG)
+        return str(caught.value)
+
+    with ThreadPoolExecutor(tasks) as pool:
+        messages = list(pool.map(run, range(tasks)))
+    assert all("check the API key of connection vendor" in message for message in messages)
+    assert vendor.stats().requests <= tasks * 20 + AT_ONCE
+    assert items(house) == {}
+    assert house.left_over() == (0, 0)
