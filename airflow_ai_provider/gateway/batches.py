@@ -89,7 +89,10 @@ class Batches:
                 keys = key_values(batch, self._job.key, first_row)
                 part = self._sink.finished(index)
                 if part is not None and part.summary.get("keys") == keys_digest(keys):
-                    self._tally.add(Tally.of_finished_part(dict(part.summary)))
+                    finished = Tally.of_finished_part(dict(part.summary))
+                    if finished.ok:
+                        self._gateway.had_good_rows()
+                    self._tally.add(finished)
                 else:
                     yield index, keys, batch
             first_row += batch.num_rows

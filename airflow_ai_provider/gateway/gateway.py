@@ -83,6 +83,10 @@ class Gateway:
         ``JobStopped``."""
         await self._walks.stop(grace_seconds)
 
+    def had_good_rows(self) -> None:
+        """Take note that an earlier try of the job had rows that are ``ok``."""
+        self._giving_up.had_good_rows()
+
     async def finish(self) -> None:
         """Write what waited for the end of a job that was not given up."""
         await self._reviews.finish()

@@ -211,6 +211,10 @@ class GivingUp:
             for name in self._lanes:
                 self._give_up(name, reason)
 
+    def had_good_rows(self) -> None:
+        """Rows of the job are known to be good, so that it is not given up for how its next rows end."""
+        self._rows.good = True
+
     def given_up(self, name: str) -> bool:
         return name in self._reasons
 

@@ -334,3 +334,13 @@ def test_mapped_tasks_find_out_each_for_itself(
     assert vendor.stats().requests <= tasks * 20 + AT_ONCE
     assert items(house) == {}
     assert house.left_over() == (0, 0)
+
+
+def test_good_rows_of_an_earlier_try_count(house: House, vendor: VendorDouble) -> None:
+    one(house)
+    vendor.configure(script=["ok"] * 60, faults=Faults(rate_401=1.0))
+    given_up(house, ROWS[:200], batch_rows=10)
+    vendor.configure(faults=Faults(rate_empty=1.0))
+    outcome = house.run(ROWS[:200], batch_rows=10)
+    assert outcome.summary.skipped >= 10
+    assert outcome.summary.ok + outcome.summary.rejected == 200
