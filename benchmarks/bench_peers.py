@@ -7,18 +7,23 @@ and audited, from Parquet to Parquet. Figures are medians of three runs, which t
 own loop; on uvloop theirs are the same within a tenth.
 
 ``quota``: the double lets 100 requests in within any second. What share of that a client uses while it runs, how often
-it is refused, and what becomes of the rows. Peers have their default retries.
+it is refused, and what becomes of the rows. Peers have their default retries. ``busy`` is the same beside a busy loop
+on every core. There the double runs at a raised priority, as a vendor is not slowed by its clients' machines, and its
+lag says how far that held: requests that it sees late, it sees together.
 
-    python benchmarks/bench_peers.py [zero] [latency] [quota | quota=ROWS]
+    python benchmarks/bench_peers.py [zero] [latency] [quota | quota=ROWS] [busy | busy=ROWS]
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +50,8 @@ _RETRYING = [
 ]
 _QUOTA = 100
 _QUOTA_ROWS = 1_000
+_PRIORITY = -5
+_LOOP = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
 
 
 def main(scenarios: Sequence[str]) -> None:
@@ -55,8 +62,10 @@ def main(scenarios: Sequence[str]) -> None:
             compare(lab, "No latency", latency=0.0, rows=2_000, concurrency=64)
         if "latency" in scenarios:
             compare(lab, "0.2 to 0.4 s latency", latency=0.3, rows=4_000, concurrency=200)
-        for quota in (scenario for scenario in scenarios if scenario.startswith("quota")):
-            within_quota(lab, int(quota.partition("=")[2] or _QUOTA_ROWS))
+        for scenario in scenarios:
+            name, _, rows = scenario.partition("=")
+            if name in ("quota", "busy"):
+                within_quota(lab, int(rows or _QUOTA_ROWS), busy=name == "busy")
 
 
 class _Lab:
@@ -134,19 +143,43 @@ def _print(title: str, runs: dict[str, list[Figures]], ideal: float | None) -> N
         )
 
 
-def within_quota(lab: _Lab, rows: int) -> None:
+def within_quota(lab: _Lab, rows: int, *, busy: bool) -> None:
     limits = Limits(requests_per_minute=_QUOTA, window_s=1.0)
     sends: dict[str, Callable[[Vendor], int]] = {peer.name: partial(_retrying, lab, rows, peer) for peer in _RETRYING}
     adapter = _adapters()[0]
     for workers, named in ((1, "1 process"), (4, "4 processes")):
         sends[f"governed, {adapter}, {named}"] = partial(_paced, lab, rows, adapter, workers)
-    print(f"\nA quota of {_QUOTA} requests a second, {rows:,} rows, 0.2 to 0.4 s latency")
-    print(f"{'client':<46}{'of the quota':>13}{'refused':>9}{'rows lost':>11}")
+    where = ", beside a busy loop on every core" if busy else ""
+    print(f"\nA quota of {_QUOTA} requests a second, {rows:,} rows, 0.2 to 0.4 s latency{where}")
+    print(f"{'client':<42}{'of the quota':>13}{'refused':>9}{'':>7}{'rows lost':>10}{'lag p99':>9}{'most':>7} ms")
     for name, send in sends.items():
-        with VendorProcess(limits=limits, latency=Latency(0.3, 0.1)) as vendor:
+        with (
+            VendorProcess(limits=limits, latency=Latency(0.3, 0.1)) as vendor,
+            _busy_loops() if busy else nullcontext(),
+        ):
+            if busy:
+                vendor.prioritize(_PRIORITY)
             lost = send(vendor)
-            refused = vendor.stats().outcomes.get("over_limit", 0)
-            print(f"{name:<46}{_share(vendor):>13.1%}{refused:>9,}{lost / rows:>11.1%}")
+            stats = vendor.stats()
+            refused = stats.outcomes.get("over_limit", 0)
+            print(
+                f"{name:<42}{_share(vendor):>13.1%}{refused:>9,}{refused / stats.requests:>7.2%}{lost / rows:>10.1%}"
+                f"{1000 * stats.lag_p99_s:>9.0f}{1000 * stats.lag_max_s:>7.0f}",
+                flush=True,
+            )
+
+
+@contextmanager
+def _busy_loops() -> Iterator[None]:
+    """A process on every core that never rests."""
+    cores = range(os.cpu_count() or 1)
+    loops = [subprocess.Popen([sys.executable, "-c", _LOOP, str(core)]) for core in cores]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def _share(vendor: Vendor) -> float:

@@ -16,7 +16,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 
-from airflow_ai_provider.errors import JobStopped, VendorError, VendorTransientError
+from airflow_ai_provider.errors import DeploymentResting, JobStopped, VendorError, VendorTransientError
 from airflow_ai_provider.gateway.charging import charge_of
 from airflow_ai_provider.gateway.endings import EMPTY, is_blank, reason_against
 from airflow_ai_provider.gateway.escalation import kind_of
@@ -167,13 +167,13 @@ class Attempts:
                 turn.unused()
                 turn.leave()
                 raise
-            started = time.monotonic()
-            if self._walks.stopping:  # it is open, and was not sent
+            if unsent := await self._departed(turn, ends):
                 turn.unused()
                 turn.leave()
-                unsent = VendorTransientError(f"{lane.name}: stopped before it was sent", kind="stopped")
-                await self._settle(self._failed(attempt, unsent, started), prepared, None)
-                raise JobStopped
+                stopped = VendorTransientError(f"{lane.name}: stopped before it was sent", kind="stopped")
+                await self._settle(self._failed(attempt, stopped, time.monotonic()), prepared, None)
+                raise unsent
+            started = time.monotonic()
             try:
                 sent = self._model_request(attempt.attempt_id, messages, lane, seconds, ends)
                 outcome, settled = await self._send(turn, ask, tier, lane, sent, key, attempt, started)
@@ -181,6 +181,18 @@ class Attempts:
                 turn.leave()
             await self._settle(settled, prepared, outcome.stored.text if outcome.stored else None)
         return outcome, ends
+
+    async def _departed(self, turn: Pass, ends: float | None) -> BaseException | None:
+        """Wait until an open attempt may leave; returns why it may not."""
+        try:
+            await turn.depart()
+        except (DeploymentResting, asyncio.CancelledError) as reason:
+            return reason
+        if self._walks.stopping:
+            return JobStopped()
+        if ends is not None and asyncio.get_running_loop().time() >= ends:
+            return TimeoutError()
+        return None
 
     async def _send(
         self,

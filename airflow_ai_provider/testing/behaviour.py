@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from airflow_ai_provider.testing.invoice import Price
 
@@ -128,15 +128,27 @@ class Latency:
         return max(0.0, self.mean + self.jitter * (2 * draw - 1))
 
 
+Counted = Literal["sliding_window", "fixed_window", "token_bucket"]
+_COUNTED = get_args(Counted)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Quota per model: what is beyond it in any stretch of ``window_s`` seconds is refused with 429."""
+    """Quota per model: what is beyond it is refused with 429."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     """Input tokens as they are let in and output tokens as they are made."""
     window_s: float = 60.0
     """Length of the "minute", so that tests need not wait for one."""
+    counted: Counted = "sliding_window"
+    """Over any stretch of ``window_s``, from one multiple of it to the next, or by a bucket that fills evenly."""
+    burst: int | None = None
+    """Size of the bucket; ``None`` is the whole quota."""
+
+    def __post_init__(self) -> None:
+        if self.counted not in _COUNTED:
+            raise ValueError(f"counted={self.counted!r}: expected one of {list(_COUNTED)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ class Stats:
     """By fault name, and ``ok``, ``replayed``, ``over_limit``, ``bad_request``, ``client_left`` (made and charged)."""
     billed: int
     cost_nanodollars: int
+    lag_p99_s: float = 0.0
+    """By how many seconds the double's event loop was late, in 99 of 100 looks …"""
+    lag_max_s: float = 0.0
+    """… and at most. A late loop sees requests together that arrived apart."""
 
 
 class Journal:

@@ -36,6 +36,7 @@ from airflow_ai_provider.testing.behaviour import (
 )
 from airflow_ai_provider.testing.invoice import Invoice, InvoiceLine, Usage, price_list
 from airflow_ai_provider.testing.journal import Journal, ReceivedRequest, Stats
+from airflow_ai_provider.testing.lag import LagMeter
 from airflow_ai_provider.testing.limits import Quotas
 
 HOST = "127.0.0.1"
@@ -101,6 +102,7 @@ class VendorServer:
         self._take_over(behaviour)
         self._script = deque(behaviour.script)
         self._quotas = Quotas(behaviour.limits)
+        self._lag = LagMeter()
         self._in_the_making: dict[str, asyncio.Event] = {}
         self.forget()
 
@@ -123,6 +125,7 @@ class VendorServer:
         """Empty the invoice, the journal, the counts and the remembered answers. Files keep what they hold."""
         self.invoice.reset()
         self.journal.reset()
+        self._lag.reset()
         self._tries: dict[int, int] = {}
         self._answers: OrderedDict[str, Produced] = OrderedDict()
         for key in list(self._in_the_making):
@@ -136,11 +139,14 @@ class VendorServer:
             outcomes=dict(self.journal.outcomes),
             billed=len(self.invoice),
             cost_nanodollars=self.invoice.total_nanodollars,
+            lag_p99_s=self._lag.seconds(0.99),
+            lag_max_s=self._lag.seconds(1.0),
         )
 
     async def open(self, port: int) -> int:
         """Listen on the loopback ``port`` (0: any free one) and return it."""
         self._closing = asyncio.Event()
+        self._lag.start()
         server = web.Server(self._handle, request_factory=_large_request, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -150,6 +156,7 @@ class VendorServer:
     async def close(self) -> None:
         """Stop listening and drop every connection; hanging requests end with it."""
         self._closing.set()
+        self._lag.stop()
         if self._runner is not None:
             await self._runner.cleanup()
         self._runner = None

@@ -211,6 +211,14 @@ class VendorProcess(Vendor):
             self._process.terminate()
             self._reap()
 
+    def prioritize(self, nice: int) -> None:
+        """Run it at another priority, as ``nice`` counts: a vendor's servers are not slowed by its clients' machine.
+
+        Raises ``PermissionError`` where this user may not.
+        """
+        if self._process is not None:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, nice)
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         if self._process is not None:

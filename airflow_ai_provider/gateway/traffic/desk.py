@@ -55,7 +55,9 @@ class Ask:
     streak: int = 0
     """How many of ``failed`` came after the last good one."""
     limited: int = 0
-    """Calls answered by 429."""
+    """Calls answered by 429 …"""
+    late: int = 0
+    """… and how many of these had left after their place."""
     cool: float = 0.0
     """Seconds for which the vendor wants nothing from anybody."""
     probe: ProbeWord = ""
@@ -80,6 +82,8 @@ class Grant:
     """One call may go to a resting deployment, from this worker."""
     probe_at: float
     """When it makes sense to ask for that."""
+    catch_up: float
+    """Seconds for which a permit may still be used after its moment."""
     fraction: float
     """The part of all limits that is this worker's own, should it be left alone."""
 

@@ -54,7 +54,16 @@ class Gate(Protocol):
 
 
 class Pass(Protocol):
-    """The right to send one call. One of ``answered``, ``failed`` and ``unused``, and then always ``leave``."""
+    """The right to send one call. ``depart`` right before it is sent, one of ``answered``, ``failed`` and ``unused``,
+    and then always ``leave``."""
+
+    async def depart(self) -> None:
+        """Wait, at most some seconds, until the call's place has come.
+
+        ``enter`` returns a little before, so that what a call still needs can be done in the meantime; where that took
+        longer, this paces those that are late. Raises ``DeploymentResting`` where the circuit opens meanwhile.
+        """
+        ...
 
     def answered(self, *, usage: Usage | None, limits: RateLimits | None, seconds: float) -> None:
         """The vendor answered, and said what it charged and what its limits are, if it did."""

@@ -11,7 +11,7 @@ from airflow_ai_provider.gateway.traffic.terms import Limit
 class News:
     """Counts, as the fields of ``Ask`` of the same names have them; ``seconds`` is a sum here."""
 
-    __slots__ = ("alive_at", "back", "cool", "failed", "limited", "ok", "probe", "seconds", "streak")
+    __slots__ = ("alive_at", "back", "cool", "failed", "late", "limited", "ok", "probe", "seconds", "streak")
 
     def __init__(self, alive_at: float = -math.inf) -> None:
         """``alive_at`` is when a call was answered last."""
@@ -21,6 +21,7 @@ class News:
         self.failed = 0
         self.streak = 0
         self.limited = 0
+        self.late = 0
         self.cool = 0.0
         self.probe: ProbeWord = ""
         self.back: dict[Limit, float] = {}
@@ -31,9 +32,10 @@ class News:
         self.seconds += seconds
         self._alive(now)
 
-    def refused(self, now: float) -> None:
-        """A call was answered by 429."""
+    def refused(self, now: float, *, late: bool) -> None:
+        """A call was answered by 429; ``late`` if it had left after its place."""
         self.limited += 1
+        self.late += late
         self._alive(now)
 
     def bad(self, sent: float) -> None:

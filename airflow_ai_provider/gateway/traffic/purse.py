@@ -7,8 +7,6 @@ from collections import deque
 
 from airflow_ai_provider.gateway.traffic.desk import Permits
 
-STALE = 0.1
-"""Seconds for which a permit is good after its moment: kept longer, a pause would be saved up for a burst."""
 _DUST = 1e-6
 
 
@@ -28,6 +26,11 @@ class Purse:
         self._parts.append(permits)
         self.left += permits.units
         self.batch = permits.units
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one unit to the next; 0 where there is none."""
+        return self._parts[0].interval if self._parts else 0.0
 
     def moment(self, units: float) -> float | None:
         """When a call of ``units`` may leave; ``None`` where that is more than is in hand."""
@@ -63,14 +66,6 @@ class Purse:
             if passed <= 0 or passed < interval:
                 return
             self.take(held if passed >= held * interval else float(math.floor(passed / interval)))
-
-    def drop_stale(self, now: float) -> None:
-        """Lose what was not used in its time."""
-        while self._parts:
-            start, interval, held = self._parts[0]
-            if start + held * interval >= now - max(STALE, interval):
-                return
-            self.take(held)
 
     def empty_after(self, now: float) -> float:
         """Give up everything; returns how many units of it could still go to others."""

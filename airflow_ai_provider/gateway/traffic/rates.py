@@ -63,8 +63,13 @@ def reserve(
     workers: int,
     earliest: float,
     now: float,
+    catch_up: float = BURST,
 ) -> Permits:
-    """Permits for one of a team's ``workers``, none of them before ``earliest``."""
+    """Permits for one of a team's ``workers``, none of them before ``earliest``.
+
+    A team that wanted more than it got may still have the places of the last ``catch_up`` seconds: its workers were
+    held up. What an idle one did not use is gone.
+    """
     line = schedule.lines.setdefault(team, Line())
     busy = sum(
         shares.get(name, 0.0)
@@ -75,9 +80,10 @@ def reserve(
     units = min(wanted.units, max(wanted.first, math.floor(HORIZON / pace / workers)))
     pull = min(line.credit, units)
     due = units - pull
-    lead = now - max(BURST, wanted.first / rate)
+    back = max(BURST, catch_up) if line.hungry_until > now else BURST
+    lead = now - max(back, wanted.first / rate)
     slack = HORIZON if busy else 0.0
-    start = max(line.until, schedule.ahead - slack, now - max(BURST, wanted.first * pace), earliest)
+    start = max(line.until, schedule.ahead - slack, now - max(back, wanted.first * pace), earliest)
     schedule.ahead = max(schedule.ahead, lead, earliest) + due / rate
     line.credit -= pull
     line.hungry_until = now + HUNGRY if wanted.units > units else 0.0

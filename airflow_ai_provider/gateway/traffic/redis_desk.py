@@ -155,6 +155,7 @@ class RedisDesk:
             reason=said["reason"],
             probe=said["probe"],
             probe_at=here + said["probe_in"],
+            catch_up=said["catch_up"],
             fraction=said["fraction"],
         )
 

@@ -8,6 +8,9 @@
 local HORIZON, BURST, HUNGRY, CREDIT = 0.1, 0.02, 0.5, 1.0                        -- rates.py
 local LEASE, TURN, NO_SHARE = 10.0, 5.0, 1e-6                                     -- slots.py
 local DOWN_ON_LIMIT, DOWN_ON_LATENCY, TOLERANCE, SHORT, LONG, WARM = 0.7, 0.9, 2.0, 20, 500, 50  -- adapt.py
+local START, LEAST, STEP, ROUND, MEMORY, FEW = 0.998, 0.01, 0.005, 1.0, 2.0, 10.0  -- caution.py
+local NARROW, GROWTH, CATCH_UP = 30.0, 0.02, 0.5                                  -- caution.py
+local SEVERAL, CATCH_UP_CUT, CATCH_UP_BACK = 2.5, 0.1, 300.0                      -- caution.py
 local FIRST_PROBE = 1.0                                                           -- breaker.py
 local SETTLE, LONG_COOL = 0.5, 10.0                                               -- rules.py
 local KEPT = 3600                                                                 -- seconds after the last ask
@@ -37,7 +40,8 @@ local function give_back(limit, units)
 end
 
 local function reserve(limit, wanted, first, workers, earliest)
-  local schedule, rate, share = schedule_of(limit), terms.rates[limit], terms.shares[ask.team]
+  local schedule, share = schedule_of(limit), terms.shares[ask.team]
+  local rate = terms.rates[limit] * state.caution.share
   local line, busy = line_of(schedule), 0
   for team, other in pairs(schedule.lines) do
     if team ~= ask.team and math.max(other.till, other.hungry_till) > now then
@@ -48,9 +52,10 @@ local function reserve(limit, wanted, first, workers, earliest)
   local units = math.min(wanted, math.max(first, math.floor(HORIZON / pace / workers)))
   local pull = math.min(line.credit, units)
   local due = units - pull
-  local lead = now - math.max(BURST, first / rate)
+  local back = line.hungry_till > now and math.max(BURST, state.caution.catch_up) or BURST
+  local lead = now - math.max(back, first / rate)
   local slack = busy > 0 and HORIZON or 0
-  local start = math.max(line.till, schedule.ahead - slack, now - math.max(BURST, first * pace), earliest)
+  local start = math.max(line.till, schedule.ahead - slack, now - math.max(back, first * pace), earliest)
   schedule.ahead = math.max(schedule.ahead, lead, earliest) + due / rate
   line.credit = line.credit - pull
   line.hungry_till = wanted > units and now + HUNGRY or 0
@@ -151,6 +156,25 @@ local function adapt(it)
   end
 end
 
+-- caution.py
+
+local function adjust(it)
+  local passed = it.seen > 0 and math.min(math.max(0, now - it.seen), 60) or 0
+  local fade = math.exp(-passed / MEMORY)
+  it.ok, it.limited = it.ok * fade + ask.ok, it.limited * fade + ask.limited
+  it.late, it.seen = it.late * fade + ask.late, now
+  it.share = it.share + math.min((1 - it.share) * passed / NARROW, it.share * GROWTH * passed, 1 - it.share)
+  it.catch_up = math.min(CATCH_UP, it.catch_up + passed * CATCH_UP / CATCH_UP_BACK)
+  if it.late >= SEVERAL then
+    it.catch_up = it.catch_up * CATCH_UP_CUT
+    it.limited, it.late = it.limited - it.late, 0
+  elseif ask.limited > 0 and now >= it.next_cut then
+    local refused = it.limited / (FEW + it.ok + it.limited)
+    it.share = math.max(LEAST, it.share * (1 - math.max(STEP, refused)))
+    it.next_cut = now + ROUND
+  end
+end
+
 -- breaker.py
 
 local function open(circuit, reason)
@@ -192,9 +216,14 @@ end
 
 -- rules.py
 
+local function new_caution()
+  return {share = START, catch_up = CATCH_UP, ok = 0, limited = 0, late = 0, seen = 0, next_cut = 0}
+end
+
 local function new_state()
   return {
     epoch = string.format('%.6f', now), hold_until = 0, cool_until = 0, testing = false, schedules = {}, workers = {},
+    caution = new_caution(),
     adaptive = {limit = terms.concurrency, short = 0, long = 0, answers = 0, next_cut = 0},
     circuit = {state = 'closed', streak = 0, good = 0, bad = 0, counted = 0, probes = 0, probe_at = 0, prober = '',
                reason = ''},
@@ -235,7 +264,11 @@ local function serve()
   elseif ask.ok > 0 and now >= state.cool_until then
     state.testing = false
   end
-  if terms.adaptive then adapt(state.adaptive) end
+  if terms.adaptive then
+    adapt(state.adaptive)
+  else
+    adjust(state.caution)
+  end
   local circuit = state.circuit
   local before = circuit.state
   judge(circuit)
@@ -247,11 +280,13 @@ local function serve()
     permits = circuit.state == 'closed' and now >= state.hold_until and permits() or {},
     cool = state.cool_until - now, circuit = circuit.state, changed = circuit.state ~= before,
     reason = circuit.reason, probe = may_probe, probe_in = circuit.probe_at - now, fraction = fraction(),
+    catch_up = state.caution.catch_up,
   }
 end
 
 local packed = redis.call('GET', KEYS[1])
 state = packed and cmsgpack.unpack(packed) or new_state()
+state.caution = state.caution or new_caution()  -- an earlier version kept none
 local grant = serve()
 redis.call('SET', KEYS[1], cmsgpack.pack(state), 'EX', KEPT + math.ceil(math.max(0, state.cool_until - now)))
 return cjson.encode(grant)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from airflow_ai_provider.gateway.traffic.adapt import Adaptive, adapt
 from airflow_ai_provider.gateway.traffic.breaker import Circuit, judge, probe
+from airflow_ai_provider.gateway.traffic.caution import Caution, adjust
 from airflow_ai_provider.gateway.traffic.desk import Ask, Grant, Permits
 from airflow_ai_provider.gateway.traffic.rates import Line, Schedule, give_back, reserve
 from airflow_ai_provider.gateway.traffic.slots import Worker, forget_dead, split
@@ -39,6 +40,7 @@ class State:
     schedules: dict[Limit, Schedule] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     circuit: Circuit = field(default_factory=Circuit)
+    caution: Caution = field(default_factory=Caution)
 
 
 def new_state(terms: Terms, epoch: str) -> State:
@@ -64,6 +66,8 @@ def serve(state: State, terms: Terms, ask: Ask, now: float) -> Grant:
             limited=ask.limited,
             now=now,
         )
+    else:
+        adjust(state.caution, ok=ask.ok, limited=ask.limited, late=ask.late, now=now)
     circuit, before = state.circuit, state.circuit.state
     judge(circuit, terms.breaker, ok=ask.ok, failed=ask.failed, streak=ask.streak, now=now)
     may_probe = probe(circuit, terms.breaker, worker=ask.worker, word=ask.probe, cool_until=state.cool_until, now=now)
@@ -80,6 +84,7 @@ def serve(state: State, terms: Terms, ask: Ask, now: float) -> Grant:
         reason=circuit.reason,
         probe=may_probe,
         probe_at=circuit.probe_at,
+        catch_up=state.caution.catch_up,
         fraction=_fraction(state, terms, ask),
     )
 
@@ -118,12 +123,13 @@ def _permits(state: State, terms: Terms, ask: Ask, now: float) -> dict[Limit, Pe
         limit: reserve(
             state.schedules.setdefault(limit, Schedule()),
             wanted,
-            rate=terms.rates[limit],
+            rate=terms.rates[limit] * state.caution.share,
             shares=terms.shares,
             team=ask.team,
             workers=max(1, mates),
             earliest=state.cool_until,
             now=now,
+            catch_up=state.caution.catch_up,
         )
         for limit, wanted in ask.units.items()
         if wanted.units > 0

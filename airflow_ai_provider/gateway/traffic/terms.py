@@ -15,9 +15,8 @@ from airflow_ai_provider.policy import Breaker, Deployment
 
 Limit = Literal["requests", "tokens", "input", "output"]
 
-AIM = 0.985
-"""How much of a vendor's limit is used. Requests that leave evenly do not arrive evenly: what is left over takes up to
-15 ms of jitter in a window of a second, and nearly a second of it in a window of a minute."""
+AIM = 0.992
+"""How much of a vendor's limit is scheduled at most; ``caution.Caution`` takes more off while the vendor refuses."""
 OTHERS = ""
 """Stands for all teams that have no share of their own."""
 _SMALLEST_SHARE = 1e-6

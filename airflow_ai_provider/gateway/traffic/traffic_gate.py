@@ -4,11 +4,15 @@
 business (``LocalDesk``, ``RedisDesk``). Calls wait in one line, first come first served; a call costs no task and no
 round trip. One coroutine, the messenger, fetches for all of them, a tenth of a second's worth at a time, and tells the
 desk how the last calls went. For one event loop.
+
+A call waits twice. ``enter`` lets it in a little before its place, for as long as its preparation took lately;
+``GatePass.depart`` lets it go at its place, so that how long the preparation takes changes nothing of when it leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import deque
@@ -16,9 +20,12 @@ from collections.abc import Callable
 
 from airflow_ai_provider.errors import DeploymentGivenUp, DeploymentResting, VendorError
 from airflow_ai_provider.gateway.providers.base import LONGEST_WAIT, RateLimits
+from airflow_ai_provider.gateway.traffic.caution import CATCH_UP
+from airflow_ai_provider.gateway.traffic.departures import Departure, Departures
 from airflow_ai_provider.gateway.traffic.desk import Ask, CircuitState, Desk, Grant, ProbeWord, Wanted
 from airflow_ai_provider.gateway.traffic.gate import CircuitChanged
 from airflow_ai_provider.gateway.traffic.news import News
+from airflow_ai_provider.gateway.traffic.rates import BURST
 from airflow_ai_provider.gateway.traffic.retry_budget import RetryBudget
 from airflow_ai_provider.gateway.traffic.signals import COOL, cool_down, said_by, shows_model
 from airflow_ai_provider.gateway.traffic.supply import Supply
@@ -37,19 +44,48 @@ _TICK = 0.002
 """Seconds between two looks at the line: those whose moments are closer together go together, none of them early."""
 _EARLY = 0.0005
 """Timers are no finer than a millisecond."""
+_LATE = 0.01
+"""Seconds after its place from which a departure counts as late."""
+_LONGEST_LEAD = 0.1
+"""Seconds before its place that a call is let in at most, to be prepared."""
+_LEAD_FADES = 0.02
+"""How much of the way to a shorter preparation the lead goes with each call."""
+_LONGEST_DEPARTURE = 2.0
+"""Seconds that a prepared call waits at most. What the vendor says meanwhile for longer holds for those still in line:
+an attempt that is open in the ledger must not wait for minutes."""
 
 
 class GatePass:
     """See ``gate.Pass``."""
 
-    __slots__ = ("_gate", "_input", "_output", "_probe")
+    __slots__ = ("_admitted", "_departure", "_gate", "_input", "_late", "_output", "_probe")
 
-    def __init__(self, gate: TrafficGate, input_tokens: int, output_tokens: int, *, probe: bool) -> None:
+    def __init__(
+        self,
+        gate: TrafficGate,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        probe: bool,
+        departure: Departure | None = None,
+    ) -> None:
         self._gate = gate
+        self._departure = departure
+        """``None`` once it has left, and where no limit says when to."""
+        self._admitted = gate._clock()
+        self._late = False
+        """Whether it left well after its place."""
         self._input = input_tokens
         self._output = output_tokens
         self._probe = probe
         """Whether this is a probe that nothing was said of yet."""
+
+    async def depart(self) -> None:
+        """See ``gate.Pass.depart``."""
+        if self._departure is not None:
+            gate = self._gate
+            self._late = await gate._depart(gate._clock() - self._admitted) > _LATE
+            self._departure = None
 
     def answered(self, *, usage: Usage | None, limits: RateLimits | None, seconds: float) -> None:
         """See ``gate.Pass.answered``."""
@@ -70,8 +106,8 @@ class GatePass:
             case "up":
                 gate._news.good(seconds, gate._clock())
             case "limited":
-                gate._news.refused(gate._clock())
-                gate._cool(COOL if error.retry_after is None else error.retry_after)
+                gate._news.refused(gate._clock(), late=self._late)
+                gate._refused(error.retry_after)
             case "down":
                 gate._news.bad(gate._clock() - seconds)
         if not error.billed:
@@ -87,6 +123,9 @@ class GatePass:
 
     def leave(self) -> None:
         """See ``gate.Pass.leave``."""
+        if self._departure is not None:  # it never left
+            self._gate._departures.cancel(self._departure)
+            self._departure = None
         self._tell_probe("free")
         self._gate._left()
 
@@ -100,13 +139,14 @@ class GatePass:
 class _Waiting:
     """A call in line."""
 
-    __slots__ = ("admitted", "costs", "input", "output")
+    __slots__ = ("admitted", "costs", "departure", "input", "output")
 
     def __init__(self, admitted: asyncio.Future[None], costs: list[int], tokens: tuple[int, int]) -> None:
         self.admitted = admitted
         self.costs = costs
         """Units of each of the gate's limits."""
         self.input, self.output = tokens
+        self.departure: Departure | None = None
 
 
 class TrafficGate:
@@ -137,6 +177,13 @@ class TrafficGate:
         self._line: deque[_Waiting] = deque()
         self._pausing: set[asyncio.Future[None]] = set()
         self._supplies = [Supply(limit) for limit in terms.rates]
+        self._lead = 0.0
+        """Seconds that the preparation of a call takes, lately and at the longer end."""
+        self._catch_up = CATCH_UP
+        self._ready: deque[tuple[asyncio.Future[float], float]] = deque()
+        """Prepared calls, and when each of them leaves at the latest."""
+        self._departures = Departures()
+        self._departure_timer: asyncio.TimerHandle | None = None
         self._in_use = 0
         self._slots: int | None = None
         """``None``: not asked yet."""
@@ -189,7 +236,7 @@ class TrafficGate:
         except asyncio.CancelledError:
             self._gave_up(waiting)
             raise
-        return GatePass(self, input_tokens, output_tokens, probe=False)
+        return GatePass(self, input_tokens, output_tokens, probe=False, departure=waiting.departure)
 
     async def pause(self, seconds: float) -> None:
         """See ``gate.Gate.pause``."""
@@ -217,7 +264,7 @@ class TrafficGate:
     async def close(self) -> None:
         """See ``gate.Gate.close``."""
         self._closed = True
-        for handle in (self._timer, self._alarm):
+        for handle in (self._timer, self._alarm, self._departure_timer):
             if handle is not None:
                 handle.cancel()
         self._turn_away()
@@ -241,27 +288,47 @@ class TrafficGate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for supply in self._supplies:
-            supply.purse.drop_stale(now)
         while line:
             first = line[0]
             if first.admitted.done():  # it has given up
                 line.popleft()
-            elif self._slots is None or self._in_use >= self._slots or (moment := self._moment(first)) is None:
+            elif (
+                self._slots is None or self._in_use >= self._slots or (departure := self._departure(first, now)) is None
+            ):
                 return self._visit_in(self._not_before - now)
-            elif moment > now + _EARLY:
-                self._timer = asyncio.get_running_loop().call_later(max(moment - now, _TICK), self._let_in)
+            elif (wait := departure.moment - self._lead - now) > _EARLY:
+                self._timer = asyncio.get_running_loop().call_later(max(wait, _TICK), self._let_in)
                 break
             else:
-                self._pop()
+                self._pop(departure)
         for supply in self._supplies:
             if supply.runs_low:
                 return self._visit_in(self._not_before - now)
         return None
 
-    def _moment(self, waiting: _Waiting) -> float | None:
-        """When a call may leave; ``None`` where there are too few permits."""
-        latest = self._cool_until
+    @property
+    def _has_slot(self) -> bool:
+        return self._slots is not None and self._in_use < self._slots
+
+    def _departure(self, waiting: _Waiting, now: float) -> Departure | None:
+        """When a call may leave; ``None`` where there are too few permits. Those of places too late are given up."""
+        if not self._supplies:
+            return Departure(self._cool_until, self._cool_until, 0.0)
+        while (place := self._place(waiting)) is not None:
+            interval = max(n * s.purse.interval for s, n in zip(self._supplies, waiting.costs, strict=True))
+            gap, allowed = interval / (1.0 + self._catch_up / CATCH_UP), max(BURST, self._catch_up, interval)
+            # A vendor that minds late calls counts over less than a second: no matter to it what left a second ago.
+            bound = self._catch_up > CATCH_UP / 4
+            departure = self._departures.proposed(max(place, self._cool_until), gap, now, bound=bound)
+            if departure.moment - departure.place <= allowed:
+                return departure
+            for supply, units in zip(self._supplies, waiting.costs, strict=True):
+                supply.purse.take(units)
+        return None
+
+    def _place(self, waiting: _Waiting) -> float | None:
+        """The moment of a call's permits; ``None`` where there are too few."""
+        latest = -math.inf
         for supply, units in zip(self._supplies, waiting.costs, strict=True):
             moment = supply.purse.moment(units)
             if moment is None:
@@ -269,8 +336,11 @@ class TrafficGate:
             latest = max(latest, moment)
         return latest
 
-    def _pop(self) -> None:
+    def _pop(self, departure: Departure) -> None:
         waiting = self._line.popleft()
+        if self._supplies:
+            waiting.departure = departure
+            self._departures.plan(departure)
         for supply, units in zip(self._supplies, waiting.costs, strict=True):
             supply.use(units)
         self._admit()
@@ -285,11 +355,38 @@ class TrafficGate:
         if self._line and self._timer is None:  # otherwise the line waits for its moment, not for a slot
             self._let_in()
 
+    # -- departures
+
+    async def _depart(self, preparation: float) -> float:
+        """Wait for a place; returns by how many seconds the call is late."""
+        fades = 1.0 if preparation > self._lead else _LEAD_FADES
+        self._lead = min(_LONGEST_LEAD, self._lead + fades * (preparation - self._lead))
+        gone: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._ready.append((gone, self._clock() + _LONGEST_DEPARTURE))
+        if len(self._ready) == 1:
+            self._let_go()
+        return await gone
+
+    def _let_go(self) -> None:
+        """Let those leave whose moment has come, and see to it that this is called again for the next one."""
+        ready, now = self._ready, self._clock()
+        if self._departure_timer is not None:
+            self._departure_timer.cancel()
+        while ready:
+            gone, latest = ready[0]
+            if not gone.done():
+                moment = min(max(self._departures.next(), self._cool_until), latest)
+                if moment > now + _EARLY:
+                    self._departure_timer = asyncio.get_running_loop().call_later(moment - now, self._let_go)
+                    return
+                gone.set_result(self._departures.leave(now))
+            ready.popleft()
+
     def _gave_up(self, waiting: _Waiting) -> None:
         """A call was cancelled while it waited, or in the moment it was let in."""
         admitted = waiting.admitted
         if admitted.done() and not admitted.cancelled() and admitted.exception() is None:
-            unused = GatePass(self, waiting.input, waiting.output, probe=False)
+            unused = GatePass(self, waiting.input, waiting.output, probe=False, departure=waiting.departure)
             unused.unused()
             unused.leave()
             return
@@ -309,6 +406,10 @@ class TrafficGate:
                 self._leave_line(waiting)
                 waiting.admitted.set_exception(self._rests())
         self._line.clear()
+        for gone, _ in self._ready:
+            if not gone.done():
+                gone.set_exception(self._rests())
+        self._ready.clear()
         for over in self._pausing:
             _finish(over)
 
@@ -322,6 +423,12 @@ class TrafficGate:
     def _give_back(self, requests: int, input_tokens: int, output_tokens: int) -> None:
         for supply in self._supplies:
             self._news.unused(supply.limit, supply.cost(requests, input_tokens, output_tokens))
+
+    def _refused(self, retry_after: float | None) -> None:
+        """The vendor answered 429. It is obeyed where it says for how long; otherwise a known limit is used more
+        carefully from the next visit on, and an unknown one is left alone for a while."""
+        if retry_after is not None or not self._supplies:
+            self._cool(COOL if retry_after is None else retry_after)
 
     def _cool(self, seconds: float) -> None:
         """Nobody may send for so long."""
@@ -407,6 +514,7 @@ class TrafficGate:
             failed=news.failed,
             streak=news.streak,
             limited=news.limited,
+            late=news.late,
             cool=news.cool,
             probe=news.probe or self._probe_word(now),
             leaving=leaving,
@@ -427,7 +535,6 @@ class TrafficGate:
     def _return_permits(self, now: float, news: News, *, all_of_them: bool) -> None:
         """Without anybody in line, what will not be used soon goes back."""
         for supply in self._supplies:
-            supply.purse.drop_stale(now)
             if all_of_them or (supply.idle and not self._line):
                 news.unused(supply.limit, supply.purse.empty_after(now))
 
@@ -461,6 +568,7 @@ class TrafficGate:
         self._not_before = 0.0 if helped else now + _PATIENCE
         self._slots = grant.slots if self._first_calls is None else min(grant.slots, self._first_calls)
         self._cool_to(grant.cool_until)
+        self._catch_up = grant.catch_up
         for supply in self._supplies:
             if supply.limit in grant.permits:
                 supply.purse.add(grant.permits[supply.limit])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_ai_provider.gateway.traffic.desk import Permits, Wanted
-from airflow_ai_provider.gateway.traffic.purse import STALE, Purse
+from airflow_ai_provider.gateway.traffic.purse import Purse
 from airflow_ai_provider.gateway.traffic.rates import BURST, HORIZON, Line, Schedule, give_back, reserve
 from airflow_ai_provider.gateway.traffic.retry_budget import CEILING, FLOOR, SHARE, RetryBudget
 
@@ -101,6 +102,15 @@ def test_permits_are_consecutive_places_whoever_gets_them() -> None:
         assert after.start == pytest.approx(before.start + before.units * before.interval)
 
 
+def test_a_team_that_was_held_up_has_the_places_of_that_time_and_an_idle_one_has_not() -> None:
+    for units, start in ((500, 50.1), (5, 50.48)):
+        schedule = Schedule()
+        said: dict[str, Any] = {"rate": 100, "shares": ALONE, "team": "", "workers": 1, "earliest": 0, "catch_up": 0.5}
+        reserve(schedule, Wanted(units, 1), now=50.02, **said)
+        permits = reserve(schedule, Wanted(5, 1), now=50.5, **said)
+        assert permits.start == pytest.approx(start, abs=0.011)
+
+
 def test_units_given_back_need_not_be_waited_for_and_debts_are() -> None:
     for units, seconds in ((6, 0.04), (-10, 0.2)):
         schedule = Schedule(lines={"": Line()})
@@ -132,15 +142,6 @@ def test_permits_in_hand_are_used_in_order_and_across_portions() -> None:
     assert purse.left == 0
     assert purse.moment(1) is None
     assert purse.moment(0) == -math.inf
-
-
-def test_a_permit_whose_time_has_passed_is_lost() -> None:
-    purse = Purse()
-    purse.add(Permits(10.0, 0.01, 5))
-    purse.drop_stale(10.05 + STALE)
-    assert purse.left == 5
-    purse.drop_stale(10.06 + STALE)
-    assert purse.left == 0
 
 
 def test_a_cool_down_takes_what_would_have_been_used_in_it() -> None:

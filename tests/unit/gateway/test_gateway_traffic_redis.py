@@ -280,6 +280,7 @@ def test_the_script_is_plain_enough_to_read(server: RedisServer) -> None:
         state = json.loads(packed)  # type: ignore[arg-type]
         assert set(state) == {
             "adaptive",
+            "caution",
             "circuit",
             "cool_until",
             "epoch",

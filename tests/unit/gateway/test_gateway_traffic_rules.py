@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_ai_provider.errors import PolicyError
-from airflow_ai_provider.gateway.traffic import adapt, breaker, rates, redis_desk, rules, slots
+from airflow_ai_provider.gateway.traffic import adapt, breaker, caution, rates, redis_desk, rules, slots
 from airflow_ai_provider.gateway.traffic.adapt import Adaptive
 from airflow_ai_provider.gateway.traffic.breaker import Circuit
 from airflow_ai_provider.gateway.traffic.desk import Ask, Grant, Wanted
@@ -353,7 +353,8 @@ visits = st.builds(
     seconds=st.floats(0.01, 5),
     failed=counts,
     streak=counts,
-    limited=st.sampled_from([0, 0, 0, 1]),
+    limited=st.sampled_from([0, 0, 1, 3]),
+    late=st.sampled_from([0, 0, 1]),
     cool=st.sampled_from([0.0, 0.0, 0.0, 0.3, 12.0]),
     probe=st.sampled_from(["", "want", "ok", "failed", "free"]),
     leaving=st.sampled_from([False] * 9 + [True]),
@@ -378,6 +379,7 @@ def test_the_script_grants_what_the_rules_grant(script: Script, terms: Terms, to
             visit,
             units={limit: wanted for limit, wanted in visit.units.items() if limit in terms.rates},
             back={limit: units for limit, units in visit.back.items() if limit in terms.rates},
+            late=min(visit.late, visit.limited),
         )
         state = state or new_state(terms, f"{now:.6f}")
         same_life = visit if visit.epoch else replace(visit, epoch=state.epoch)
@@ -393,6 +395,7 @@ def compare(grant: Grant, said: Mapping[str, Any], now: float) -> None:
     assert (said["circuit"], said["changed"], said["probe"]) == (grant.circuit, grant.changed, grant.probe)
     assert said["reason"] == grant.reason
     assert float(said["now"]) == pytest.approx(now, abs=near)
+    assert said["catch_up"] == pytest.approx(grant.catch_up)
     assert said["fraction"] == pytest.approx(grant.fraction)
     if grant.cool_until:
         assert now + said["cool"] == pytest.approx(grant.cool_until, abs=near)
@@ -417,6 +420,8 @@ def assert_kept(script: Script, key: bytes, state: State) -> None:
         *((name, rates) for name in ("HORIZON", "BURST", "HUNGRY", "CREDIT")),
         *((name, slots) for name in ("LEASE", "TURN")),
         *((name, adapt) for name in ("DOWN_ON_LIMIT", "DOWN_ON_LATENCY", "TOLERANCE")),
+        *((name, caution) for name in ("START", "LEAST", "STEP", "ROUND", "MEMORY", "FEW", "NARROW", "GROWTH")),
+        *((name, caution) for name in ("CATCH_UP", "SEVERAL", "CATCH_UP_CUT", "CATCH_UP_BACK")),
         ("FIRST_PROBE", breaker),
         ("SETTLE", rules),
     ],
