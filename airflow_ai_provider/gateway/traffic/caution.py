@@ -2,7 +2,7 @@
 
 A vendor counts requests when it reaches them, not when they leave. Places for the full rate would be refused for a few
 milliseconds of that difference, so a margin is left. A 429 widens it, by the share of the last requests that was
-refused and at least by ``STEP``: a policy that says twice the vendor's limit comes down to it within a second or two.
+refused and at least by ``STEP``: a policy that says twice the vendor's limit comes down to it within seconds.
 The margin narrows slowly again.
 
 A call that left after its place, because its process was held up, and is refused says something else: what is late
@@ -20,6 +20,8 @@ START = 0.998
 LEAST = 0.01
 STEP = 0.005
 """Least cut of the share for a round in which 429s came."""
+MOST_CUT = 0.5
+"""Answers come later than refusals, which therefore seem to be more than they are."""
 ROUND = 1.0
 """Seconds from one cut to the next: the effect must show first."""
 MEMORY = 2.0
@@ -71,5 +73,5 @@ def adjust(caution: Caution, *, ok: int, limited: int, late: int, now: float) ->
         caution.limited, caution.late = caution.limited - caution.late, 0.0
     elif limited and now >= caution.next_cut:
         refused = caution.limited / (FEW + caution.ok + caution.limited)
-        caution.share = max(LEAST, caution.share * (1.0 - max(STEP, refused)))
-        caution.next_cut = now + ROUND
+        caution.share = max(LEAST, caution.share * (1.0 - min(MOST_CUT, max(STEP, refused))))
+        caution.ok, caution.limited, caution.next_cut = 0.0, 0.0, now + ROUND

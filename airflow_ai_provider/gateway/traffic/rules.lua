@@ -9,7 +9,7 @@ local HORIZON, BURST, HUNGRY, CREDIT = 0.1, 0.02, 0.5, 1.0                      
 local LEASE, TURN, NO_SHARE = 10.0, 5.0, 1e-6                                     -- slots.py
 local DOWN_ON_LIMIT, DOWN_ON_LATENCY, TOLERANCE, SHORT, LONG, WARM = 0.7, 0.9, 2.0, 20, 500, 50  -- adapt.py
 local START, LEAST, STEP, ROUND, MEMORY, FEW = 0.998, 0.01, 0.005, 1.0, 2.0, 10.0  -- caution.py
-local NARROW, GROWTH, CATCH_UP = 30.0, 0.02, 0.5                                  -- caution.py
+local NARROW, GROWTH, CATCH_UP, MOST_CUT = 30.0, 0.02, 0.5, 0.5                   -- caution.py
 local SEVERAL, CATCH_UP_CUT, CATCH_UP_BACK = 2.5, 0.1, 300.0                      -- caution.py
 local FIRST_PROBE = 1.0                                                           -- breaker.py
 local SETTLE, LONG_COOL = 0.5, 10.0                                               -- rules.py
@@ -170,8 +170,8 @@ local function adjust(it)
     it.limited, it.late = it.limited - it.late, 0
   elseif ask.limited > 0 and now >= it.next_cut then
     local refused = it.limited / (FEW + it.ok + it.limited)
-    it.share = math.max(LEAST, it.share * (1 - math.max(STEP, refused)))
-    it.next_cut = now + ROUND
+    it.share = math.max(LEAST, it.share * (1 - math.min(MOST_CUT, math.max(STEP, refused))))
+    it.ok, it.limited, it.next_cut = 0, 0, now + ROUND
   end
 end
 

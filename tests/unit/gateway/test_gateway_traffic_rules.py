@@ -421,7 +421,7 @@ def assert_kept(script: Script, key: bytes, state: State) -> None:
         *((name, slots) for name in ("LEASE", "TURN")),
         *((name, adapt) for name in ("DOWN_ON_LIMIT", "DOWN_ON_LATENCY", "TOLERANCE")),
         *((name, caution) for name in ("START", "LEAST", "STEP", "ROUND", "MEMORY", "FEW", "NARROW", "GROWTH")),
-        *((name, caution) for name in ("CATCH_UP", "SEVERAL", "CATCH_UP_CUT", "CATCH_UP_BACK")),
+        *((name, caution) for name in ("CATCH_UP", "MOST_CUT", "SEVERAL", "CATCH_UP_CUT", "CATCH_UP_BACK")),
         ("FIRST_PROBE", breaker),
         ("SETTLE", rules),
     ],

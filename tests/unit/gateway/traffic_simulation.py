@@ -29,6 +29,8 @@ class StrictVendor:
     lag: Sequence[tuple[float, float]] = ()
     tells_when: bool = False
     """Whether a 429 has a ``retry-after``."""
+    refuses: frozenset[int] = frozenset()
+    """Numbers of requests that it refuses whatever its window says."""
     taken: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     _travelling: list[tuple[float, int]] = field(default_factory=list)
@@ -46,7 +48,7 @@ class StrictVendor:
         """Seconds to wait where it was refused; ``None`` where it was taken."""
         while number not in self._decisions:
             at, other = heapq.heappop(self._travelling)
-            wait = self.window.wait(at, 1)
+            wait = self.window.wait(at, 1) or (0.01 if other in self.refuses else 0.0)
             if wait:
                 self.refused.append(at)
             else:
