@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from airflow_ai_provider.errors import StoreUnavailable
+
 OWNER_SECONDS = 15.0
 """How long an owner is believed to live after it was last heard of: a killed one's leases are free after that."""
 LEASE_SECONDS = 86400
@@ -45,6 +47,10 @@ class Heading:
     created_at: int
     size: int
     """Bytes of its value."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store answers and refuses: it is not worth asking again soon."""
 
 
 class ResponseBackend(Protocol):

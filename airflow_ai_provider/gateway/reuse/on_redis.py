@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_ai_provider.errors import StoreUnavailable
-from airflow_ai_provider.gateway.reuse.backend import LEASE_SECONDS, OWNER_SECONDS, Entry, Heading, Seen
+from airflow_ai_provider.gateway.redis_refusals import refusal_of
+from airflow_ai_provider.gateway.reuse.backend import LEASE_SECONDS, OWNER_SECONDS, Entry, Heading, Seen, StoreRefused
 from airflow_ai_provider.gateway.reuse.stored import HEADING_BYTES, heading_of
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
+        if (refusal := refusal_of(error)) is not None:
+            raise StoreRefused(f"response store: {refusal}") from None
         raise StoreUnavailable(f"response store on Redis: {type(error).__name__}") from None
 
 

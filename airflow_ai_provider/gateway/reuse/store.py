@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from airflow_ai_provider.errors import StoreUnavailable
-from airflow_ai_provider.gateway.reuse.backend import OWNER_SECONDS, Entry, ResponseBackend, Seen
+from airflow_ai_provider.gateway.redis_refusals import RETRY_SECONDS
+from airflow_ai_provider.gateway.reuse.backend import OWNER_SECONDS, Entry, ResponseBackend, Seen, StoreRefused
 from airflow_ai_provider.gateway.reuse.stored import MOST_BYTES, Codec, Stored
 from airflow_ai_provider.gateway.reuse.waiting import Waiting
 from airflow_ai_provider.ledger.batching import Batcher
@@ -214,9 +215,11 @@ class ResponseStore:
 
 
 class _Away:
-    """Does without a store that fails. Says so once for each time that it goes away."""
+    """Does without a store that fails. Says so once for each time that it goes away, and once for each refusal."""
 
     def __init__(self) -> None:
+        self._told = ""
+        """The refusal that was logged last."""
         self._is_away = False
         self._until = 0.0
 
@@ -227,6 +230,12 @@ class _Away:
             return without
         try:
             result = await ask()
+        except StoreRefused as refused:
+            self._until = time.monotonic() + RETRY_SECONDS
+            if str(refused) != self._told:
+                self._told = str(refused)
+                log.warning("%s; rows are answered without reuse until it takes them", refused)
+            return without
         except StoreUnavailable as error:
             took = time.monotonic() - started
             if took > _SLOW_SECONDS:

@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from airflow_ai_provider.errors import StoreUnavailable
+from airflow_ai_provider.gateway.redis_refusals import RETRY_SECONDS, refusal_of
 from airflow_ai_provider.gateway.traffic.desk import Ask, Grant, Permits
 from airflow_ai_provider.gateway.traffic.local_desk import LocalDesk
 from airflow_ai_provider.gateway.traffic.rules import SETTLE, debts, new_state
@@ -43,7 +44,7 @@ _PREFIX = b"ai:traffic:"
 
 
 class Link:
-    """One connection to Redis for all deployments of a process; knows whether it is up."""
+    """One connection to Redis for all deployments of a process; knows whether it is up, and whether it refuses."""
 
     def __init__(self, url: str) -> None:
         """Raises ``StoreUnavailable`` where ``url`` is none."""
@@ -60,6 +61,9 @@ class Link:
         except ValueError:
             raise StoreUnavailable("pacing: not a Redis URL; check the connection of cache_conn_id") from None
         self._looking: asyncio.Task[None] | None = None
+        self._refused_until = 0.0
+        self._told = ""
+        """The refusal that was logged last."""
         self._users = 0
 
     def use(self) -> None:
@@ -67,12 +71,15 @@ class Link:
 
     async def run(self, key: bytes, ask: bytes, terms: bytes) -> bytes | None:
         """The script's answer; ``None`` while Redis is away."""
-        if self._looking is not None:
+        if self._looking is not None or time.monotonic() < self._refused_until:
             return None
         try:
             return await self._evaluate(key, ask, terms)
         except self._gone as error:
-            self._lost(error)
+            if (refusal := refusal_of(error)) is not None:
+                self._refused(refusal)
+            else:
+                self._lost(error)
             return None
 
     async def _evaluate(self, key: bytes, ask: bytes, terms: bytes) -> bytes:
@@ -84,6 +91,13 @@ class Link:
         except NoScriptError:
             answer = await client.eval(_SCRIPT, 1, key, ask, terms)
         return answer
+
+    def _refused(self, refusal: str) -> None:
+        """Leave a Redis that answers and refuses alone for a while; a ping would not tell when that has ended."""
+        self._refused_until = time.monotonic() + RETRY_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        if refusal != self._told:
+            self._told = refusal
+            log.warning("pacing: %s; going on with this process' own part", refusal)
 
     def _lost(self, error: Exception) -> None:
         if self._looking is None:
