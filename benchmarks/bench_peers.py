@@ -87,7 +87,7 @@ class _Lab:
         named = {"adapter": adapter} if knows_adapters() else {}
         return {
             "policy": str(policy(place / "policy.yaml", **named, **deployment)),
-            "home": str(place / "home"),
+            "home": str(self._home / "home"),  # one ledger, one keyring
             "source": str(parquet(place / "rows.parquet", first, rows)),
             "sink": str(place / "out"),
             "run": f"{adapter}-{first}",
