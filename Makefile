@@ -26,11 +26,11 @@ demo: $(STAMP) ## answer the sample inquiries (or INPUT=file.csv|parquet) with n
 standalone: $(STAMP) ## Airflow in a browser, with the demo's DAG and data
 	@DEMO_HOME="$(DEMO_HOME)" $(RUN)/python scripts/standalone.py
 
-test: $(STAMP_DEV) ## start the real servers, run every test, stop them
+test: $(STAMP_DEV) ## start the real servers, run the tests, stop them
 	@$(RUN)/python scripts/ensure_services.py
-	@$(RUN)/python -m pytest $(ARGS)
+	@$(RUN)/python -m pytest --ignore=tests/timing $(ARGS)
 
-test-all: $(STAMP_DEV) ## the same, with all mixtures of a vendor's faults: an hour
+test-all: $(STAMP_DEV) ## the same, with all mixtures of a vendor's faults, and tests/timing: an hour
 	@$(RUN)/python scripts/ensure_services.py
 	@AI_TEST_EXAMPLES=500 $(RUN)/python -m pytest $(ARGS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -46,11 +46,6 @@ async def drive(world: OnRedis, gate: TrafficGate, left: list[float], *, stay: f
         passed.leave()
 
 
-def most_in_a_second(moments: list[float]) -> int:
-    moments = sorted(moments)
-    return max(sum(start <= at < start + 1 for at in moments) for start in moments)
-
-
 async def stop(tasks: list[asyncio.Task[None]]) -> None:
     """Cancel them; whoever ended before, ended in error."""
     for task in tasks:
@@ -59,26 +54,31 @@ async def stop(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_redis_that_is_killed_and_comes_back_empty_stops_nobody_and_lets_nobody_be_faster(
-    world: OnRedis, server: RedisServer
-) -> None:
+def test_redis_that_is_killed_and_comes_back_empty_stops_nobody(world: OnRedis, server: RedisServer) -> None:
+    """That nobody is faster for it is in tests/timing."""
+
     async def story() -> None:
         gates = [world.worker(rpm=60 * PER_SECOND) for _ in range(2)]
         left: list[float] = []
         tasks = [asyncio.create_task(drive(world, gate, left)) for gate in gates for _ in range(10)]
-        await asyncio.sleep(0.7)
+
+        async def until(happened: Callable[[], bool]) -> None:
+            while not happened():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+        async def more_leave() -> None:
+            calls = len(left) + 20
+            await until(lambda: len(left) >= calls)
+
+        desks: list[Any] = [gate._desk for gate in gates]
+        await more_leave()
         await asyncio.to_thread(server.crash)
-        gone = world.clock()
-        await asyncio.sleep(1.5)
-        back = world.clock()
+        await until(lambda: all(desk._alone is not None for desk in desks))
+        await more_leave()
         await asyncio.to_thread(server.start)
-        await asyncio.sleep(2.0)
-        end = world.clock()
+        await until(lambda: all(desk._alone is None for desk in desks))
+        await more_leave()
         await stop(tasks)
-        assert most_in_a_second(left) <= PER_SECOND * 1.08  # jitter of a busy machine
-        assert sum(gone + 0.5 <= at < back for at in left) > 0.5 * PER_SECOND * (back - gone - 0.5)
-        assert sum(end - 1 <= at for at in left) > 0.7 * PER_SECOND
-        assert all(gate._desk._alone is None for gate in gates)  # type: ignore[attr-defined]
 
     world.run(story())
 

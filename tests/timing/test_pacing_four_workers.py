@@ -1,4 +1,4 @@
-"""Four worker processes before one vendor: its limit, the teams' shares, an outage, a dead worker, and Redis that dies.
+"""Four worker processes before one vendor, on an idle machine: its limit, shares, an outage, a dead worker, no Redis.
 
 What takes a minute to show, such as how much of the limit is used, is in benchmarks/bench_pacing.py.
 """
