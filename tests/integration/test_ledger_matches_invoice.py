@@ -102,5 +102,7 @@ def test_faults_that_may_have_been_charged(tmp_path: Path, paid_vendor: VendorPr
     assert summary["rows"] == 400
     assert summary["ok"] + summary["rejected"] + summary["error"] == 400
     assert summary["ok"] > 300
-    unlucky = {kind: rows for kind, rows in summary["errors"].items() if kind not in PERMANENT}
-    assert sum(unlucky.values()) <= 10, unlucky  # five attempts, five faults
+    assert 1 <= summary["errors"]["truncated"] <= 20  # 2% are cut, and rejected by the first attempt
+    counted = {kind: rows for kind, rows in summary["errors"].items() if kind not in (*PERMANENT, "truncated")}
+    assert counted.pop("timeout", 0) <= 20  # one in ten is late, and asked once more only
+    assert sum(counted.values()) <= 10, counted  # five attempts, five faults
