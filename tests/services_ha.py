@@ -90,11 +90,9 @@ class PgBouncer(Server):
             return cursor.fetchall() if cursor.description else []
 
     def lead_to(self, upstream: PostgresServer) -> None:
-        """Point the pooler to another server: connections to the one before are closed after their transaction."""
+        """Start the pooler anew in front of another server."""
         self.upstream = upstream
-        self._configure()
-        self.admin("RELOAD")
-        self.admin("RECONNECT")
+        self.restart()
 
     def _configure(self) -> None:
         lines = {

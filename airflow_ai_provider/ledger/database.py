@@ -210,7 +210,8 @@ class Ledger:
         """One process migrates; the others wait for it."""
         with self.write() as conn:
             if not self.sqlite:
-                conn.execute(text("SET LOCAL statement_timeout = 0"))  # a migration takes as long as it takes
+                for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+                    conn.execute(text(f"SET LOCAL {limit} = 0"))  # a migration takes as long as it takes
                 conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             yield conn
 
