@@ -192,13 +192,26 @@ class _Function:
         except Exception as error:  # noqa: BLE001 - the function is the user's; its message may hold the row
             raise PromptError(f"the prompt function raised {error.__class__.__name__} for this row") from None
         if isinstance(made, str):
-            return [{"role": "user", "content": made}]
+            return [{"role": "user", "content": _exact(made)}]
         if problem := shape_problem(made):
             raise PromptError(
                 f"the prompt function must return text, or messages such as {EXAMPLE}; "
                 f"it returned {type(made).__name__}: {problem}"
             )
-        return [{**message} for message in made]
+        return [_exact_message(message) for message in made]
+
+
+def _exact_message(message: Message) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return {"role": message["role"], "content": _exact(content)}
+    parts = [{name: _exact(text) for name, text in part.items()} for part in content]
+    return {"role": message["role"], "content": parts}
+
+
+def _exact(text: str) -> str:
+    """The characters of a text whose type is derived from ``str``, such as ``numpy.str_`` or ``Markup``."""
+    return text if type(text) is str else "".join((text,))
 
 
 class _MessageTemplate:

@@ -18,6 +18,7 @@ from airflow_ai_provider.hooks.fields import ConnectionLike, bracketed, extra_of
 
 _OWN = frozenset({"api_base", "base_url", "api_key", "headers"})
 _SCHEMES = ("http", "https")
+_JSON = re.compile(r"application/json(?:\s*;\s*charset=\"?utf-?8\"?)?")
 _HEADER = re.compile(r"(?=.*[A-Z-])[A-Za-z0-9-]+|authorization|cookie|accept")
 """Extras of an HTTP connection are headers; names that could be parameters as well are taken for those."""
 _WITH_PORT = re.compile(r"(?:\[.*\]|[^:]*):\d+")
@@ -30,6 +31,7 @@ _DEFAULTS = frozenset({"model", "fallback_conn_ids"})
 """Defaults of a connection for what the policy says: the deployment's model, and the next one of its tier."""
 _SESSION = "airflow-ai"
 _GOOGLE_PREFIX = "extra__google_cloud_platform__"
+_AZURE_PREFIX = "extra__azure__"
 _Extra = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ def endpoint(conn: ConnectionLike) -> Endpoint:
     types of Airflow's own providers are read as those store them. Raises ``PermanentError`` where something cannot be
     used.
     """
-    kind = (conn.conn_type or "").replace("-", "_")
+    kind = (conn.conn_type or "").lower().replace("-", "_")
     return _READERS.get(kind, _plain)(conn, dict(extra_of(conn)))
 
 
@@ -54,13 +56,19 @@ def _made(
     conn: ConnectionLike, extra: _Extra, *, base: str | None, key: str | None, unused: frozenset[str]
 ) -> Endpoint:
     given = {name: value for name, value in extra.items() if value not in (None, "")}
+    headers = {str(name): str(text) for name, text in mapping_of(conn, "headers", given.get("headers")).items()}
     return Endpoint(
         api_base=base,
         api_key=key,
-        headers={str(name): str(text) for name, text in mapping_of(conn, "headers", given.get("headers")).items()},
+        headers={name: text for name, text in headers.items() if not _says_json(name, text)},
         extra={name: value for name, value in given.items() if name not in _OWN | unused},
         unused=tuple(sorted(unused & given.keys())),
     )
+
+
+def _says_json(name: str, text: str) -> bool:
+    """Whether a header says what every request says already, as most HTTP connections do."""
+    return name.lower() == "content-type" and _JSON.fullmatch(text.strip().lower()) is not None
 
 
 def _http(conn: ConnectionLike, extra: _Extra) -> Endpoint:
@@ -127,6 +135,7 @@ def _client(conn: ConnectionLike, extra: _Extra, field: str, names: Mapping[str,
 
 def _azure(conn: ConnectionLike, extra: _Extra) -> Endpoint:
     """Azure OpenAI with a key; or a service principal (login, password and tenant), as Azure's own hooks store it."""
+    extra = {name.removeprefix(_AZURE_PREFIX): value for name, value in extra.items()}
     _rename(extra, {"openai_api_version": "api_version", "azure_endpoint": "base_url", "tenantId": "tenant_id"})
     unused = frozenset({"azure_deployment", "subscriptionId", "subscription_id", "resource_group_name", *_DEFAULTS})
     signs_in = {"key_path", "key_json", "managed_identity_client_id", "workload_identity_tenant_id"}
@@ -240,14 +249,16 @@ def _api_base(conn: ConnectionLike, extra: Mapping[str, Any]) -> str | None:
         return given.rstrip("/")
     if not conn.host:
         return None
+    schema = (conn.schema or "").lower()
     scheme, separator, rest = conn.host.rpartition("://")
     if not separator:
-        if conn.conn_type not in _SCHEMES:
+        kind = (conn.conn_type or "").lower()
+        if kind not in _SCHEMES:
             raise wrong(conn, "the base URL has no scheme; expected for example https://api.openai.com/v1")
-        scheme = conn.schema if conn.schema in _SCHEMES else str(conn.conn_type)
+        scheme = schema if schema in _SCHEMES else kind
     server, _, path = rest.partition("/")
     if not _WITH_PORT.fullmatch(server):
         server = f"{bracketed(server)}:{conn.port}" if conn.port else bracketed(server)
-    further = "" if conn.schema in (None, "", *_SCHEMES) else str(conn.schema)
+    further = "" if schema in ("", *_SCHEMES) else str(conn.schema)
     parts = [part.strip("/") for part in (path, further)]
     return "/".join([f"{scheme}://{server}", *(part for part in parts if part)])

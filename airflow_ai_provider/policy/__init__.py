@@ -20,7 +20,7 @@ from airflow_ai_provider.policy.deployments import DEFAULT_RPM, Breaker, Deploym
 from airflow_ai_provider.policy.document import Inconsistencies, explained, parse_document, place_of, read_document
 from airflow_ai_provider.policy.masking import NO_MASKING, EntityName, Grant, MaskingProfile, Privacy
 from airflow_ai_provider.policy.money import Budget, DagBudget, LedgerRules, Team
-from airflow_ai_provider.policy.params import RESERVED_PARAMS, advice, reserved, undeclared
+from airflow_ai_provider.policy.params import RESERVED_PARAMS, advice, remedies, reserved, undeclared
 from airflow_ai_provider.policy.routes import (
     Attachments,
     Classification,
@@ -74,6 +74,7 @@ __all__ = [
     "parse_document",
     "parse_policy",
     "read_document",
+    "remedies",
     "reserved",
     "undeclared",
 ]

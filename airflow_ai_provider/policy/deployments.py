@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from airflow_ai_provider.policy.params import RESERVED_PARAMS, is_off
+from airflow_ai_provider.policy.params import is_off, is_reserved
 from airflow_ai_provider.policy.words import Duration, Params, Section, Usd, as_word
 
 DEFAULT_RPM = 1000
@@ -137,7 +137,7 @@ class Deployment(Section):
     @field_validator("surcharges")
     @classmethod
     def _can_be_declared(cls, surcharges: dict[str, Decimal]) -> dict[str, Decimal]:
-        if bad := sorted(RESERVED_PARAMS & surcharges.keys()):
+        if bad := sorted(filter(is_reserved, surcharges)):
             raise ValueError(f"{', '.join(bad)} cannot be set in params, whatever it costs")
         return surcharges
 

@@ -7,6 +7,7 @@ the hold covers and the ledger charges. What would send a row elsewhere, or mult
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,9 +18,26 @@ RESERVED_PARAMS = frozenset(
     "context_window_fallback_dict context_window_fallbacks model_list mock_response mock_tool_calls service_tier "
     "speed ssl_verify drop_params additional_drop_params allowed_openai_params custom_llm_provider caching "
     "cache preset prompt_id guardrails callbacks success_callback failure_callback litellm_params input_cost_per_token "
-    "output_cost_per_token".split()
+    "output_cost_per_token max_new_tokens max_tokens_to_sample max_gen_len max_length max_token_count n_predict "
+    "num_predict candidate_count num_return_sequences".split()
 )
 """What the gateway sets itself, what sends a row elsewhere, and what multiplies an answer or its price."""
+_INSTEAD: Mapping[str, str] = {
+    "say max_tokens of the route": "max_tokens max_completion_tokens max_output_tokens max_new_tokens "
+    "max_tokens_to_sample max_gen_len max_length max_token_count n_predict num_predict",
+    "give the operator an output_schema": "response_format",
+    "give the operator tools and tool_choice": "tools tool_choice functions function_call",
+    "say timeout of the deployment": "timeout request_timeout",
+    "say retry of the route": "max_retries num_retries",
+    "write its fields into params, each by itself": "extra_body",
+    "write headers into the extra of the deployment's connection": "headers extra_headers",
+    "name a deployment for each model, and list them in the tiers of a route": "model models model_list fallbacks "
+    "route context_window_fallback_dict context_window_fallbacks",
+    "say api_base of the deployment": "api_base base_url",
+    "give the deployment a connection": "api_key",
+    "say reuse of the route": "cache caching",
+}
+"""What to do instead of setting reserved parameters."""
 _FREE = frozenset(
     "temperature top_p top_k top_a min_p typical_p frequency_penalty presence_penalty repetition_penalty "
     "length_penalty stop stop_sequences stop_token_ids bad_words include_stop_str_in_output ignore_eos min_tokens "
@@ -71,11 +89,24 @@ _FREE_VALUES: Mapping[str, Callable[[Any], bool]] = {
 """Parameters that some values of make free."""
 
 
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+_RESERVED_FOLDED = frozenset(map(_folded, RESERVED_PARAMS))
+_REMEDIES = {_folded(name): remedy for remedy, names in _INSTEAD.items() for name in names.split()}
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a parameter can neither be set nor declared, in whatever spelling: ``maxTokens`` is ``max_tokens``."""
+    return _folded(name) in _RESERVED_FOLDED
+
+
 def is_free(name: str, value: Any, provider: str) -> bool:
     """Whether a parameter is known to cost nothing beyond the hold at a provider."""
     if check := _FREE_VALUES.get(name):
         return value is None or check(value)
-    if name in RESERVED_PARAMS:
+    if is_reserved(name):
         return False
     if name in _NOT_FREE_AT.get(provider, ()):
         return is_off(value)
@@ -84,7 +115,12 @@ def is_free(name: str, value: Any, provider: str) -> bool:
 
 def reserved(params: Mapping[str, Any]) -> list[str]:
     """Names that can neither be set nor declared, in order."""
-    return sorted(name for name in RESERVED_PARAMS & params.keys() if not is_free(name, params[name], ""))
+    return sorted(name for name, value in params.items() if is_reserved(name) and not is_free(name, value, ""))
+
+
+def remedies(names: Iterable[str]) -> str:
+    """What to do instead of setting each of some reserved parameters."""
+    return "; ".join(f"{name}: {_REMEDIES.get(_folded(name), 'take it out')}" for name in names)
 
 
 def undeclared(params: Mapping[str, Any], provider: str, declared: Iterable[str]) -> list[str]:

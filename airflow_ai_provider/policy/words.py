@@ -13,7 +13,7 @@ from pydantic import (
     Field,
 )
 
-from airflow_ai_provider.policy.params import reserved
+from airflow_ai_provider.policy.params import remedies, reserved
 
 Tier = Literal["simple", "medium", "complex"]
 TIERS: tuple[Tier, ...] = ("simple", "medium", "complex")
@@ -48,7 +48,9 @@ def listed(value: Any) -> Any:
 
 def _no_reserved_params(params: dict[str, Any]) -> dict[str, Any]:
     if bad := reserved(params):
-        raise ValueError(f"{', '.join(bad)} cannot be set here: the gateway sets it, or it would cost unforeseen")
+        raise ValueError(
+            f"{', '.join(bad)} cannot be set here: the gateway sets it, or it would cost unforeseen ({remedies(bad)})"
+        )
     return params
 
 

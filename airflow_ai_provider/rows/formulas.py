@@ -17,7 +17,10 @@ import pyarrow.compute as pc
 
 Formulas = Literal["neutralise", "keep"]
 
-_BEFORE = r"""[\s\pZ\p{Cc}\p{Cf}"'\x60\x{2018}-\x{201F}\x{FF02}\x{FF07}]*"""
+_BEFORE = (
+    r"""[\s\pZ\p{Cc}\p{Cf}\x{34F}\x{115F}\x{1160}\x{17B4}\x{17B5}\x{2800}\x{3164}\x{FE00}-\x{FE0F}\x{FFA0}"""
+    r""""'\p{Pi}\p{Pf}\x60\xB4\x{2BC}\x{201A}\x{201E}\x{2032}\x{2033}\x{FF02}\x{FF07}]*"""
+)
 """White space, control and invisible characters, and quotes of all kinds."""
 _SIGNS = r"[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}\x{FE66}\x{FE62}\x{FE63}\x{FE6B}\x{2212}]"
 _FORMULA = rf"""\A(?:['"]*[\t\r\n]|{_BEFORE}{_SIGNS})"""

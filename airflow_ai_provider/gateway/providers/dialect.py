@@ -43,13 +43,17 @@ _MOST_READ = 8192
 _NEAR = 120
 """Characters between a parameter's name and the words that refuse it."""
 _REFUSAL = re.compile(
-    r"unsupported (?:param|value|arg|field|key)|does(?: not|n't) support|n[o']t supported|is unsupported|not allowed"
-    r"|(?:unknown|unrecogni[sz]ed|unexpected|extraneous|extra|invalid) (?:request )?"
+    r"unsupported (?:param|value|arg|field|key)|\bdo(?:es)?(?: not|n't) support|n[o']t supported|is unsupported"
+    r"|not allowed|(?:unknown|unrecogni[sz]ed|unexpected|extraneous|extra|invalid) (?:request )?"
     r"(?:param|arg|name|key|field|propert)"
     r"|not permitted|extra_forbidden|not compatible|deprecated for this model|cannot both be|fixed at"
 )
+_VALUE_REFUSAL = re.compile(
+    r"only \S+ is (?:allowed|supported)|(?:may|can) only be set to|must be unset|or unset|only allowed when"
+)
+"""Says that a parameter is taken with one value alone, or beside another one. A limit is not refused by this."""
 _LISTED = re.compile(
-    r"(?<!not )(?<!un)(?:supported|valid|allowed|permitted|known) (?:param|arg|field|key)|expected one of"
+    r"(?<!not )\b(?:supported|valid|allowed|permitted|known) (?:param|arg|field|key)|expected one of|did you mean"
 )
 """From here on an error lists what it would take."""
 _NOT_BOTH = re.compile(r"cannot both be|only one of")
@@ -166,7 +170,9 @@ def _place(text: str, name: str) -> int | None:
     """Where the text refuses a parameter."""
     if words := _WORDS.get(name):
         return found.start() if (found := words.search(text)) else None
+    refusals = (_REFUSAL,) if name in _OTHER_LIMIT else (_REFUSAL, _VALUE_REFUSAL)
     for match in re.finditer(rf"(?<![a-z_]){name}(?![a-z_])|(?<![a-z_]){name.replace('_', '')}(?![a-z_])", text):
-        if _REFUSAL.search(text, max(0, match.start() - _NEAR), match.end() + _NEAR):
+        near = max(0, match.start() - _NEAR), match.end() + _NEAR
+        if any(refusal.search(text, *near) for refusal in refusals):
             return match.start()
     return None

@@ -7,6 +7,7 @@ either case.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ _BOUNDS = frozenset(
     "pattern format multipleOf minimum maximum exclusiveMinimum exclusiveMaximum minItems maxItems".split()
 )
 _FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid".split())
+_LOOKS_AROUND = re.compile(r"\(\?(?!:)|\\[1-9]")
+"""What no automaton can follow: lookarounds and references back."""
 _MOST_PROPERTIES, _MOST_LEVELS, _MOST_CHARACTERS, _MOST_ENUM = 5000, 10, 120_000, 1000
 _LONG_ENUM, _LONG_ENUM_CHARACTERS = 250, 15_000
 _MOST_PROPERTIES_ON_AZURE, _MOST_LEVELS_ON_AZURE = 100, 5
@@ -52,6 +55,8 @@ class StrictRules:
         if part.keys() - self.keywords or part.get("format", "date") not in _FORMATS:
             return False
         if not part.keys() & {"type", "anyOf", "$ref", "enum", "const"}:
+            return False
+        if ("$ref" in part and len(part) > 1) or _LOOKS_AROUND.search(str(part.get("pattern", ""))):
             return False
         types = part.get("type")
         if "array" in _listed(types) and "items" not in part:

@@ -14,7 +14,7 @@ from airflow_ai_provider.errors import PolicyError
 from airflow_ai_provider.gateway.providers.dialect import dialect_of
 from airflow_ai_provider.gateway.providers.structured import StrictRules, strict_rules
 from airflow_ai_provider.gateway.settings import Endpoint
-from airflow_ai_provider.policy import Deployment, advice, reserved, undeclared
+from airflow_ai_provider.policy import Deployment, advice, remedies, reserved, undeclared
 
 AdapterName = Literal["openai_compatible", "litellm"]
 
@@ -129,7 +129,7 @@ def check_endpoint(name: str, deployment: Deployment, endpoint: Endpoint) -> Non
     """What no adapter can use. Raises ``PolicyError``."""
     place, key, base = f"deployments.{name}", endpoint.api_key, deployment.api_base or endpoint.api_base
     if bad := reserved(endpoint.extra):
-        raise PolicyError(f"{place}: its connection's extra sets {', '.join(bad)}: remove it there")
+        raise PolicyError(f"{place}: its connection's extra sets {', '.join(bad)}: remove it there ({remedies(bad)})")
     if bad := undeclared(endpoint.extra, deployment.provider, deployment.surcharges):
         raise PolicyError(f"{place}: its connection's extra: {advice(bad, name)}")
     if key is not None and (not key.isprintable() or key != key.strip()):

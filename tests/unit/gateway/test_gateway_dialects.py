@@ -62,6 +62,37 @@ REFUSALS: dict[str, tuple[Any, set[str]]] = {
         {"presence_penalty", "stop"},
     ),
     "xAI's": (error("Argument not supported on this model: presencePenalty"), {"presence_penalty"}),
+    "xAI's code": (
+        {
+            "code": "Client specified an invalid argument",
+            "error": "Argument not supported on this model: stop",
+        },
+        {"stop"},
+    ),
+    "an invalid parameter": (error("Invalid parameter: seed is not supported."), {"seed"}),
+    "Groq's guess": (error("property 'logprobs' is unsupported, did you mean 'top_p'?"), {"logprobs"}),
+    "litellm's for o models": (
+        error(
+            "litellm.UnsupportedParamsError: O-series models don't support temperature=0.2. Only temperature=1 is "
+            "supported. To drop unsupported openai params from the call, set `litellm.drop_params = True`"
+        ),
+        {"temperature"},
+    ),
+    "Moonshot's": (error("invalid temperature: only 1 is allowed for this model"), {"temperature"}),
+    "Anthropic's thinking": (
+        error("`temperature` may only be set to 1 when thinking is enabled."),
+        {"temperature"},
+    ),
+    "Anthropic's thinking, top_p": (
+        error("`top_p` must be greater than or equal to 0.95 or unset when thinking is enabled."),
+        {"top_p"},
+    ),
+    "without tools": (
+        error(
+            "Invalid value for 'parallel_tool_calls': 'parallel_tool_calls' is only allowed when 'tools' are specified."
+        ),
+        {"parallel_tool_calls"},
+    ),
     "xAI's text": ({"error": "Model grok-4 does not support parameter stop."}, {"stop"}),
     "Anthropic's pair": (error("`temperature` and `top_p` cannot both be specified for this model."), {"top_p"}),
     "deprecated": (error("`temperature` is deprecated for this model."), {"temperature"}),
@@ -78,6 +109,8 @@ OTHER: dict[str, Any] = {
     "too large a limit": error(
         "max_tokens is too large: 200000. This model supports at most 16384 completion tokens", param="max_tokens"
     ),
+    "a limit of one value": error("max_tokens: only 4096 is supported", param="max_tokens"),
+    "a limit that depends": error("max_tokens may only be set to 1 when logging is on"),
     "a value out of range": error("Invalid 'temperature': expected a value <= 2", param="temperature", code="invalid"),
     "a role": error(
         "Unsupported value: 'messages[0].role' does not support 'system' with this model.",

@@ -69,6 +69,27 @@ def test_a_missing_column_of_any_message_is_named_with_its_place() -> None:
         Renderer(PICTURED).messages({"text": "x", "name": None})
 
 
+class Text(str):
+    """As ``numpy.str_`` and ``markupsafe.Markup`` are."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [Text("hi"), [{"role": "user", "content": Text("hi")}], ({"role": Text("user"), "content": Text("hi")},)],
+)
+def test_texts_of_derived_types_are_texts(made: Any) -> None:
+    (message,) = Renderer(lambda _: made).messages({})
+    assert message == {"role": "user", "content": "hi"}
+    assert type(message["content"]) is str
+    parts = [{"role": "user", "content": ({"type": Text("text"), "text": Text("hi")},)}]
+    (message,) = Renderer(lambda _: parts).messages({})
+    assert message["content"] == [{"type": "text", "text": "hi"}]
+    assert type(message["content"][0]["text"]) is str
+
+
 def test_the_version_follows_every_template_and_role() -> None:
     changed: list[Any] = [
         FEW_SHOTS,

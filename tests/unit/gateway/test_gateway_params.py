@@ -73,6 +73,24 @@ NEVER: dict[str, Any] = {
     "custom_llm_provider": "openai",
     "preset": "mine",
     "deployment_id": "another",
+    "maxTokens": 0,
+    "maxOutputTokens": 100_000,
+    "max_new_tokens": 100_000,
+    "Max-Tokens": 9,
+    "num_predict": False,
+    "candidateCount": 2,
+    "serviceTier": "priority",
+}
+REMEDIES = {
+    "max_tokens": "say max_tokens of the route",
+    "maxTokens": "say max_tokens of the route",
+    "response_format": "give the operator an output_schema",
+    "tools": "give the operator tools and tool_choice",
+    "timeout": "say timeout of the deployment",
+    "max_retries": "say retry of the route",
+    "extra_body": "write its fields into params, each by itself",
+    "models": "name a deployment for each model",
+    "service_tier": "take it out",
 }
 FREE: dict[str, Any] = {
     "temperature": 0,
@@ -133,6 +151,15 @@ def test_what_sends_a_row_elsewhere_or_multiplies_it_is_refused_even_if_declared
     assert f"{name} cannot be set here" in refusal(text(deployments={"small": deployment(params=params)}))
     assert f"{name} cannot be set here" in refusal(text(params=params))
     assert f"{name} cannot be set in params" in refusal(text(deployments={"small": deployment(surcharges={name: 1})}))
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_a_refused_parameter_is_told_with_what_to_do_instead(name: str) -> None:
+    found = refusal(text(params={name: 1}))
+    assert f"{name} cannot be set here" in found
+    assert f"{name}: {REMEDIES[name]}" in found
+    with pytest.raises(PolicyError, match=f"{name}: {REMEDIES[name]}"):
+        check_endpoint("small", Deployment(model="openai/x"), Endpoint(extra={name: 1}))
 
 
 @pytest.mark.parametrize("name", FREE)

@@ -49,6 +49,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "itself": {**closed(a={"anyOf": [{"$ref": "#"}, {"type": "null"}]})},
     "a title": {**PLAIN, "title": "T", "description": "d"},
     "bounds": closed(n={"type": "integer", "minimum": 1, "maximum": 5}, d={"type": "string", "format": "date"}),
+    "a pattern with a group": closed(a={"type": "string", "pattern": "^(?:a|b)+$"}),
     "ten levels": nested(10),
     "many properties": closed(**{f"p{number}": TEXT for number in range(5000)}),
 }
@@ -72,6 +73,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a default": closed(a={"type": "string", "default": "x"}),
     "a length": closed(a={"type": "string", "maxLength": 5}),
     "a format of its own": closed(a={"type": "string", "format": "uri"}),
+    "a reference with more beside it": {**closed(a={"$ref": "#/$defs/A", "title": "t"}), "$defs": {"A": PLAIN}},
+    "a pattern that looks ahead": closed(a={"type": "string", "pattern": "^(?!x).*"}),
+    "a pattern that refers back": closed(a={"type": "string", "pattern": r"^(a|b)\1$"}),
     "eleven levels": nested(12),
     "too many properties": closed(**{f"p{number}": TEXT for number in range(5001)}),
     "too many values": closed(a={"enum": [*range(1001)]}),

@@ -12,9 +12,10 @@ from urllib.parse import quote, urlencode
 import pytest
 from airflow.sdk import Connection
 
-from airflow_ai_provider.errors import PermanentError
+from airflow_ai_provider.errors import PermanentError, PolicyError
 from airflow_ai_provider.gateway.providers import open_provider
 from airflow_ai_provider.gateway.providers.base import ModelRequest
+from airflow_ai_provider.gateway.providers.vendors import check_endpoint
 from airflow_ai_provider.gateway.settings import Endpoint, Settings
 from airflow_ai_provider.hooks import connections
 from airflow_ai_provider.hooks.settings import resolve_endpoint
@@ -144,6 +145,38 @@ KNOWN: dict[str, tuple[dict[str, Any], Endpoint]] = {
         {"conn_type": "http", "host": "https://gw.example/v1", "extra": {"X-Team": "a", "timeout": 5, "verify": True}},
         Endpoint("https://gw.example/v1", None, {"X-Team": "a"}, unused=("timeout", "verify")),
     ),
+    "http with the header that every request has": (
+        {
+            "conn_type": "http",
+            "host": "https://gw.example/v1",
+            "extra": {"Content-Type": "application/json; charset=UTF-8", "X-Team": "a"},
+        },
+        Endpoint("https://gw.example/v1", None, {"X-Team": "a"}),
+    ),
+    "openai with the header that every request has": (
+        {
+            "conn_type": "openai",
+            "password": KEY,
+            "extra": {"openai_client_kwargs": {"default_headers": {"content-type": "application/json"}}},
+        },
+        Endpoint(None, KEY),
+    ),
+    "http in capitals": (
+        {"conn_type": "HTTP", "host": "vllm", "schema": "HTTPS", "password": KEY},
+        Endpoint("https://vllm", KEY),
+    ),
+    "azure, as it used to be stored": (
+        {
+            "conn_type": "azure",
+            "login": "client",
+            "password": "secret-0123456789",
+            "extra": {"extra__azure__tenantId": "tenant", "extra__azure__subscriptionId": "s"},
+        },
+        Endpoint(
+            extra={"tenant_id": "tenant", "client_id": "client", "client_secret": "secret-0123456789"},
+            unused=("subscriptionId",),
+        ),
+    ),
     "http with a login": (
         {"conn_type": "http", "host": "https://gw.example/v1", "login": "me", "password": "pass"},
         Endpoint("https://gw.example/v1", None, {"Authorization": BASIC}),
@@ -270,6 +303,14 @@ def test_another_identity_is_an_error_and_never_a_guess(fields: dict[str, Any], 
     plain = {**fields, "extra": json.dumps(fields.get("extra", {}))}
     with pytest.raises(PermanentError, match=f"^connection 'c': .*{words}"):
         connections.endpoint(Connection(conn_id="c", **plain))
+
+
+@pytest.mark.parametrize("text", ["text/plain", "application/json, text/html", "application/x-ndjson"])
+def test_another_content_type_is_kept_and_so_refused(text: str) -> None:
+    extra = json.dumps({"Content-Type": text})
+    found = connections.endpoint(Connection(conn_id="c", conn_type="http", host="https://h", extra=extra))
+    with pytest.raises(PolicyError, match="headers set Content-Type, which every request has"):
+        check_endpoint("small", Deployment(model="openai/x"), found)
 
 
 @pytest.mark.parametrize("kind", ["aws", "azure", "http"])
