@@ -82,10 +82,14 @@ class GatePass:
 
     async def depart(self) -> None:
         """See ``gate.Pass.depart``."""
-        if self._departure is not None:
-            gate = self._gate
-            self._late = await gate._depart(gate._clock() - self._admitted) > _LATE
-            self._departure = None
+        if self._departure is None:
+            return
+        gone = self._gate._depart(self._gate._clock() - self._admitted)
+        try:
+            self._late = await gone > _LATE
+        finally:  # a call that is cancelled just then has used its place all the same
+            if gone.done() and not gone.cancelled() and gone.exception() is None:
+                self._departure = None
 
     def answered(self, *, usage: Usage | None, limits: RateLimits | None, seconds: float) -> None:
         """See ``gate.Pass.answered``."""
@@ -314,27 +318,27 @@ class TrafficGate:
         """When a call may leave; ``None`` where there are too few permits. Those of places too late are given up."""
         if not self._supplies:
             return Departure(self._cool_until, self._cool_until, 0.0)
-        while (place := self._place(waiting)) is not None:
+        while (place := self._place(waiting, now)) is not None:
             interval = max(n * s.purse.interval for s, n in zip(self._supplies, waiting.costs, strict=True))
             gap, allowed = interval / (1.0 + self._catch_up / CATCH_UP), max(BURST, self._catch_up, interval)
             # A vendor that minds late calls counts over less than a second: no matter to it what left a second ago.
             bound = self._catch_up > CATCH_UP / 4
             departure = self._departures.proposed(max(place, self._cool_until), gap, now, bound=bound)
-            if departure.moment - departure.place <= allowed:
+            if departure.moment - departure.place <= allowed or not any(waiting.costs):
                 return departure
             for supply, units in zip(self._supplies, waiting.costs, strict=True):
                 supply.purse.take(units)
         return None
 
-    def _place(self, waiting: _Waiting) -> float | None:
-        """The moment of a call's permits; ``None`` where there are too few."""
+    def _place(self, waiting: _Waiting, now: float) -> float | None:
+        """The moment of a call's permits, ``now`` where it needs none; ``None`` where there are too few."""
         latest = -math.inf
         for supply, units in zip(self._supplies, waiting.costs, strict=True):
             moment = supply.purse.moment(units)
             if moment is None:
                 return None
             latest = max(latest, moment)
-        return latest
+        return latest if latest > -math.inf else now
 
     def _pop(self, departure: Departure) -> None:
         waiting = self._line.popleft()
@@ -357,15 +361,15 @@ class TrafficGate:
 
     # -- departures
 
-    async def _depart(self, preparation: float) -> float:
-        """Wait for a place; returns by how many seconds the call is late."""
+    def _depart(self, preparation: float) -> asyncio.Future[float]:
+        """Line up a prepared call; the result, once it may leave, is by how many seconds it is late."""
         fades = 1.0 if preparation > self._lead else _LEAD_FADES
         self._lead = min(_LONGEST_LEAD, self._lead + fades * (preparation - self._lead))
         gone: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._ready.append((gone, self._clock() + _LONGEST_DEPARTURE))
         if len(self._ready) == 1:
             self._let_go()
-        return await gone
+        return gone
 
     def _let_go(self) -> None:
         """Let those leave whose moment has come, and see to it that this is called again for the next one."""

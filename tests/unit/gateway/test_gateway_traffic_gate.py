@@ -127,6 +127,29 @@ def test_each_limit_on_tokens_holds(world: World, limit: str, tokens: tuple[int,
     world.run(story())
 
 
+@pytest.mark.parametrize("limit", ["input_tpm", "tpm"])
+def test_a_call_that_uses_none_of_a_limit_does_not_wait_for_it(world: World, limit: str) -> None:
+    async def story() -> None:
+        gate = world.worker(**FREE, **{limit: 600})
+        await call(gate, tokens=(20, 0))
+        waits = await moments_of(world, *(call(gate, tokens=(0, 0)) for _ in range(20)))
+        assert max(waits) < 0.5
+        between = await moments_of(world, call(gate, tokens=(20, 0)), call(gate, tokens=(0, 0)))
+        assert between[0] > 1.0  # ten a second
+
+    world.run(story())
+
+
+def test_a_call_that_uses_none_of_a_limit_waits_for_a_cool_down(world: World) -> None:
+    async def story() -> None:
+        gate = world.worker(**FREE, input_tpm=600)
+        await fail(gate, limited(0.7))
+        (moment,) = await moments_of(world, call(gate, tokens=(0, 1)))
+        assert moment > 0.6
+
+    world.run(story())
+
+
 def test_workers_share_a_limit(world: World) -> None:
     async def story() -> None:
         gates = [world.worker(rpm=6000) for _ in range(4)]
@@ -213,6 +236,39 @@ def test_a_call_that_was_never_sent_gives_everything_back(world: World) -> None:
         passed.leave()
         (moment,) = await moments_of(world, call(gate, tokens=(500, 500)))
         assert moment < 0.5
+
+    world.run(story())
+
+
+def test_a_call_that_is_cancelled_as_it_may_leave_takes_no_place_of_another() -> None:
+    world = InProcess()
+
+    async def leave_cancelled(passed: Pass) -> None:
+        try:
+            await passed.depart()
+        finally:
+            passed.unused()
+            passed.leave()
+
+    async def story() -> None:
+        gate = world.worker(rpm=6000)
+        first = await enter(gate)
+        await asyncio.sleep(0.09)  # so that the next are let in before their places
+        await first.depart()
+        first.leave()
+        passes = [await enter(gate) for _ in range(3)]
+        leaving = asyncio.create_task(leave_cancelled(passes[0]))
+        await asyncio.sleep(0)
+        timer = gate._departure_timer
+        assert timer is not None
+        assert not leaving.done()
+        asyncio.get_running_loop().call_at(timer.when(), leaving.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        for passed in passes[1:]:
+            await asyncio.wait_for(passed.depart(), 5)
+            passed.leave()
+        assert gate._in_use == 0
 
     world.run(story())
 
