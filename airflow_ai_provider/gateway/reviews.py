@@ -73,8 +73,8 @@ class Reviews:
         any_open: bool,
         suspected: Callable[[str | None], bool] = lambda _: False,
     ) -> None:
-        """``suspected`` says of a deployment that its refusals may yet turn out to be no row's fault: such items wait,
-        and are not written where the job is given up."""
+        """``suspected`` says of a deployment that its refusals may yet turn out to have nothing to do with their rows:
+        such items wait, and are not written where the job is given up."""
         self._journal = journal
         self._recorder = recorder
         self._place = place
@@ -88,10 +88,13 @@ class Reviews:
         As everywhere, the events are durable before the ledger's transaction is. Raises ``LedgerUnavailable``,
         ``LedgerError`` and ``AuditError``.
         """
-        made = (review_item(answer, key, self._place) for answer, key in zip(answers, row_keys, strict=True))
-        found = self._waiting + [item for item in made if item is not None]
-        self._waiting = [item for item in found if self._suspected(item.deployment)]
-        items = [item for item in found if not self._suspected(item.deployment)]
+        items, refused = [], self._waiting
+        for answer, key in zip(answers, row_keys, strict=True):
+            if (item := review_item(answer, key, self._place)) is not None:
+                # Only errors may wait: the next try asks for those again, and not for rejected answers.
+                (refused if answer.status == "error" else items).append(item)
+        self._waiting = [item for item in refused if self._suspected(item.deployment)]
+        items += [item for item in refused if not self._suspected(item.deployment)]
         ok = [answer.request_id for answer in answers if answer.status == "ok"] if self._any_open else []
         await self._write(items, ok)
 

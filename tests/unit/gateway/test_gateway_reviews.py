@@ -81,18 +81,20 @@ class Desk:
     ledger: Ledger
     spool: Spool
 
-    async def run(self, *batches: Sequence[Answer]) -> None:
-        """One try."""
+    async def run(self, *batches: Sequence[Answer], suspected: bool = False, finish: bool = True) -> None:
+        """One try. ``suspected`` says so of every deployment; without ``finish`` it dies after its last batch."""
         job = MapJob("in", "out", "{{ text }}", "id", "support", "support")
         trail = Trail(self.spool, LedgerAuditStore(self.ledger))
         recorder = Recorder(trail, hash_key=bytes(32), hash_key_id="k1", job=job)
         with self.ledger.read() as conn:
             waiting = any_open(conn, TASK)
         journal = Journal(self.ledger, "me")
-        reviews = Reviews(journal, recorder, PLACE, any_open=waiting)
+        reviews = Reviews(journal, recorder, PLACE, any_open=waiting, suspected=lambda _: suspected)
         try:
             for answers in batches:
                 await reviews.settle(answers, [f"row {answer.request_id}" for answer in answers])
+            if finish:
+                await reviews.finish()
         finally:
             await journal.close()
             trail.close()
@@ -127,6 +129,16 @@ async def test_a_batch_opens_its_items_and_says_so_once(desk: Desk) -> None:
         await desk.run([OK, REJECTED, REFUSED])
     assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
     assert desk.events() == [("review.requested", "q1", "schema"), ("review.requested", "q2", "content_policy")]
+
+
+async def test_a_rejected_answer_is_in_review_before_its_part_is_written_whatever_its_deployment_does(
+    desk: Desk,
+) -> None:
+    """No later try asks for it again, whereas a row with an error is asked again."""
+    await desk.run([replace(REJECTED, reused=True), REFUSED], suspected=True, finish=False)
+    assert desk.items() == [("q1", "schema", "open")]
+    await desk.run([REFUSED], suspected=True)
+    assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
 
 
 async def test_a_later_try_that_answers_closes_the_item(desk: Desk) -> None:
