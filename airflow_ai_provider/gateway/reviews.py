@@ -88,7 +88,8 @@ class Reviews:
         As everywhere, the events are durable before the ledger's transaction is. Raises ``LedgerUnavailable``,
         ``LedgerError`` and ``AuditError``.
         """
-        items, refused = [], self._waiting
+        items: list[ReviewItem] = []
+        refused = self._waiting
         for answer, key in zip(answers, row_keys, strict=True):
             if (item := review_item(answer, key, self._place)) is not None:
                 # Only errors may wait: the next try asks for those again, and not for rejected answers.

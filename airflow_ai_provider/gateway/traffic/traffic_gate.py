@@ -296,9 +296,7 @@ class TrafficGate:
             first = line[0]
             if first.admitted.done():  # it has given up
                 line.popleft()
-            elif (
-                self._slots is None or self._in_use >= self._slots or (departure := self._departure(first, now)) is None
-            ):
+            elif not self._has_slot or (departure := self._departure(first, now)) is None:
                 return self._visit_in(self._not_before - now)
             elif (wait := departure.moment - self._lead - now) > _EARLY:
                 self._timer = asyncio.get_running_loop().call_later(max(wait, _TICK), self._let_in)
