@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 LONGEST_SECONDS = 86_400.0 * 31
@@ -98,6 +99,7 @@ def _number(value: float, now: float, unit: float) -> float:
     return value * unit
 
 
+@lru_cache(maxsize=256)  # a vendor's resets repeat, and every answer has several
 def _duration(text: str) -> float | None:
     if not _DURATION.fullmatch(text):
         return None
