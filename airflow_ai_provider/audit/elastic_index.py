@@ -49,7 +49,7 @@ _REASON: Final = 300
 _JSON, _NDJSON = "application/json", "application/x-ndjson"
 _NOT_THE_EVENTS_FAULT: Final = frozenset({401, 403, 404})
 _NOT_OFFERED: Final = frozenset({401, 403, 405, 410, 501})
-"""Statuses with which servers refuse a request to everybody, or to this user."""
+"""Statuses of requests that a server does not offer, or does not allow this user."""
 _EXISTS: Final = "resource_already_exists_exception"
 _NO_IDS: Final = "Document ID is not supported"
 _warned: set[tuple[str, str]] = set()

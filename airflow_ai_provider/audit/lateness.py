@@ -1,4 +1,4 @@
-"""Whether sealing has stopped: no manifest for so long that somebody must look. Pure; time is passed in."""
+"""Decides whether sealing has stopped: no manifest for too long. Pure; time is passed in."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Answer:
     error: str | None = None
     """What went wrong, as ``kind: explanation``; free of row data."""
     permanent: bool = False
-    """Of an error: no later try will answer this row before somebody has changed something about it."""
+    """Of an error: no later try answers this row unless the row, the prompt or the policy is changed."""
     tier: str | None = None
     deployment: str | None = None
     model: str | None = None

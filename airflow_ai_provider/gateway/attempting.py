@@ -254,7 +254,8 @@ class Attempts:
         charge = charge_of(reply, lane.facts, lane.deployment, bound_nano=attempt.bound_nano, seconds=seconds)
         if charge.cost_nano > attempt.bound_nano:
             log.error(
-                "%s charged more than its upper bound for attempt %s; it is stopped until somebody resumes it",
+                "%s charged more than its upper bound for attempt %s; it is stopped until it is resumed "
+                "(airflow ai deployments resume)",
                 lane.name,
                 attempt.attempt_id,
             )

@@ -237,7 +237,7 @@ class Calls:
             patience=walk.patience,
             last=last,
             seconds_left=_seconds_left(walk.ends),
-            # Where nobody else could answer the retry budget is not asked: the circuit alone says that it is no use.
+            # Last deployment of the tier: the retry budget does not apply, only the circuit breaker.
             may_retry=(lambda: True) if last else lane.gate.may_retry,
         )
 

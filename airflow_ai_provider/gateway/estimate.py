@@ -30,7 +30,7 @@ LATENCY_MS = 2000
 LEAST_CALLS = 20
 """History of fewer calls is an anecdote."""
 WRITTEN_PER_SECOND = 30
-"""Output tokens a second of a hosted model while nobody knows; most write 30 to 100."""
+"""Output tokens a second of a hosted model, assumed without history; most write 30 to 100."""
 LEAST_OUTPUT = 100
 """Answers of fewer tokens on average tell how long a first token takes, not how fast the others follow."""
 PRIOR_CALLS = 2

@@ -175,7 +175,7 @@ class BatchFunds:
         return answers
 
     def _answers(self, grant: Grant, amounts: Sequence[int]) -> list[str | bool]:
-        """After an outage nobody has renewed a hold: until the others have, they count as alive."""
+        """After an outage no hold is renewed yet: until the other processes have, they count as alive."""
         possible = grant.ceiling if grant.live_holds or self._journal.just_back else grant.room
         refused = [grant.short_of if amount > possible else False for amount in amounts[grant.granted :]]
         return [True] * grant.granted + refused

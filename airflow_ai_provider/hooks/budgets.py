@@ -58,8 +58,8 @@ def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Calle
     """Set a limit by hand, or with ``clear`` give the budget back to the policy.
 
     It is in the trail before it holds: a limit that nobody could account for does not come into force. Raises
-    ``LedgerError`` where somebody or a reason is missing, and where there is nothing to clear, and ``PermanentError``
-    inside a task.
+    ``LedgerError`` where the person or the reason is missing, and where there is nothing to clear, and
+    ``PermanentError`` inside a task.
     """
     require_person("a limit cannot be set")
     from airflow_ai_provider.ledger import open_ledger

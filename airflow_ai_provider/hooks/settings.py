@@ -174,8 +174,8 @@ def _dag_policy_path(policy: str | None, governing: Path) -> Path | None:
     if not _switch("allow_dag_policy"):
         raise PolicyError(
             f"policy={policy!r}: a task may not bring its own policy file; limits, masking, prices and grants come "
-            f"from {governing} ([{SECTION}] policy_path). Remove the argument, or ask whoever runs this Airflow to set "
-            f"[{SECTION}] allow_dag_policy = True, with which such a file may narrow that policy"
+            f"from {governing} ([{SECTION}] policy_path). Remove the argument, or ask the administrator of this "
+            f"Airflow to set [{SECTION}] allow_dag_policy = True, with which such a file may narrow that policy"
         )
     return path
 

@@ -83,7 +83,7 @@ class Ledger:
         return self._clock.of_host(moment)
 
     def read_clock(self, conn: Connection) -> None:
-        """Set ``now`` by the database; whoever keeps a ledger open does it every few seconds."""
+        """Set ``now`` by the database's clock. Call it every few seconds while the ledger is open."""
         self._clock.read(conn)
 
     @contextmanager

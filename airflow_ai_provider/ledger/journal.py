@@ -26,7 +26,7 @@ from airflow_ai_provider.ledger.holds import RENEW_EVERY, renew_holds
 
 T = TypeVar("T")
 _BACK_SECONDS = 2 * RENEW_EVERY.total_seconds()
-"""After an outage: how long the holds of other live processes may look as if nobody renewed them."""
+"""Seconds after an outage in which the holds of other live processes may look expired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Journal:
 
     @property
     def just_back(self) -> bool:
-        """Whether the database was away until a moment ago: who has not renewed a hold may be alive all the same."""
+        """Whether the database was away until a moment ago: live processes may not have renewed their holds yet."""
         return time.monotonic() - self._back_at < _BACK_SECONDS
 
     async def open(self, attempt: OpenAttempt) -> None:

@@ -91,7 +91,7 @@ class Rate:
         """What is charged for ``usage`` and ``seconds`` of work, in nano-dollars, rounded up.
 
         ``seconds`` of ``None`` were not measured: the most there can be are charged. Raises ``ValueError`` where a
-        second has a price and nobody says how many there were, and ``Unpriced`` where a part of ``usage`` has no price.
+        second has a price and their number is not known, and ``Unpriced`` where a part of ``usage`` has no price.
         """
         step = next(s for s in reversed(self.steps) if usage.input > s.above_input_tokens or s is self.steps[0])
         fresh = usage.input - usage.cached_input - usage.cache_write

@@ -3,7 +3,7 @@
 Each key that a host writes with is registered at first use, with the host's name and a fingerprint that says nothing of
 the key. The key that was registered last as one to write with is the installation's. A host must have it; it may have
 more. So a rotation needs nothing but the new key on every host: a host that has not got it yet is warned for ``GRACE``
-and then refused. Whoever has lost a key for good replaces the registration (``adopt``).
+and then refused. A key that is lost for good is replaced by ``adopt_keys``.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Provider(Protocol):
 
 def not_charged(status: int) -> bool:
     """Whether a complete HTTP response of this status says that nothing is charged. A redirect is not followed: nothing
-    was asked of whoever answers at its target."""
+    was sent to its target."""
     return status in _VENDOR_FAILED | _REDIRECTS or (400 <= status < 500 and status not in _MAYBE_CHARGED)
 
 

@@ -199,7 +199,7 @@ class _Received:
 
 
 _receiving: ContextVar[_Received | None] = ContextVar("_receiving", default=None)
-"""Who waits for the response to the request that is sent in this context."""
+"""Receives the response to the request that is sent in this context."""
 
 
 def mapped(name: str, error: Exception) -> VendorError:

@@ -1,6 +1,6 @@
 """Reads what vendors say of their quotas and of when to come back, from the headers of an answer or a refusal.
 
-| who | headers | resets |
+| vendor | headers | resets |
 |---|---|---|
 | OpenAI, Groq | ``x-ratelimit-{limit,remaining,reset}-{requests,tokens}`` | durations, behind proxies Unix times |
 | Anthropic | ``anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}`` | RFC 3339 |

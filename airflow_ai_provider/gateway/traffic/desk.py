@@ -55,9 +55,9 @@ class Ask:
     streak: int = 0
     """How many of ``failed`` came after the last good one."""
     limited: int = 0
-    """Calls answered by 429 …"""
+    """Calls answered by 429."""
     late: int = 0
-    """… and how many of these had left after their place."""
+    """How many of ``limited`` were sent after their permit's moment."""
     cool: float = 0.0
     """Seconds for which the vendor wants nothing from anybody."""
     probe: ProbeWord = ""

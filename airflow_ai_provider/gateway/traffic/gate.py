@@ -41,7 +41,7 @@ class Gate(Protocol):
         ...
 
     def give_up(self, reason: DeploymentGivenUp) -> None:
-        """Turn away with ``reason`` everybody who waits, and everybody who comes."""
+        """Reject waiting and future calls with ``reason``."""
         ...
 
     def may_retry(self) -> bool:
