@@ -101,6 +101,7 @@ _PHRASES: Sequence[tuple[str, int]] = (
     ("internal server error", 500),
     ("internal error", 500),
 )
+_WHOLE = ("stop", "tool_calls")
 _PRIVATE = frozenset({400, 401, 403, 404, 413, 422, 429, 500, 503})
 """What a private number's first three digits may say."""
 
@@ -113,6 +114,8 @@ def inner_error(body: Any) -> InnerError | None:
         return None
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+    if choice.get("finish_reason") in _WHOLE and not choice.get("error") and not body.get("error"):
+        return None  # nearly always
     failed = ending_of(raw_reason(body, choice)) == FAILED
     within, partial = choice.get("error"), _has_answer(choice)
     if partial and not within and not failed:
