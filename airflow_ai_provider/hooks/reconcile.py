@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
 
 if TYPE_CHECKING:
+    from airflow_ai_provider.ledger.database import Ledger
     from airflow_ai_provider.ledger.reconciled import ReconcileReport
 
 
@@ -26,8 +28,8 @@ def reconcile_invoice(
 ) -> ReconcileReport:
     """Read, reconcile and, unless it is a dry run, record who did it: a task instance, or whoever runs this command.
 
-    ``covers`` is ``FROM..TO``. Raises ``SourceError``, ``StoreUnavailable``, ``LedgerError``, ``LedgerUnavailable`` and
-    ``AuditError``.
+    ``covers`` is ``FROM..TO``. Raises ``SourceError``, ``StoreUnavailable``, ``LedgerError``, ``LedgerUnavailable``,
+    ``AuditError``, and ``PolicyError`` in a task that may only compare.
     """
     from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.invoices import FORMATS, open_invoice
@@ -44,6 +46,8 @@ def reconcile_invoice(
         translated(uri, SourceError),
         filesystem.open(path, "rb") as file,
     ):
+        if not dry_run:
+            _require_allowed(ledger, settings, caller)
         report = reconcile(
             ledger,
             open_invoice(file, shown(uri), wanted),
@@ -56,6 +60,21 @@ def reconcile_invoice(
     if not dry_run:
         _record(settings, report, caller)
     return report
+
+
+def _require_allowed(ledger: Ledger, settings: Settings, caller: Caller | None) -> None:
+    """Ask the policy, where there is one, whether a task may change the ledger; people may. Raises ``PolicyError``."""
+    from airflow_ai_provider.ledger.pins import pins, require_pinned
+
+    dag = (caller.dag_id if caller else "") or os.environ.get("AIRFLOW_CTX_DAG_ID")
+    if not dag:
+        return
+    with ledger.read() as conn:
+        if not settings.policy_path.is_file() and not pins(conn):
+            return
+        loaded = settings.load_policy()
+        require_pinned(conn, loaded.file, always=loaded.policy.ledger.pinned)
+    loaded.policy.ledger.require_reconciler(dag)
 
 
 def _record(settings: Settings, report: ReconcileReport, caller: Caller | None) -> None:

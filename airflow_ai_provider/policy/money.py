@@ -12,6 +12,7 @@ from pydantic import (
     field_validator,
 )
 
+from airflow_ai_provider.errors import PolicyError
 from airflow_ai_provider.policy.words import Section, Usd, listed
 
 
@@ -78,5 +79,17 @@ class LedgerRules(Section):
     pinned: bool = False
     """Calls need a ledger in which this policy is pinned."""
 
+    reconcile_dags: Annotated[tuple[str, ...] | None, BeforeValidator(listed)] = None
+    """Ids of DAGs whose tasks may change the ledger by an invoice, ``*`` stands for any characters; ``None`` is all."""
+
     keep_months: int | None = Field(default=None, ge=1, le=1200)
     """Full months of ``llm_requests`` kept before the present one; ``None`` keeps all. The rollup stays for ever."""
+
+    def require_reconciler(self, dag: str) -> None:
+        """Raise ``PolicyError`` where a DAG's tasks may not change the ledger by an invoice."""
+        allowed = self.reconcile_dags
+        if allowed is not None and not any(fnmatchcase(dag, pattern) for pattern in allowed):
+            raise PolicyError(
+                f"DAG {dag!r} may not change the ledger by an invoice: it could give itself room in budgets. Compare "
+                "only, or ask whoever answers for the policy to add it under ledger.reconcile_dags"
+            )

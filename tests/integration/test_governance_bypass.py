@@ -32,10 +32,12 @@ from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.hooks.budgets import resume_deployment, set_budget
 from airflow_ai_provider.hooks.context import whoever_runs_this
 from airflow_ai_provider.hooks.policy import pin_policy, pinned_policies, unpin_policy
+from airflow_ai_provider.hooks.reconcile import reconcile_invoice
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.limits import limit_history
 from airflow_ai_provider.ledger.schema import llm_budgets, llm_requests
+from airflow_ai_provider.operators.ledger import LedgerReconcileOperator
 from airflow_ai_provider.operators.llm import LLMMapOperator
 from airflow_ai_provider.operators.privacy import (
     DecryptColumnsOperator,
@@ -656,6 +658,71 @@ def test_shards_share_one_budget(place: Place) -> None:
     for number in range(3):
         assert place.ask(shard=f"{number}/3", batch_rows=1)["ok"] == 0
     place.assert_nothing_left()
+
+
+# -- an invoice that a DAG makes up
+
+
+def lose_a_call(place: Place, rules: Mapping[str, Any]) -> int:
+    """One call of which only its hold is known; returns what it was charged."""
+    place.policy(lambda policy: (policy.update(ledger=dict(rules)), in_route(retry={"attempts": 1})(policy)))
+    with pytest.raises(AirflowException):
+        place.ask(prompt="{{ text }} [[double:drop_after]]")
+    return charged(place)
+
+
+def charged(place: Place) -> int:
+    with open_ledger(None, place.folder / "ai") as ledger, ledger.read() as conn:
+        return int(conn.execute(sa.select(sa.func.sum(llm_budgets.c.spent_nano))).scalar_one())
+
+
+def reconcile_with(place: Place, dag_id: str, **changes: Any) -> Any:
+    """Hand in an invoice that says of the call that the vendor charged nothing."""
+    with open_ledger(None, place.folder / "ai") as ledger, ledger.read() as conn:
+        call = conn.execute(sa.select(llm_requests)).one()
+    line = f"{call.attempt_id},{call.created_at:%Y-%m-%dT%H:%M:%S}Z,{call.model},0,0,0"
+    invoice = place.folder / "invoice.csv"
+    invoice.write_text(f"attempt_id,at,model,input_tokens,output_tokens,cost_usd\n{line}\n")
+    arguments = {"invoice": str(invoice), "deployments": ["small"], **changes}
+    operator = LedgerReconcileOperator(task_id="r", fail_on_findings=False, **arguments)
+    return operator.execute(context(dag_id))
+
+
+@pytest.mark.parametrize("allowed", [["billing"], ["billing*", "other"], []])
+def test_an_invoice_of_a_dag_that_may_not_reconcile_changes_nothing(place: Place, allowed: list[str]) -> None:
+    before = lose_a_call(place, {"reconcile_dags": allowed})
+    assert before > 0
+    with pytest.raises(AirflowFailException, match="DAG 'governed' may not change the ledger by an invoice"):
+        reconcile_with(place, "governed")
+    reconcile_with(place, "governed", only_compare=True)
+    assert charged(place) == before
+    in_a_task(place)
+    with pytest.raises(PolicyError, match="DAG 'mine' may not"):
+        reconcile_invoice(settings_from_airflow(), str(place.folder / "invoice.csv"))
+    place.option("policy_path", place.policy(name="mine.yaml"))
+    pin_in_another_process(place)
+    with pytest.raises(AirflowFailException, match="is not pinned in the ledger"):
+        reconcile_with(place, "governed")
+    assert charged(place) == before
+
+
+def pin_in_another_process(place: Place) -> None:
+    """Pin the governing file, as people do outside of tasks."""
+    mine = os.environ["AIRFLOW__AI__POLICY_PATH"]
+    place.monkeypatch.delenv("AIRFLOW_CTX_DAG_ID")
+    place.option("policy_path", place.folder / "policy.yaml")
+    pin_policy(settings_from_airflow(), caller=whoever_runs_this("boss"), reason="reviewed")
+    place.option("policy_path", mine)
+
+
+@pytest.mark.parametrize("rules", [{}, {"reconcile_dags": "gov*"}])
+def test_a_dag_that_may_reconcile_leaves_the_invoices_hash(place: Place, rules: dict[str, Any]) -> None:
+    before = lose_a_call(place, rules)
+    totals = reconcile_with(place, "governed")
+    assert totals["resolved"] == 1
+    assert charged(place) < before
+    (event,) = place.events("ledger.reconciled")
+    assert event["airflow_ai.invoice_hash"] == totals["invoice_hash"]
 
 
 # -- limits set by hand
