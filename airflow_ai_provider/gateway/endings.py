@@ -42,13 +42,15 @@ _FAMILIES: Mapping[str, frozenset[str]] = {
     CUT: frozenset("length token tokens limit max truncated incomplete window".split()),
 }
 """Words within a vendor's word, looked for in this order."""
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
 def ending_of(reason: object) -> str:
     """The ending that a vendor's finish reason names; ``stop`` where it is none.
 
-    Takes a word in any case, or a mapping with the word under ``type`` (SGLang's).
+    Takes a word in any case, several (Gemini's ``content_filter: SAFETY``), or a mapping with the word under ``type``
+    (SGLang's).
     """
     if isinstance(reason, Mapping):
         reason = reason.get("type")
@@ -56,7 +58,7 @@ def ending_of(reason: object) -> str:
         return _STOP
     if (known := _WORDS.get(reason)) is not None:
         return known
-    word = re.sub(r"[\s.-]+", "_", reason.strip().lower())
+    word = re.sub(r"\W+", "_", _CAMEL.sub("_", reason).lower(), flags=re.ASCII).strip("_")
     if not _REASON.fullmatch(word):
         return _STOP
     if (known := _WORDS.get(word)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_on_sqlite(tmp_path: Path, paid_vendor: VendorProcess) -> None:
 @pytest.mark.timeout(100)
 def test_on_postgresql(tmp_path: Path, paid_vendor: VendorProcess, postgres_url: str) -> None:
     prove(Lab(tmp_path, paid_vendor, ledger_url=postgres_url), 500)
+
+
+def most_late(faults: Faults, rows: int) -> float:
+    """Rows that end with a time-out, at most.
+
+    A row's second time-out is its last request, and what is asked again in between changes nothing: the share of rows
+    with two is (late / (1 - asked again))². Of 400, 7 are expected, and 17 are four standard deviations above.
+    """
+    late = faults.rate_hang + faults.rate_hang_billed + faults.rate_slow + faults.rate_408 + faults.rate_504
+    again = faults.rate_drop_before + faults.rate_drop_after + faults.rate_drop_midway + faults.rate_malformed
+    again += faults.rate_409 + faults.rate_500 + faults.rate_502 + faults.rate_503
+    expected = rows * (late / (1 - again)) ** 2
+    return expected + 4 * math.sqrt(expected)
 
 
 @pytest.mark.timeout(100)
@@ -104,5 +118,5 @@ def test_faults_that_may_have_been_charged(tmp_path: Path, paid_vendor: VendorPr
     assert summary["ok"] > 300
     assert 1 <= summary["errors"]["truncated"] <= 20  # 2% are cut, and rejected by the first attempt
     counted = {kind: rows for kind, rows in summary["errors"].items() if kind not in (*PERMANENT, "truncated")}
-    assert counted.pop("timeout", 0) <= 20  # one in ten is late, and asked once more only
+    assert counted.pop("timeout", 0) <= most_late(faults, 400)
     assert sum(counted.values()) <= 10, counted  # five attempts, five faults

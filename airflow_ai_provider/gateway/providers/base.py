@@ -18,9 +18,18 @@ from airflow_ai_provider.ledger.money import Usage
 _VENDOR_FAILED = frozenset({500, 503, 529})
 """The vendor says itself that it failed. A gateway's 502 or 504 may hide an answer that was made and charged."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAYBE_CHARGED = frozenset({408, 409})
-"""Another request, or this one, may have been under way when the vendor gave up on it."""
-_TRANSIENT = {408: "timeout", 409: "conflict", 429: "rate_limited", 504: "timeout"}
+_MAYBE_CHARGED = frozenset({408, 409, 424})
+"""Another request, or this one, may have been under way when the vendor gave up on it; 424 is Bedrock's, Azure ML's and
+Hugging Face's for a model that failed."""
+_TRANSIENT = {
+    408: "timeout",
+    409: "conflict",
+    424: "server_error",
+    425: "server_error",
+    429: "rate_limited",
+    498: "rate_limited",  # Groq's, for its flex tier
+    504: "timeout",
+}
 _PERMANENT = {
     **dict.fromkeys(_REDIRECTS, "redirected"),
     400: "bad_request",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,22 +23,18 @@ from airflow_ai_provider.gateway.providers.base import LONGEST_WAIT, ModelReply,
 from airflow_ai_provider.gateway.providers.delays import body_delay
 from airflow_ai_provider.gateway.providers.inner_errors import InnerError, inner_error
 from airflow_ai_provider.gateway.providers.quotas import Headers, exhausted_until, read_limits, retry_after
+from airflow_ai_provider.gateway.providers.refusals import Refusal, refusal_of
 from airflow_ai_provider.gateway.providers.thoughts import without_thought
 from airflow_ai_provider.gateway.providers.usage import read_claims, read_usage, usage_of
 
 _CODE = re.compile(r"[a-z][a-z0-9_]{2,39}")
-_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "exceeded_current_quota_error"})
-_QUOTA_PHRASES = ("credit balance is too low",)
-"""Anthropic's, which has no code of its own. Gemini words its ordinary rate limit as OpenAI words a spent quota."""
-_CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error"})
-"""OpenAI's and llama.cpp's."""
-_CONTEXT_PHRASES = ("maximum context length", "context window", "context size", "prompt is too long")
-"""OpenAI's and vLLM's, litellm's proxy's, llama.cpp's, and Anthropic's behind a proxy."""
-_POLICY_CODES = frozenset({"content_policy_violation", "content_filter", "responsibleaipolicyviolation"})
-"""OpenAI's, and Azure's outer and inner code."""
-_POLICY_PHRASES = ("content management policy", "our safety system")
-_REFUSED = frozenset({400, 403, 413, 422, 451})
-"""Statuses with which a vendor may refuse what a request says."""
+_EXPLANATIONS: Mapping[Refusal, str] = {
+    "quota_exhausted": "quota exhausted",
+    "unauthorized": "the key is refused",
+    "too_large": "the row is larger than the quota of a whole minute",
+    "context_window": "the row is larger than the model's context",
+    "content_policy": "refused by content policy",
+}
 REDIRECTED_TO = "x-redirected-to"
 """What an adapter calls ``location`` where the client below it would follow that."""
 _PLAIN_TEXT = 4000
@@ -201,15 +197,25 @@ def read_error(content: bytes) -> Said:
 def _said(body: Any, now: datetime) -> Said:
     whole = body if isinstance(body, Mapping) else {"error": body}
     error = whole.get("error", whole)
-    if not isinstance(error, Mapping):
+    if not isinstance(error, Mapping):  # xAI's and Hugging Face's
         text = str(error) if error else ""
-        return Said(message=text.lower(), delay=_stated_delay({}, whole, text, now))
-    inner = error.get("innererror")
-    given = (error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, Mapping) else None)
-    codes = [code for code in given if isinstance(code, str) and code]
+        beside = frozenset(code.lower() for name in ("code", "error_type") if isinstance(code := whole.get(name), str))
+        return Said(beside, message=text.lower(), delay=_stated_delay({}, whole, text, now))
+    codes = [code for code in _codes(error) if isinstance(code, str) and code]
     text = str(error.get("message") or error.get("detail") or "")
     delay = _stated_delay(error, whole, text, now)
     return Said(frozenset(map(str.lower, codes)), codes[0] if codes else "", text.lower(), delay)
+
+
+def _codes(error: Mapping[str, Any]) -> Iterator[Any]:
+    yield error.get("code")
+    yield error.get("type")
+    if isinstance(inner := error.get("innererror"), Mapping):  # Azure's
+        yield inner.get("code")
+    details = error.get("details")
+    for detail in details[:20] if isinstance(details, list) else ():
+        if isinstance(detail, Mapping):  # Gemini's
+            yield detail.get("reason")
 
 
 def _stated_delay(error: Mapping[str, Any], whole: Mapping[str, Any], text: str, now: datetime) -> float | None:
@@ -263,18 +269,13 @@ def refused(
 
     ``context`` and ``policy`` are what a client library has made of it. ``place`` begins the message.
     """
-    place, content = place or f"{name}: HTTP {status}", status in _REFUSED
-    billed = not not_charged(status)
-    if said.codes & _QUOTA_CODES or _any(_QUOTA_PHRASES, said.message):
-        return VendorPermanentError(
-            f"{place}: quota exhausted", kind="quota_exhausted", http_status=status, billed=billed
-        )
-    if context or (content and (said.codes & _CONTEXT_CODES or _any(_CONTEXT_PHRASES, said.message))):
-        explanation = f"{place}: the row is larger than the model's context"
-        return VendorPermanentError(explanation, kind="context_window", http_status=status, billed=billed)
-    if policy or (content and (said.codes & _POLICY_CODES or _any(_POLICY_PHRASES, said.message))):
-        explanation = f"{place}: refused by content policy"
-        return VendorPermanentError(explanation, kind="content_policy", http_status=status, billed=billed)
+    place = place or f"{name}: HTTP {status}"
+    kind = refusal_of(status, said.codes, said.message)
+    if kind is None or kind in ("context_window", "content_policy"):
+        kind = "context_window" if context else "content_policy" if policy else kind
+    if kind is not None:
+        billed = not not_charged(status)
+        return VendorPermanentError(f"{place}: {_EXPLANATIONS[kind]}", kind=kind, http_status=status, billed=billed)
     detail = _redirection(headers) if 300 <= status < 400 else said.code if _CODE.fullmatch(said.code) else ""
     return http_error(place, status, detail=detail, retry_after=_delay(status, said, headers, datetime.now(UTC)))
 
@@ -343,10 +344,6 @@ def _redirection(headers: Headers) -> str:
     except ValueError:
         place = ""
     return f"it redirects{place}, and redirects are not followed: give the API's own address as api_base"
-
-
-def _any(phrases: Sequence[str], message: str) -> bool:
-    return any(phrase in message for phrase in phrases)
 
 
 # Values

@@ -13,12 +13,15 @@ COOL = 1.0
 """Seconds to hold back after a 429 that does not say how long."""
 _SHORT = 0.1
 """Waits that pacing evens out by itself."""
-_DOWN_STATUSES = frozenset({408})
+_DOWN_STATUSES = frozenset({408, 424})
 
 
 def said_by(error: VendorError) -> Word:
-    """``down`` is what a circuit counts: 5xx, time-outs, lost connections. A refused request was at least answered."""
-    if error.http_status == 429:
+    """``down`` is what a circuit counts: 5xx, time-outs, lost connections. A refused request was at least answered.
+
+    A row that is larger than a quota says nothing of the others.
+    """
+    if error.http_status == 429 and error.kind != "too_large":
         return "limited"
     if not isinstance(error, TransientError):
         return "up"

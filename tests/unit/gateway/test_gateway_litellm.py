@@ -108,7 +108,7 @@ async def test_anthropics_quota_arrives(vendor: VendorDouble) -> None:
 
 
 def test_only_a_refusal_that_is_certain_is_not_charged() -> None:
-    certain = {301, 302, 303, 307, 308, *range(400, 500), 500, 503, 529} - {408, 409}
+    certain = {301, 302, 303, 307, 308, *range(400, 500), 500, 503, 529} - {408, 409, 424}
     assert {status for status in range(100, 600) if not_charged(status)} == certain
     errors = {status: http_error("small", status) for status in range(300, 600)}
     assert {status for status, error in errors.items() if not error.billed} == certain

@@ -7,6 +7,7 @@ of a row meets the case; a second one, if there is any, is answered well.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -620,4 +621,172 @@ CLAIMS = [
     good("no tokens, but a cost", said() | {"usage": {"cost": 0.00001}}, cost="hold"),
 ]
 
-CASES = [*ENDINGS, *THOUGHTS, *ERRORS, *USAGE, *CLAIMS]
+
+def of_openai(message: str, code: Any = None, kind: Any = None) -> Any:
+    """An error in OpenAI's form."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def of_google(status: int, message: str, *details: Any) -> Any:
+    """An error of Gemini where it speaks OpenAI's protocol."""
+    return [{"error": {"code": status, "message": message, "status": "INVALID_ARGUMENT", "details": list(details)}}]
+
+
+REFUSED_FOR: dict[str, dict[str, tuple[int, Any]]] = {
+    "context_window": {
+        "Anthropic": (400, of_openai("input length and `max_tokens` exceed context limit: 197202 + 21333 > 200000")),
+        "Gemini": (400, of_google(400, "The input token count (9) exceeds the maximum number of tokens allowed (8).")),
+        "litellm's proxy": (400, of_openai("litellm.ContextWindowExceededError: VertexAIException - x", "400")),
+        "Bedrock": (400, {"message": "Input is too long for requested model."}),
+        "Together": (422, of_openai("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8193.")),
+        "Hugging Face": (
+            422,
+            {"error": "Input validation error: `inputs` must have less than 4095 tokens.", "error_type": "validation"},
+        ),
+        "Mistral": (
+            400,
+            {
+                "object": "error",
+                "message": "Prompt contains 9 tokens, too large for model with 8 maximum context length",
+                "type": "invalid_request_error",
+                "code": "3051",
+            },
+        ),
+        "DashScope": (
+            400,
+            of_openai("<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 8]"),
+        ),
+        "Zhipu": (400, {"error": {"code": "1261", "message": "Prompt 超长"}}),
+        "Moonshot": (400, of_openai("Invalid request: Your request exceeded model token limit: 8192")),
+        "xAI": (
+            400,
+            {"code": "Client specified an invalid argument", "error": "This model's maximum prompt length is 8"},
+        ),
+        "vLLM": (
+            400,
+            {
+                "object": "error",
+                "message": "The decoder prompt (length 9) is longer than the maximum model length of 8.",
+                "type": "BadRequestError",
+                "code": 400,
+            },
+        ),
+        "SGLang": (
+            400,
+            {
+                "object": "error",
+                "message": "The input (9 tokens) is longer than the model's context length (8 tokens).",
+                "type": "BadRequestError",
+                "code": 400,
+            },
+        ),
+        "LM Studio": (400, {"error": "the model is loaded with context length of only 8 tokens, which is not enough"}),
+    },
+    "content_policy": {
+        "OpenAI": (400, of_openai("Invalid prompt: your prompt was flagged", "invalid_prompt")),
+        "Anthropic": (400, of_openai("Output blocked by content filtering policy")),
+        "litellm's proxy": (400, of_openai("litellm.ContentPolicyViolationError: AzureException - x", "400")),
+        "DeepSeek": (400, of_openai("Content Exists Risk", "invalid_request_error")),
+        "DashScope": (400, of_openai("Input data may contain inappropriate content.", "data_inspection_failed")),
+        "DashScope's own": (400, {"code": "DataInspectionFailed", "message": "x"}),
+        "Zhipu": (400, {"error": {"code": "1301", "message": "系统检测到输入或生成内容可能包含不安全或敏感内容"}}),
+        "Moonshot": (
+            400,
+            of_openai("The request was rejected because it was considered high risk", None, "content_filter"),
+        ),
+        "Volcengine": (400, of_openai("x", "InputTextSensitiveContentDetected", "BadRequest")),
+        "xAI, with 403": (403, {"code": "x", "error": "Content violates usage guidelines. Failed check: SAFETY"}),
+        "OpenRouter, with 403": (403, {"error": {"code": 403, "message": "Input is flagged: requires moderation"}}),
+        "Portkey": (446, of_openai("The guardrail checks defined in the config failed.", None, "hooks_failed")),
+    },
+    "quota_exhausted": {
+        "Anthropic": (400, of_openai("Your credit balance is too low to access the Anthropic API.")),
+        "litellm's proxy": (400, of_openai("Budget has been exceeded! Current cost: 5.2", "400", "budget_exceeded")),
+        "litellm's proxy, with 429": (429, of_openai("Budget has been exceeded!", "429", "budget_exceeded")),
+        "DashScope": (400, of_openai("Access denied, please make sure your account is in good standing.", "Arrearage")),
+        "Zhipu, with 429": (429, {"error": {"code": "1113", "message": "余额不足或无可用资源包,请充值。"}}),
+        "xAI, with 429": (
+            429,
+            {"code": "x", "error": "Your team has either used all available credits or reached its"},
+        ),
+        "Moonshot": (429, of_openai("insufficient balance", None, "exceeded_current_quota_error")),
+        "Volcengine": (403, of_openai("x", "AccountOverdueError", "Forbidden")),
+    },
+    "unauthorized": {
+        "Gemini, with 400": (
+            400,
+            of_google(400, "API key not valid. Please pass a valid API key.", {"reason": "API_KEY_INVALID"}),
+        ),
+        "xAI, with 400": (400, {"code": "x", "error": "Incorrect API key provided: xa***ab."}),
+        "Baidu, within 200": (200, {"error_code": 110, "error_msg": "Access token invalid or no longer valid"}),
+        "MiniMax, within 200": (200, {"choices": None, "base_resp": {"status_code": 1004, "status_msg": "login fail"}}),
+    },
+    "not_found": {
+        "LM Studio, within 200": (200, {"error": "Unexpected endpoint or method. (POST /chat/completions)"}),
+    },
+    "too_large": {
+        "OpenAI, with 429": (
+            429,
+            of_openai(
+                "Request too large for gpt-4o-mini on tokens per min (TPM): Limit 3, Requested 4.",
+                "rate_limit_exceeded",
+                "tokens",
+            ),
+        ),
+        "Groq": (413, of_openai("Request too large for model `x`", "rate_limit_exceeded", "tokens")),
+    },
+}
+"""By what is refused, and by vendor. Only the account's own 429 tells pacing to wait."""
+
+REFUSALS = [
+    *(
+        free(
+            f"{kind}: {vendor}",
+            body,
+            "error",
+            kind,
+            "limited" if kind == "quota_exhausted" and status == 429 else "up",
+            status=status,
+        )
+        for kind, vendors in REFUSED_FOR.items()
+        for vendor, (status, body) in vendors.items()
+    ),
+    *(
+        bad(f"Gemini's {word}", said("ye", finish=word), "filtered", text="ye")
+        for word in ("content_filter: SAFETY", "content_filter: RECITATION", "FinishReason.SAFETY", "ContentFilter")
+    ),
+    *(
+        bad(f"length as {word}", said("ye", finish=word), "truncated", text="ye")
+        for word in ("FinishReason.MAX_TOKENS", "maxTokens", "length: max_tokens", "(max_tokens)")
+    ),
+    *(good(f"stop as {word}", said(finish=word)) for word in ("endTurn", "FinishReason.STOP", "EOS_TOKEN", "null")),
+    *(
+        costly(f"{who}'s model that failed", body, "retried", "server_error", "down", status=424)
+        for who, body in {
+            "Bedrock": {"message": "The model has encountered an unexpected error.", "originalStatusCode": 500},
+            "Azure ML": {"error": {"code": "424", "message": "Failed dependency"}},
+            "Hugging Face": {"error": "Request failed during generation: out of memory", "error_type": "generation"},
+        }.items()
+    ),
+    free("Groq's flex tier", of_openai("Flex tier capacity exceeded"), "retried", "rate_limited", "up", status=498),
+    free("too early", of_openai("x"), "retried", "server_error", "up", status=425),
+    good("a guardrail of Portkey's that only notes", said(body={"hook_results": {}}), status=246),
+    costly("NVIDIA's, not ready", "", "retried", "malformed", "down", status=202),
+    costly(
+        "a stream that was not asked for",
+        "data: {}\n\ndata: [DONE]\n\n",
+        "retried",
+        "malformed",
+        "down",
+        headers={"Content-Type": "text/event-stream"},
+    ),
+    good("blank lines before it", "\n\n" + json.dumps(said())),
+    good("Spark's code 0", said(body={"code": 0, "message": "Success", "sid": "s"})),
+    good("MiniMax's status 0", said(body={"base_resp": {"status_code": 0, "status_msg": ""}})),
+    good(
+        "Azure's filter results",
+        said(body={"prompt_filter_results": [{"content_filter_results": {"hate": {"filtered": False}}}]}),
+    ),
+]
+
+CASES = [*ENDINGS, *THOUGHTS, *ERRORS, *USAGE, *CLAIMS, *REFUSALS]
