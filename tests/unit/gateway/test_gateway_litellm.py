@@ -113,7 +113,7 @@ def test_only_a_refusal_that_is_certain_is_not_charged() -> None:
     errors = {status: http_error("small", status) for status in range(300, 600)}
     assert {status for status, error in errors.items() if not error.billed} == certain
     transient = {status for status, error in errors.items() if isinstance(error, TRANSIENT)}
-    assert transient == {408, 409, 429, *range(500, 600)}
+    assert transient == {408, 409, 424, 425, 429, 498, *range(500, 600)}
 
 
 def test_litellm_is_quiet_and_stays_offline() -> None:
