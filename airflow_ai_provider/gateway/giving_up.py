@@ -87,7 +87,8 @@ class DeploymentRecord:
     answered: bool = False
     """Whether it ever gave a good answer."""
     failures: Counter[str] = field(default_factory=Counter)
-    """By message, which holds status and code: those since the last good answer."""
+    """Those since the last good answer: by kind where no row is the cause, since some vendors' codes differ each time;
+    otherwise by message, which holds status and code."""
 
     def answer(self) -> None:
         self.answered = True
@@ -99,8 +100,9 @@ class DeploymentRecord:
         allowed = self._allowed(error)
         if allowed is None:
             return None
-        self.failures[str(error)] += 1
-        count = self.failures[str(error)]
+        alike = error.kind if concerns_deployment(error) else str(error)
+        self.failures[alike] += 1
+        count = self.failures[alike]
         return count if count >= allowed else None
 
     @property

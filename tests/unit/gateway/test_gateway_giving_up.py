@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from airflow_ai_provider.errors import AIProviderError, JobGivenUp, JobGivenUpFo
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.testing.behaviour import Faults, Latency
+from airflow_ai_provider.testing.behaviour import Faults, Latency, RawAnswer
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 AT_ONCE = 16
@@ -76,6 +77,16 @@ def test_what_refuses_every_row_ends_the_job_with_one_message(
     assert [record for record in caplog.records if record.name == LOG.name] == []
     assert items(house) == {}
     assert house.spent() == 0 == invoiced(vendor)
+
+
+def test_a_refused_key_is_one_refusal_also_where_each_has_a_code_of_its_own(house: House, vendor: VendorDouble) -> None:
+    one(house)
+    names = [f"y{number}" for number in range(100)]
+    bodies = {name: json.dumps({"error": {"code": f"req_{name}", "message": "no"}}) for name in names}
+    vendor.configure(script=names, answers={name: RawAnswer(body, 401) for name, body in bodies.items()})
+    assert "unauthorized" in str(given_up(house, ROWS[:100]))
+    assert vendor.stats().requests <= 20 + AT_ONCE
+    assert items(house) == {}
 
 
 def test_small_batches_that_end_before_it_is_known_leave_no_review_items(house: House, vendor: VendorDouble) -> None:
