@@ -56,7 +56,8 @@ def _sources(folder: Path, rows: int, text: Callable[[int], str]) -> dict[str, P
 def _ours(home: Path, name: str, parts: dict[str, str], sources: dict[str, Path], rows: int) -> None:
     home.mkdir()
     model = policy(home / "policy.yaml", model="offline/extractive", concurrency=64)
-    job: dict[str, Any] = {"policy": str(model), "home": str(home / "home"), "warm_up": str(sources["warm"]), **parts}
+    keys = (home.parent if parts else home) / "home"  # one ledger, one keyring
+    job: dict[str, Any] = {"policy": str(model), "home": str(keys), "warm_up": str(sources["warm"]), **parts}
 
     def send(run: str) -> Figures:
         return _OURS.run(**job, source=str(sources[run]), sink=str(home / run), run=f"{name} {run}")
