@@ -57,6 +57,18 @@ def test_a_stall_of_several_processes_costs_little(window: str) -> None:
     assert result.refused <= REFUSED
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_stalls_of_several_processes_are_refused_a_little(window: str, at_once: bool) -> None:
+    """Each process makes up for its own late calls only, so their sum may pass the limit for a moment."""
+    vendor, seconds = StrictVendor(WINDOWS[window]()), 40.0
+    together = held_up(1, seconds, every=5.0) if at_once else []
+    apart = [] if at_once else [held_up(10 + process, seconds, every=5.0) for process in range(4)]
+    result = simulate(vendor, Circumstances(4, seconds=seconds, stalls=together, own_stalls=apart))
+    assert result.used >= 0.94
+    assert result.refused <= 0.006
+
+
 @pytest.mark.parametrize("window", LEAKY)
 def test_a_vendor_that_allows_no_burst_is_found_out_and_loses_no_more_than_the_stalls(window: str) -> None:
     vendor, seconds = StrictVendor(LEAKY[window]()), 300.0

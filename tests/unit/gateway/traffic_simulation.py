@@ -1,7 +1,7 @@
 """Processes that are held up, before a vendor that counts strictly: gates as they are, on a clock that jumps.
 
-A stall holds up everything in the processes and nothing at the vendor: what was sent before arrives meanwhile. All
-processes of a simulation are held up at the same time, which is the worst that can happen to a shared limit.
+A stall holds up everything in a process and nothing at the vendor: what was sent before arrives meanwhile. Stalls hold
+up all processes of a simulation at the same time, or each process by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from traffic_world import InProcess
+from traffic_world import PROCESS, InProcess
 
 from airflow_ai_provider.errors import VendorTransientError
 from airflow_ai_provider.gateway.traffic.traffic_gate import TrafficGate
@@ -65,7 +65,9 @@ class Circumstances:
     processes: int = 1
     seconds: float = 60.0
     stalls: Sequence[tuple[float, float]] = ()
-    """When each begins, and how long it is."""
+    """When each stall of all processes begins, and how long it is."""
+    own_stalls: Sequence[Sequence[tuple[float, float]]] = ()
+    """The same for each process by itself."""
     preparation: tuple[float, float] = (0.002, 0.03)
     """Least and most time between being let in and being ready to be sent."""
     travel: tuple[float, float] = (0.0005, 0.004)
@@ -96,7 +98,8 @@ def simulate(vendor: StrictVendor, so: Circumstances) -> Result:
     world, rng = InProcess(), random.Random(so.seed)
     gates = [world.worker(rpm=60 * PER_SECOND, concurrency=200) for _ in range(so.processes)]
 
-    async def row(gate: TrafficGate, begins: float) -> None:
+    async def row(process: int, gate: TrafficGate, begins: float) -> None:
+        PROCESS.set(process)
         await asyncio.sleep(begins)
         while True:
             turn = await gate.enter(input_tokens=1, output_tokens=1)
@@ -122,7 +125,14 @@ def simulate(vendor: StrictVendor, so: Circumstances) -> Result:
         assert loop is world.loop
         for at, seconds in so.stalls:
             loop.call_at(at, world.loop._pass, seconds)
-        rows = [asyncio.create_task(row(gate, rng.uniform(0, 0.3))) for gate in gates for _ in range(200 // len(gates))]
+        for process, stalls in enumerate(so.own_stalls):
+            for at, seconds in stalls:
+                loop.call_at(at, world.loop.hold_up, process, seconds)
+        rows = [
+            asyncio.create_task(row(process, gate, rng.uniform(0, 0.3)))
+            for process, gate in enumerate(gates)
+            for _ in range(200 // len(gates))
+        ]
         await asyncio.sleep(so.seconds)
         for task in rows:
             task.cancel()

@@ -7,6 +7,8 @@ exact. On Redis, time is Redis' own: stories last a second or two, and what they
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import itertools
 import selectors
 import time
 import uuid
@@ -37,14 +39,48 @@ class _Jumping(selectors.DefaultSelector):
         return ready
 
 
+PROCESS: contextvars.ContextVar[int | None] = contextvars.ContextVar("PROCESS", default=None)
+"""The simulated process that a callback belongs to."""
+
+
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer when there is nothing else to do."""
+    """An event loop whose clock jumps to the next timer when there is nothing else to do.
+
+    Callbacks with a ``PROCESS`` in their context can be held up apart from the others.
+    """
 
     def __init__(self) -> None:
         selector = _Jumping()
         selector.passed = self._pass
         self.now = 1000.0
+        self._held_until: dict[int, float] = {}
+        self._order = itertools.count(1)
         super().__init__(selector)
+
+    def hold_up(self, process: int, seconds: float) -> None:
+        """Run nothing of a process for so many seconds; what was due meanwhile runs afterwards, in order."""
+        self._held_until[process] = max(self.now + seconds, self._held_until.get(process, 0.0))
+
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
+        process = PROCESS.get() if context is None else context.get(PROCESS)
+        if process is None:
+            return super().call_soon(callback, *args, context=context)
+        return super().call_soon(self._run_of, process, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        process = PROCESS.get() if context is None else context.get(PROCESS)
+        if process is None or callback == self._run_of:
+            return super().call_at(when, callback, *args, context=context)
+        return super().call_at(when, self._run_of, process, callback, *args, context=context)
+
+    def _run_of(self, process: int, callback: Any, *args: Any) -> None:
+        until = self._held_until.get(process, 0.0)
+        if self.now < until:
+            self.call_at(until + next(self._order) * 1e-9, self._run_of, process, callback, *args)
+        else:
+            callback(*args)
 
     def time(self) -> float:
         return self.now
