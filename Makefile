@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 DEMO_HOME ?= .demo
 INPUT ?=
+# Tests run in so many processes, each with servers and databases of its own.
+WORKERS ?= 2
 PYTHON ?= $(shell scripts/find-python)
 UV := .tools/bin/uv
 RUN := .venv/bin
@@ -28,11 +30,12 @@ standalone: $(STAMP) ## Airflow in a browser, with the demo's DAG and data
 
 test: $(STAMP_DEV) ## start the real servers, run the tests, stop them
 	@$(RUN)/python scripts/ensure_services.py
-	@$(RUN)/python -m pytest --ignore=tests/timing $(ARGS)
+	@$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/timing $(ARGS)
 
 test-all: $(STAMP_DEV) ## the same, with all mixtures of a vendor's faults, and tests/timing: an hour
 	@$(RUN)/python scripts/ensure_services.py
-	@AI_TEST_EXAMPLES=500 $(RUN)/python -m pytest $(ARGS)
+	@AI_TEST_EXAMPLES=500 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/timing $(ARGS)
+	@$(RUN)/python -m pytest tests/timing
 
 bench: $(STAMP_BENCH) ## run the benchmarks and print their tables
 	@$(RUN)/python scripts/ensure_services.py
