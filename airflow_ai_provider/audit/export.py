@@ -33,6 +33,7 @@ _ACTIVITIES: Final = {
     "batch.started": _CREATE,
     "batch.reused": _READ,
     "llm.call": _CREATE,
+    "answer.differs": _READ,
     "documents.synced": _UPDATE,
     "plan.made": _CREATE,
     "plan.approved": _UPDATE,

@@ -11,7 +11,9 @@ import pytest
 from services import RedisServer, redis_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "gateway"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 
+from test_call_path import run_over_a_killed_redis
 from test_gateway_traffic_redis import PER_SECOND, drive, stop
 from traffic_world import OnRedis
 
@@ -52,3 +54,10 @@ def test_redis_that_is_killed_and_comes_back_empty_stops_nobody_and_lets_nobody_
         assert all(gate._desk._alone is None for gate in gates)  # type: ignore[attr-defined]
 
     world.run(story())
+
+
+@pytest.mark.timeout(200)
+def test_jobs_whose_redis_is_killed_never_exceed_the_vendors_limit(
+    tmp_path: Path, postgres_url: str, redis_service: RedisServer, empty_redis_url: str
+) -> None:
+    assert run_over_a_killed_redis(tmp_path, postgres_url, redis_service, empty_redis_url) == 0

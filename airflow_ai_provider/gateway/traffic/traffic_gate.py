@@ -50,7 +50,7 @@ _LONGEST_LEAD = 0.1
 """Seconds before its place that a call is let in at most, to be prepared."""
 _LEAD_FADES = 0.02
 """How much of the way to a shorter preparation the lead goes with each call."""
-_LONGEST_DEPARTURE = 2.0
+_LONGEST_DEPARTURE = 10.0
 """Seconds that a prepared call waits at most. What the vendor says meanwhile for longer holds for those still in line:
 an attempt that is open in the ledger must not wait for minutes."""
 

@@ -195,8 +195,12 @@ def test_the_policys_price_comes_first() -> None:
     assert facts.rate.version == "policy-abcdef012345"
 
 
-def test_time_is_bounded_by_the_timeout() -> None:
-    rate = rate_of("hosted_vllm/qwen", price=Price(per_second=Decimal("0.0005")), timeout=30)
+def test_time_is_bounded_by_the_longest_timeout() -> None:
+    """The request after a time-out may take ``timeout_max``, which is twice the time-out unless it is set."""
+    price = Price(per_second=Decimal("0.0005"))
+    longer = rate_of("hosted_vllm/qwen", price=price, timeout=30)
+    assert longer.bound(input_bytes=5, messages=1, max_tokens=5) == 60 * 500_000
+    rate = rate_of("hosted_vllm/qwen", price=price, timeout=30, timeout_max=30)
     assert rate.bound(input_bytes=5, messages=1, max_tokens=5) == 30 * 500_000
     assert rate.cost(Usage(5, 5), Decimal("0.1")) == 50_000
 
