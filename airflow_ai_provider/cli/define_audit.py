@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, GroupCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, GroupCommand
 
-from airflow_ai_provider.cli.arguments import CLI, arg, count, day
+from airflow_ai_provider.cli.arguments import arg, count, day
+from airflow_ai_provider.cli.calls import changes, reads, seals
 
 _ARG_FROM = arg("--from", dest="since", type=day, metavar="DAY", help="First day to read, UTC (default: all)")
 _ARG_TO = arg("--to", dest="until", type=day, metavar="DAY", help="Last day to read, UTC (default: today)")
@@ -36,56 +37,56 @@ AUDIT = (
         name="verify",
         help="Verify that the audit trail is whole, in order and unaltered",
         description="Exit status: 0 good, 1 the trail does not verify, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.audit.verify"),
+        func=reads("audit.verify"),
         args=(_ARG_FROM, _ARG_TO, _ARG_PIN, _ARG_KEYS, _ARG_ARCHIVE, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="seal",
         help="Archive finished segments, sign and pin a manifest of them",
         description="Exit status: 0 good, 1 a segment was refused, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.audit.seal"),
+        func=seals("audit.seal"),
         args=(ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="export",
         help="Write events as JSON lines, in ECS or OCSF",
         description="Exit status: 0 good, 1 the trail does not verify, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.audit.export"),
+        func=reads("audit.export"),
         args=(_ARG_EVENT_FORMAT, _ARG_DAYS_SINCE, _ARG_DAYS_UNTIL, _ARG_ARCHIVE, _ARG_FILE, ARG_VERBOSE),
     ),
     ActionCommand(
         name="prove",
         help="Write the proof that one event is in the trail",
         description="scripts/verify_proof.py checks it. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.audit.prove"),
+        func=reads("audit.prove"),
         args=(_ARG_EVENT, _ARG_ARCHIVE, _ARG_FILE, ARG_VERBOSE),
     ),
     ActionCommand(
         name="search",
         help="Find events: who did what, when, in which run",
         description="Reads the index over the trail. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.audit_search.search"),
+        func=reads("audit_search.search"),
         args=(*_ARGS_SEARCH, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="deliver",
         help="Bring what is sealed on this host to the archive and into the index",
         description="Exit status: 0 good, 1 something is left or refused, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.audit_search.deliver"),
+        func=seals("audit_search.deliver"),
         args=(ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="dead-letters",
         help="List the events that the index refused for good",
         description="Exit status: 0 there are none, 1 there are some, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.audit_search.dead_letters"),
+        func=reads("audit_search.dead_letters"),
         args=(ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="archive",
         help="Show, or set up, what the archive's bucket promises",
         description="Exit status: 0 it keeps the lock that is configured, 2 it does not.",
-        func=lazy_load_command(f"{CLI}.audit_search.archive"),
+        func=changes("audit_search.archive", only_with="set_up"),
         args=(_ARG_SET_UP, _ARG_EXPIRE, ARG_OUTPUT, ARG_VERBOSE),
     ),
     GroupCommand(
@@ -96,7 +97,7 @@ AUDIT = (
                 name="rebuild",
                 help="Empty the index and fill it from the archive",
                 description="Exit status: 0 good, 1 something was refused, 2 could not run.",
-                func=lazy_load_command(f"{CLI}.audit_search.index_rebuild"),
+                func=changes("audit_search.index_rebuild"),
                 args=(ARG_OUTPUT, ARG_VERBOSE),
             ),
         ),

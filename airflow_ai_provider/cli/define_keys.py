@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand
 
-from airflow_ai_provider.cli.arguments import CLI, arg, count
+from airflow_ai_provider.cli.arguments import arg, count
+from airflow_ai_provider.cli.calls import changes, reads
 
 _ARG_POLICY = arg("--policy", metavar="PATH", help="Policy file to check (default: policy_path in section ai)")
 _ARG_PINNED = arg("--policy", metavar="PATH", help="Policy file to pin (default: policy_path in section ai)")
@@ -24,32 +25,32 @@ KEYS = (
     ActionCommand(
         name="list",
         help="Which keys there are and which one writes; never a secret",
-        func=lazy_load_command(f"{CLI}.keys.list_keys"),
+        func=reads("keys.list_keys"),
         args=(ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="generate",
         help="Make a keyring with one key",
-        func=lazy_load_command(f"{CLI}.keys.generate"),
+        func=changes("keys.generate"),
         args=(_ARG_OUT, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="rotate",
         help="Add a key that writes from now on; the others still read",
-        func=lazy_load_command(f"{CLI}.keys.rotate"),
+        func=changes("keys.rotate"),
         args=(_ARG_OUT, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="adopt",
         help="Make this host's keys those of all hosts on its ledger, where the registered ones are lost",
-        func=lazy_load_command(f"{CLI}.keys.adopt"),
+        func=changes("keys.adopt"),
         args=(_ARG_KIND, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="reencrypt",
         help="Move encrypted columns to the key that writes now; goes on where it was interrupted",
         description="Exit status: 0 good, 1 some rows could not be read, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.keys.reencrypt"),
+        func=changes("keys.reencrypt"),
         args=(
             _ARG_SOURCE,
             _ARG_SINK,
@@ -68,28 +69,28 @@ POLICY = (
         name="check",
         help="Check the policy file: form, prices, budgets, connections",
         description="Exit status: 0 good, 1 something is wrong with the policy, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.commands.policy_check"),
+        func=reads("commands.policy_check"),
         args=(_ARG_POLICY, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="pin",
         help="Pin the policy in the ledger: calls under a policy that is not pinned are refused",
         description="Is written to the audit trail. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.policy.pin"),
+        func=changes("policy.pin"),
         args=(_ARG_PINNED, _ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="unpin",
         help="Take a pin back; after the last one every policy may make calls",
         description="Is written to the audit trail. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.policy.unpin"),
+        func=changes("policy.unpin"),
         args=(arg("digest", help="Its digest, or how that begins"), _ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="pins",
         help="Which policies are pinned, by whom and why",
         description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.policy.list_pins"),
+        func=reads("policy.list_pins"),
         args=(ARG_OUTPUT, ARG_VERBOSE),
     ),
 )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from airflow.cli.cli_config import ARG_BUNDLE_NAME, ARG_OUTPUT, ARG_VERBOSE, ActionCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_BUNDLE_NAME, ARG_OUTPUT, ARG_VERBOSE, ActionCommand
 
 from airflow_ai_provider.cli.arguments import (
-    CLI,
     GROUPINGS,
     INVOICE_FORMATS,
     PERIODS,
@@ -21,6 +20,7 @@ from airflow_ai_provider.cli.arguments import (
     names,
     usd,
 )
+from airflow_ai_provider.cli.calls import changes, reads
 
 _ARG_BY = arg(
     "--by",
@@ -90,7 +90,7 @@ COST = ActionCommand(
     name="cost",
     help="What LLM calls have cost and what reuse has saved",
     description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-    func=lazy_load_command(f"{CLI}.cost.cost"),
+    func=reads("cost.cost"),
     args=(
         *(_ARG_BY, _ARG_LAST, _ARG_THIS, _ARG_SINCE, _ARG_UNTIL, _ARG_TOP),
         *(ARG_OUTPUT, ARG_VERBOSE),
@@ -100,7 +100,7 @@ PLAN = ActionCommand(
     name="plan",
     help="What a DAG's LLM tasks would ask and cost, before a cent is spent",
     description="Calls no model. Exit status: 0 fits its budgets, 1 does not, 2 could not run.",
-    func=lazy_load_command(f"{CLI}.plan.plan"),
+    func=reads("plan.plan"),
     args=(*_PLAN_ARGS, ARG_BUNDLE_NAME, ARG_OUTPUT, ARG_VERBOSE),
 )
 BUDGETS = (
@@ -108,14 +108,14 @@ BUDGETS = (
         name="list",
         help="Limits, what is spent and held, and what is left",
         description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.budgets.list_budgets"),
+        func=reads("budgets.list_budgets"),
         args=(arg("--all", action="store_true", help="Periods that are over, too"), ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="set",
         help="Set a limit by hand; it goes before the policy's from the next hold on",
         description="Is written to the history and to the audit trail. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.budgets.set_budget"),
+        func=changes("budgets.set_budget"),
         args=(
             arg("--limit-usd", type=usd, metavar="AMOUNT", help="The limit in USD"),
             arg("--clear", action="store_true", help="Give the budget back to the policy"),
@@ -131,7 +131,7 @@ BUDGETS = (
         name="history",
         help="Who set which limit when, and why",
         description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.budgets.history"),
+        func=reads("budgets.history"),
         args=(
             arg("--budget", metavar="NAME", help="Only this budget, such as team=support/day"),
             ARG_OUTPUT,
@@ -144,14 +144,14 @@ DEPLOYMENTS = (
         name="stopped",
         help="Deployments that charged more than their upper bound; nothing is sent to them",
         description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.budgets.list_stopped"),
+        func=reads("budgets.list_stopped"),
         args=(ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="resume",
         help="Let calls go to a stopped deployment again",
         description="Is written to the audit trail. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.budgets.resume"),
+        func=changes("budgets.resume"),
         args=(arg("deployment", help="Its name in the policy"), _ARG_REASON, _ARG_WHO, ARG_OUTPUT, ARG_VERBOSE),
     ),
 )
@@ -160,35 +160,35 @@ LEDGER = (
         name="maintain",
         help="Make months ahead and drop those past their retention",
         description="Exit status: 0 good, 1 a month past its retention is still needed, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.upkeep.maintain"),
+        func=changes("upkeep.maintain", unless="dry_run"),
         args=(_ARG_KEEP, _ARG_DRY_RUN, _ARG_FORCE, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="check",
         help="Compare the daily rollup with the rows it was made of",
         description="Exit status: 0 good, 1 a figure differs, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.upkeep.check"),
+        func=changes("upkeep.check", only_with="repair"),
         args=(_ARG_CHECK_SINCE, _ARG_CHECK_UNTIL, _ARG_ALL, _ARG_REPAIR, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="grant",
         help="Let a role of PostgreSQL read the ledger, and nothing else",
         description="Exit status: 0 good, 1 the role may write from elsewhere, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.upkeep.grant"),
+        func=changes("upkeep.grant", unless="print_sql"),
         args=(_ARG_ROLE, _ARG_PRINT, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="sweep",
         help="Settle what tasks that are over left open, and release what they hold",
         description="Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.budgets.sweep"),
+        func=changes("budgets.sweep", unless="dry_run"),
         args=(_ARG_DRY_RUN, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="reconcile",
         help="Hold the ledger against a vendor's invoice and resolve unknown calls",
         description="Exit status: 0 equal, 1 something differs, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.ledger.reconcile"),
+        func=changes("ledger.reconcile", unless="dry_run"),
         args=(
             *(_ARG_INVOICE, _ARG_FORMAT, _ARG_COVERS, _ARG_DEPLOYMENTS, _ARG_DRY_RUN),
             *(ARG_OUTPUT, ARG_VERBOSE),
@@ -198,7 +198,7 @@ LEDGER = (
         name="reprice",
         help="What another price list would have cost",
         description="Exit status: 0 good, 1 the list lacks a price, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.ledger.reprice"),
+        func=reads("ledger.reprice"),
         args=(
             *(_ARG_PRICES, _ARG_KEEP_PRICES, _ARG_REPRICED_BY, _ARG_SINCE, _ARG_UNTIL),
             *(ARG_OUTPUT, ARG_VERBOSE),

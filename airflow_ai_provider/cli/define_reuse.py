@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand
 
-from airflow_ai_provider.cli.arguments import CLI, arg, last
+from airflow_ai_provider.cli.arguments import arg, last
+from airflow_ai_provider.cli.calls import changes, reads
 
 _ARG_TEAM = arg("--team", metavar="TEAM", help="Answers that this team has paid for (default: of all teams)")
 _ARG_OLDER = arg("--older-than", type=last, metavar="AGE", help="Answers older than 24h, 7d or 4w")
@@ -24,7 +25,7 @@ REUSE = (
         name="stats",
         help="Stored answers by team: how many, how large, how old",
         description="Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.reuse.stats"),
+        func=reads("reuse.stats"),
         args=(_ARG_TEAM, ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
@@ -32,7 +33,7 @@ REUSE = (
         help="Remove stored answers of a team, of an age, or of a person",
         description="What is given is met by all that is removed. Exit status: 0 good, 1 answers were left that cannot "
         "be opened, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.reuse.purge"),
+        func=changes("reuse.purge", unless="dry_run"),
         args=(
             _ARG_TEAM,
             _ARG_OLDER,

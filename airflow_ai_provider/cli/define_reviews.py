@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, lazy_load_command
+from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand
 
-from airflow_ai_provider.cli.arguments import CLI, REVIEW_DECISIONS, REVIEW_STATUSES, arg, count
+from airflow_ai_provider.cli.arguments import REVIEW_DECISIONS, REVIEW_STATUSES, arg, count
+from airflow_ai_provider.cli.calls import changes, reads
 
 REVIEW = (
     ActionCommand(
         name="list",
         help="Answers that wait for a person, or did, newest first",
         description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.reviews.list_reviews"),
+        func=reads("reviews.list_reviews"),
         args=(
             arg("--team", help="Only this team's"),
             arg("--dag", help="Only this DAG's"),
@@ -26,14 +27,14 @@ REVIEW = (
         name="show",
         help="One of them, with all that is known of it",
         description="Reads the ledger. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.reviews.show_review"),
+        func=reads("reviews.show_review"),
         args=(arg("item", metavar="ITEM", help="Its id"), ARG_OUTPUT, ARG_VERBOSE),
     ),
     ActionCommand(
         name="decide",
         help="Decide on answers that wait",
         description="Is written to the audit trail. Exit status: 0 good, 2 could not run.",
-        func=lazy_load_command(f"{CLI}.reviews.decide"),
+        func=changes("reviews.decide"),
         args=(
             arg("items", metavar="ITEM", nargs="+", help="Their ids"),
             arg("--decision", required=True, choices=REVIEW_DECISIONS, help="What becomes of each"),

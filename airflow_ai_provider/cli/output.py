@@ -17,7 +17,7 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from rich.markup import escape
 
-from airflow_ai_provider.errors import AIProviderError
+from airflow_ai_provider.errors import AIProviderError, PermanentError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,6 +47,17 @@ def command(run: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
             raise SystemExit(status)
 
     return providers_configuration_loaded(suppress_logs_and_warning(wrapped))
+
+
+def refuse_inside_task() -> None:
+    """Print an error and exit with status 2 inside an Airflow task."""
+    from airflow_ai_provider.hooks.context import require_person
+
+    try:
+        require_person("this command changes the installation and cannot run")
+    except PermanentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(COULD_NOT_RUN) from None
 
 
 def show(rows: Sequence[Mapping[str, Any]], output: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_ai_provider.errors import LedgerError, SourceError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.hooks.context import dag_of_this_process
 
 if TYPE_CHECKING:
     from airflow_ai_provider.ledger.database import Ledger
@@ -66,7 +66,7 @@ def _require_allowed(ledger: Ledger, settings: Settings, caller: Caller | None) 
     """Ask the policy, where there is one, whether a task may change the ledger; people may. Raises ``PolicyError``."""
     from airflow_ai_provider.ledger.pins import pins, require_pinned
 
-    dag = (caller.dag_id if caller else "") or os.environ.get("AIRFLOW_CTX_DAG_ID")
+    dag = (caller.dag_id if caller else "") or dag_of_this_process()
     if not dag:
         return
     with ledger.read() as conn:

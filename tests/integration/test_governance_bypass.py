@@ -760,6 +760,7 @@ COMMANDS = {
     "budgets": ["budgets", "set", "--team", "support", "--period", "total", "--limit-usd", "9", "--reason", "more"],
     "deployments": ["deployments", "resume", "small", "--reason", "more"],
     "pin": ["policy", "pin", "--reason", "more"],
+    "review": ["review", "decide", "1", "--decision", "accepted"],
 }
 
 
@@ -773,6 +774,18 @@ def test_a_command_that_a_task_starts_is_refused(place: Place, name: str) -> Non
     assert done.returncode == 2, done.stderr[-2000:]
     assert "inside a task (DAG mine)" in done.stderr + done.stdout
     assert place.history() == []
+
+
+@pytest.mark.parametrize("clean", ["env -i", "env -u AIRFLOW_CTX_DAG_ID", "env AIRFLOW_CTX_DAG_ID="])
+def test_a_cleaned_environment_does_not_hide_the_task(place: Place, clean: str) -> None:
+    """The shell that a task starts still has the variable, whatever it gives to its children."""
+    asked = "from airflow_ai_provider.hooks.context import dag_of_this_process as f; print(f())"
+    script = f'{clean} "$0" -c "$1"; true'
+    environment = {**os.environ, "AIRFLOW_CTX_DAG_ID": "mine"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", script, sys.executable, asked], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.stdout.strip() == "mine", done.stderr[-2000:]
 
 
 def test_a_name_given_by_anybody_stands_beside_the_account(place: Place) -> None:
