@@ -1,8 +1,9 @@
 """The sealer: moves sealed segments to the archive, signs a manifest, pins it.
 
 Order: archive (read back) → manifest → pin → the spool's copy goes. Killed anywhere between, the next run finds the
-same bytes where it left them and carries on; a segment is never listed twice and never gone from both places. One
-sealer at a time. A manifest is written even when nothing happened, so that silence is a statement too.
+same bytes where it left them and carries on; a segment is never listed twice and never gone from both places. Sealers
+archive segments side by side, without a lock; one at a time writes a manifest. A manifest is written even when nothing
+happened, so that silence is a statement too.
 
 The sealer signs only what follows from the evidence it can check: a segment whose chain is broken, or that clashes
 with one in the archive, stays in the spool for ``verify`` to name, and holds up nobody else's.
@@ -74,8 +75,8 @@ class SealReport:
 class _Moved:
     segment: str
     entry: SegmentEntry
-    listed: bool
-    """Already in a manifest: an earlier run died before it cleared the spool."""
+    created: bool
+    """Put into the archive by this run; else an earlier run, or another sealer of this spool, did."""
 
 
 def seal_trail(
@@ -94,17 +95,18 @@ def seal_trail(
     archive cannot be reached or returns other bytes than were written.
     """
     with store.sealer_lock(spool.trail) as held:
-        if held is None:
-            sealed = None
-        else:
-            sequence, previous = _settle_newest(archive, held, spool.trail, signer, now)
-            moved, refused = _move_all(spool, archive)
-            sealed = [each.entry for each in moved if not each.listed]
-            data = write_manifest(spool.trail, sequence + 1, previous, sealed, signer, now)
-            digest = _write_and_pin(archive, held, spool.trail, sequence + 1, data, now)
-    if sealed is None:
+        before = None if held is None else _settle_newest(archive, held, spool.trail, signer, now)[0]
+    if before is None:
         _refuse_overdue(store, spool.trail, now, within)
         return SealReport(spool.trail)
+    moved, refused = _move_all(spool, archive)  # no lock: the archive may be slow, and takes a name once
+    with store.sealer_lock(spool.trail) as held:
+        if held is None:  # what was moved is listed by the next run
+            return SealReport(spool.trail, refused=tuple(refused))
+        sequence, previous = _settle_newest(archive, held, spool.trail, signer, now)
+        sealed = _unlisted(archive, moved, before, sequence)
+        data = write_manifest(spool.trail, sequence + 1, previous, sealed, signer, now)
+        digest = _write_and_pin(archive, held, spool.trail, sequence + 1, data, now)
     _clear(spool, moved)  # the pin is durable
     return SealReport(
         spool.trail, sequence + 1, digest, len(sealed), sum(entry.count for entry in sealed), tuple(refused)
@@ -129,8 +131,7 @@ def _refuse_overdue(store: AuditStore, trail: str, now: datetime, within: timede
 
 def _settle_newest(archive: Archive, store: AuditStore, trail: str, signer: Signer, now: datetime) -> tuple[int, str]:
     """Number and hash of the newest manifest, after pinning the one a killed run may have left unpinned."""
-    numbers = [number for name in archive.list(MANIFESTS) if (number := manifest_sequence(name))]
-    newest = max(numbers, default=0)
+    newest = max((manifest_sequence(name) or 0 for name in archive.list(MANIFESTS)), default=0)
     pins = {pin.sequence: pin.manifest_hash for pin in store.pins(trail)}
     pinned = max(pins, default=0)
     if not pinned <= newest <= pinned + 1:
@@ -169,10 +170,13 @@ def _move_all(spool: Spool, archive: Archive) -> tuple[list[_Moved], list[Refusa
     return moved, [each for each in outcomes if isinstance(each, Refusal)]
 
 
-def _move(spool: Spool, archive: Archive, name: str) -> _Moved | Refusal:
+def _move(spool: Spool, archive: Archive, name: str) -> _Moved | Refusal | None:
+    """Archive one segment; ``None`` where another sealer of this spool has cleared it meanwhile."""
     path = spool.path(name, "sealed")
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         return Refusal(name, f"{path} cannot be read: {error.strerror}")
     check = check_segment([data], sealed=True)
@@ -196,7 +200,7 @@ def _move(spool: Spool, archive: Archive, name: str) -> _Moved | Refusal:
         stored_sha256=stored,
         records=check.records.root().hex(),
     )
-    return _Moved(name, entry, listed=not created and _is_listed(archive, target))
+    return _Moved(name, entry, created)
 
 
 def _put(archive: Archive, target: str, data: bytes) -> tuple[bool, str | None]:
@@ -212,13 +216,19 @@ def _put(archive: Archive, target: str, data: bytes) -> tuple[bool, str | None]:
     return created, sha256(stored).hexdigest() if same else None
 
 
-def _is_listed(archive: Archive, target: str) -> bool:
-    """Whether a manifest already lists an object. Newest first: only a run that died looks for one."""
-    for name in sorted(archive.list(MANIFESTS), reverse=True):
-        number = manifest_sequence(name)
-        if number and any(entry.name == target for entry in _read(archive, number).manifest.segments):
-            return True
-    return False
+def _unlisted(archive: Archive, moved: list[_Moved], before: int, newest: int) -> list[SegmentEntry]:
+    """Return the entries that no manifest lists yet. Call it under the lock.
+
+    What this run put into the archive can only be listed in manifests after number ``before``, which another sealer
+    wrote meanwhile. What was there already is looked for in all manifests, newest first.
+    """
+    found: set[str] = set()
+    old = {each.entry.name for each in moved if not each.created}
+    for number in range(newest, 0, -1):
+        if number <= before and old <= found:
+            break
+        found.update(entry.name for entry in _read(archive, number).manifest.segments)
+    return [each.entry for each in moved if each.entry.name not in found]
 
 
 def _write_and_pin(archive: Archive, store: AuditStore, trail: str, sequence: int, data: bytes, now: datetime) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,10 @@ from services import PostgresServer
 from services_ha import PgBouncer, pgbouncer
 from sqlalchemy import text
 
+from airflow_ai_provider.audit.archive import FolderArchive
 from airflow_ai_provider.audit.database import LedgerAuditStore
+from airflow_ai_provider.audit.keys import load_or_create_signing_key
+from airflow_ai_provider.audit.seal import SealReport, seal_trail
 from airflow_ai_provider.errors import AuditError, LedgerError, LedgerUnavailable
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.hooks.audit import record, seal_audit, verify_audit
@@ -195,3 +199,88 @@ def test_a_pooler_without_its_server_is_waited_for(pooler: PgBouncer, pooled_url
         timer.start()
         assert ledger.run(lambda conn, _again: conn.execute(text("SELECT 1")).scalar()) == 1
         timer.join()
+
+
+class _WatchedArchive(FolderArchive):
+    """A slow archive that counts the transactions which are open while a segment is uploaded."""
+
+    def __init__(self, folder: Path, dsn: str, on_segment: Callable[[], None] = lambda: None) -> None:
+        super().__init__(folder)
+        self.dsn, self.open_transactions, self.on_segment = dsn, list[int](), on_segment
+
+    def put(self, name: str, data: bytes) -> bool:
+        if not name.startswith("segments/"):
+            return super().put(name, data)
+        time.sleep(0.3)
+        with psycopg.connect(self.dsn) as conn:
+            asked = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
+            )
+            row = conn.execute(asked).fetchone()
+            assert row is not None
+            self.open_transactions.append(row[0])
+        created = super().put(name, data)
+        self.on_segment()
+        return created
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_no_transaction_is_open_while_segments_are_uploaded(
+    tmp_path: Path, postgres_url: str, pooled_url: str, pooled: bool
+) -> None:
+    lab = Lab(tmp_path, None, ledger_url=pooled_url if pooled else postgres_url)  # type: ignore[arg-type]
+    for key in ("k1", "k2", "k3"):
+        record(lab.settings, "keys.generated", None, key_id=key)
+    direct = postgres_url.replace("+psycopg", "")
+    archive, signer = _WatchedArchive(tmp_path / "archive", direct), load_or_create_signing_key(tmp_path / "keys")
+    with open_ledger(lab.settings.ledger_url, lab.home) as ledger:
+        with psycopg.connect(direct, autocommit=True) as conn:
+            name = postgres_url.rpartition("/")[2]
+            conn.execute(f'ALTER DATABASE "{name}" SET idle_in_transaction_session_timeout = 100')
+        ledger.engine.dispose()  # new sessions have the limit
+        report = seal_trail(lab.settings.audit_spool(), archive, LedgerAuditStore(ledger), signer, ledger.now())
+    assert (report.sequence, report.segments, report.refused) == (1, 3, ())
+    assert archive.open_transactions == [0, 0, 0]
+
+
+def test_two_sealers_of_one_spool_list_each_segment_once(tmp_path: Path, pooled_url: str, postgres_url: str) -> None:
+    """The second seals everything while the first is uploading; the first lists nothing again."""
+    lab = Lab(tmp_path, None, ledger_url=pooled_url)  # type: ignore[arg-type]
+    for key in ("k1", "k2"):
+        record(lab.settings, "keys.generated", None, key_id=key)
+    direct, signer = postgres_url.replace("+psycopg", ""), load_or_create_signing_key(tmp_path / "keys")
+    with open_ledger(pooled_url, lab.home) as ledger:
+        spool, store, reports = lab.settings.audit_spool(), LedgerAuditStore(ledger), list[SealReport]()
+
+        def seal(archive: FolderArchive) -> SealReport:
+            return seal_trail(spool, archive, store, signer, ledger.now())
+
+        def race() -> None:
+            if not reports:
+                reports.append(seal(FolderArchive(tmp_path / "archive")))
+
+        first = seal(_WatchedArchive(tmp_path / "archive", direct, race))
+        last = seal(FolderArchive(tmp_path / "archive"))
+    assert [(each.sequence, each.segments, each.refused) for each in (*reports, first, last)] == [
+        (1, 2, ()),
+        (2, 0, ()),
+        (3, 0, ()),
+    ]
+
+
+def test_a_sealer_that_dies_while_uploading_loses_and_doubles_nothing(tmp_path: Path, pooled_url: str) -> None:
+    lab = Lab(tmp_path, None, ledger_url=pooled_url)  # type: ignore[arg-type]
+    for key in ("k1", "k2"):
+        record(lab.settings, "keys.generated", None, key_id=key)
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    direct, signer = pooled_url.replace("+psycopg", ""), load_or_create_signing_key(tmp_path / "keys")
+    with open_ledger(pooled_url, lab.home) as ledger:
+        spool, store = lab.settings.audit_spool(), LedgerAuditStore(ledger)
+        with pytest.raises(KeyboardInterrupt):
+            seal_trail(spool, _WatchedArchive(tmp_path / "archive", direct, die), store, signer, ledger.now())
+        archive = FolderArchive(tmp_path / "archive")
+        reports = [seal_trail(spool, archive, store, signer, ledger.now()) for _ in range(2)]
+    assert [(each.sequence, each.segments) for each in reports] == [(1, 2), (2, 0)]
