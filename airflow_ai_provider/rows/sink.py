@@ -42,6 +42,8 @@ _T = TypeVar("_T")
 
 _ROUND_TRIPS_AT_ONCE = 16
 """Footers read from, and parts removed from, an object store side by side."""
+_NEWER_TRIES = 3
+"""How many newer tries may begin while one part is written."""
 
 
 def _utc_now() -> datetime:
@@ -112,7 +114,7 @@ class PartSink:
         name = manifests.part_name(self.shard.index, self._owned(batch_index))
         data, part = encode(table, name, batch_index, fingerprint=self.fingerprint, summary=summary, final=final)
         with translated(self.uri, SinkError):
-            write_atomic(self._filesystem, f"{self._path}/{name}", data)
+            self._write_part(name, data)
             earlier = parts.get(batch_index)
             if earlier is not None and earlier.name != name:
                 self._remove(earlier.name)
@@ -253,6 +255,16 @@ class PartSink:
     def _is_leftover(self, name: str) -> bool:
         """A temporary file of one of this shard's parts, left by a process that was killed."""
         return name.startswith(".part-") and name.endswith(".tmp") and self._owns(name[1:].rsplit(".", 2)[0])
+
+    def _write_part(self, name: str, data: bytes) -> None:
+        """Write a part, again where a newer try's ``begin`` took its temporary file for that of a killed process.
+
+        Whether this try was superseded is for the ledger to say; what was paid for is written until then.
+        """
+        for _ in range(_NEWER_TRIES):
+            with suppress(FileNotFoundError):
+                return self._write(name, data)
+        return self._write(name, data)
 
     def _write(self, name: str, data: bytes) -> None:
         write_atomic(self._filesystem, f"{self._path}/{name}", data)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from rows_place import Place
 
 from airflow_ai_provider.errors import SinkError, SourceError
@@ -259,6 +265,56 @@ def test_what_a_killed_process_left_is_removed_by_the_shard_it_belongs_to(place:
     make(place, "0/2").begin()
     names = [name for name in place.names("out") if name.startswith(".")]
     assert names == [".part-00001-000003.parquet.abc.tmp"]
+
+
+@pytest.mark.parametrize("shards", ["0/1", "0/2"])
+@pytest.mark.parametrize("newer_tries", [1, 2])
+def test_a_part_is_written_although_newer_tries_clear_away_its_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: str, newer_tries: int
+) -> None:
+    """That a newer try has taken over is for the ledger to say; what was paid for is written until then."""
+    place = Place(str(tmp_path), LocalFileSystem())
+    sink = make(place)
+    sink.begin()
+    fsync, left = os.fsync, iter(range(newer_tries))
+
+    def begin_newer_try(descriptor: int) -> None:
+        fsync(descriptor)
+        if next(left, None) is not None:
+            make(place, shards).begin()
+
+    monkeypatch.setattr(os, "fsync", begin_newer_try)
+    sink.write(0, table(0), summary={"rows": ROWS}, final=True)
+    assert place.names("out") == ["part-00000-000000.parquet"]
+    sink.commit({"rows": ROWS})
+    assert answers(place) == [f"x{number}" for number in range(ROWS)]
+
+
+def test_a_part_is_written_although_a_newer_try_clears_it_away_from_a_store_that_renames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    filesystem = MemoryFileSystem()
+    place = Place(f"memory://{uuid.uuid4().hex}", filesystem)
+    sink = make(place)
+    sink.begin()
+    move = filesystem.mv
+
+    def after_newer_try(*args: Any, **options: Any) -> None:
+        monkeypatch.setattr(filesystem, "mv", move)
+        make(place).begin()
+        move(*args, **options)
+
+    monkeypatch.setattr(filesystem, "mv", after_newer_try)
+    sink.write(0, table(0), summary={"rows": ROWS}, final=True)
+    assert place.names("out") == ["part-00000-000000.parquet"]
+
+
+def test_a_folder_that_is_removed_under_a_try_is_named(tmp_path: Path) -> None:
+    sink = make(Place(str(tmp_path), LocalFileSystem()))
+    sink.begin()
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(SinkError, match="out: does not exist; make it first"):
+        sink.write(0, table(0), summary={"rows": ROWS}, final=True)
 
 
 def test_the_footer_says_what_came_of_the_rows(place: Place, tmp_path: Any) -> None:
