@@ -172,6 +172,8 @@ class Behaviour:
     """By model; ``*`` is every other model. A model without a price is answered with 404."""
     faults: Faults = field(default_factory=Faults)
     latency: Latency = field(default_factory=Latency)
+    hold_after: int | None = None
+    """Requests after so many get no answer until this is changed, so that a test can act while they are in flight."""
     limits: Limits = field(default_factory=Limits)
     script: tuple[str, ...] = ()
     """Names of faults and of ``answers``, and ``ok``: consumed in the order of arrival before ``faults`` apply."""
@@ -233,6 +235,7 @@ class Changes(TypedDict, total=False):
     prices: Mapping[str, Price]
     faults: Faults
     latency: Latency
+    hold_after: int | None
     limits: Limits
     script: Iterable[str]
     answers: Mapping[str, RawAnswer]

@@ -71,6 +71,8 @@ class Call:
     received: ReceivedRequest
     request_id: str
     draw: Draw
+    number: int
+    """Counted by the journal, from 1."""
     tries: int
     """How often this very body met a fault before."""
     fault: Fault | None = None
@@ -99,6 +101,7 @@ class VendorServer:
         self.journal = Journal(requests_file)
         self._runner: web.ServerRunner | None = None
         self._closing = asyncio.Event()
+        self._changed = asyncio.Event()
         self._take_over(behaviour)
         self._script = deque(behaviour.script)
         self._quotas = Quotas(behaviour.limits)
@@ -120,6 +123,8 @@ class VendorServer:
         self.behaviour = behaviour
         self._odds = behaviour.faults.odds()
         self._prices = price_list(behaviour.prices)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def forget(self) -> None:
         """Empty the invoice, the journal, the counts and the remembered answers. Files keep what they hold."""
@@ -180,7 +185,7 @@ class VendorServer:
         tries = self._tries.get(hash(raw), 0)
         received = self.journal.receive(time.time(), request.path, request.headers, raw)
         draw = draw_for(self.behaviour.seed, raw, tries)
-        call = Call(request, endpoint, raw, received, f"req_{uuid.uuid4().hex}", draw, tries)
+        call = Call(request, endpoint, raw, received, f"req_{uuid.uuid4().hex}", draw, self.journal.received, tries)
         if refusal := self._refused(call):
             return self._refuse(call, refusal, "bad_request" if refusal.status == 400 else str(refusal.status))
         key = request.headers.get("Idempotency-Key")
@@ -254,10 +259,16 @@ class VendorServer:
             return await self._no_answer(call)
         if latency := self.behaviour.latency.at(call.draw.latency):
             await asyncio.sleep(latency)
+        await self._release(call)
         produced = self._produce(call, tokens)
         if key is not None:
             self._remember(key, produced)
         return await self._send(call, produced)
+
+    async def _release(self, call: Call) -> None:
+        """Return when the request may have its answer."""
+        while (after := self.behaviour.hold_after) is not None and call.number > after:
+            await self._changed.wait()
 
     def _deal_fault(self, call: Call) -> None:
         """Forced by a marker, else next in the script, else by chance."""

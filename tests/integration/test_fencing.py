@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from map_lab import Lab, next_try, questions, write_jsonl
 
-from airflow_ai_provider.testing.behaviour import Latency
+from airflow_ai_provider.ledger.schema import llm_holds
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 ROWS = 400
@@ -18,14 +18,18 @@ CONCURRENCY = 8
 
 def prove(lab: Lab) -> None:
     vendor = lab.vendor
-    vendor.configure(latency=Latency(0.1, 0.05))
+    vendor.configure(hold_after=60)
     rows = questions(ROWS)
     spec = lab.spec(write_jsonl(lab.folder / "in.jsonl", rows), batch_rows=20)
     old = lab.start(spec)
-    while vendor.stats().requests < 60:
+    while vendor.stats().in_flight < CONCURRENCY:
         assert old.running
         time.sleep(0.005)
     new = lab.start(next_try(spec))
+    while not holds(lab, try_number=2):
+        assert new.running, new.outcome()
+        time.sleep(0.02)
+    vendor.configure(hold_after=None)
     outcome, summary = old.outcome(), new.summary()
     assert outcome.get("error") == "LedgerError", outcome
     assert "a newer try of the task has taken over" in outcome["message"]
@@ -41,6 +45,12 @@ def prove(lab: Lab) -> None:
     tries = Counter(requests[str(line.idempotency_key)]["row_key"] for line in invoice)
     twice = [key for key, times in tries.items() if times > 1]
     assert len(twice) <= CONCURRENCY, f"{len(twice)} rows were paid by both tries; {CONCURRENCY} calls were in flight"
+
+
+def holds(lab: Lab, *, try_number: int) -> int:
+    """Holds that a try of the task has in the ledger now."""
+    with lab.books() as books:
+        return sum(row["try_number"] == try_number for row in books.rows(llm_holds))
 
 
 @pytest.mark.timeout(100)

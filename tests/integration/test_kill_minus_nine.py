@@ -29,10 +29,8 @@ CONCURRENCY = 16
 
 def wait_for_requests(vendor: Vendor, process: JobProcess, number: int) -> None:
     """Until the vendor has seen so many requests and is answering some."""
-    deadline = time.monotonic() + 60
     while (stats := vendor.stats()).requests < number or stats.in_flight == 0:
         assert process.running, f"ended before request {number}; {stats}"
-        assert time.monotonic() < deadline, stats
         time.sleep(0.002)
 
 
@@ -41,14 +39,18 @@ def prove(lab: Lab, seed: int) -> None:
     vendor.configure(latency=Latency(0.075, 0.025))
     rows = questions(ROWS)
     spec = lab.spec(write_jsonl(lab.folder / "in.jsonl", rows))
-    lost_by_kill: list[int] = []
+    lost_by_kill: list[list[str]] = []
     for moment in sorted(rng.sample(range(20, ROWS - 40), KILLS)):
+        number = max(moment, vendor.stats().requests + 1)
+        # However late the kill comes on a busy machine, the job is not through by then.
+        vendor.configure(hold_after=number + CONCURRENCY)
         process = lab.start(spec)
-        wait_for_requests(vendor, process, max(moment, vendor.stats().requests + 1))
+        wait_for_requests(vendor, process, number)
         time.sleep(rng.uniform(0, 0.05))  # not at the beat of our own look at the vendor
         process.kill()
+        vendor.configure(hold_after=None)
         with lab.books() as books:
-            lost_by_kill.append(len(books.open_attempts()))
+            lost_by_kill.append([row["row_key"] for row in books.open_attempts()])
         spec = next_try(spec)
     summary = lab.start(spec).summary()
     while vendor.stats().in_flight:
@@ -63,9 +65,7 @@ def prove(lab: Lab, seed: int) -> None:
     assert (summary["rows"], summary["ok"]) == (ROWS, ROWS)
 
     assert len(lost_by_kill) == KILLS
-    # Beside the calls in flight, some are answered and safe in the store, and wait for the trail or the ledger.
-    assert all(0 <= lost <= 2 * CONCURRENCY for lost in lost_by_kill), lost_by_kill
-    assert sum(lost_by_kill) > 0, "no kill met a call in flight"
+    assert any(lost_by_kill), "no kill met no call in flight"
     assert ROWS <= len(invoice) <= ROWS + KILLS * CONCURRENCY
     with lab.books() as books:
         books.assert_settled()
@@ -73,7 +73,11 @@ def prove(lab: Lab, seed: int) -> None:
         unknown = books.requests("unknown")
         requests = {row["attempt_id"]: row for row in books.requests()}
     assert {row["error_type"] for row in unknown} == {"task_died"}
-    assert len(unknown) == sum(lost_by_kill)
+    assert len(unknown) == sum(len(lost) for lost in lost_by_kill)
+    # Other open attempts had their answers safe in the store, and only waited for the trail or the ledger.
+    called = {row["row_key"] for row in requests.values() if row["status"] == "ok"}
+    made_again = [called.intersection(lost) for lost in lost_by_kill]
+    assert all(len(keys) <= CONCURRENCY for keys in made_again), made_again
     billed = [requests[str(line.idempotency_key)] for line in invoice]
     answered = Counter(row["row_key"] for row in billed if row["status"] == "ok")
     assert set(answered.values()) == {1}, "a row was paid again although no call of it was in flight at a kill"

@@ -40,7 +40,9 @@ def double(request: pytest.FixtureRequest) -> Iterator[Vendor]:
         running: VendorProcess = request.getfixturevalue("process")
         running.reset()
         yield running
-        running.configure(faults=Faults(), latency=Latency(), limits=Limits(), script=(), api_key=None, answers={})
+        running.configure(
+            faults=Faults(), latency=Latency(), hold_after=None, limits=Limits(), script=(), api_key=None, answers={}
+        )
 
 
 @pytest.fixture
@@ -238,14 +240,46 @@ async def test_a_hanging_request_never_answers_and_may_have_been_charged(
 async def test_a_client_that_leaves_before_its_answer_is_charged_all_the_same(
     http: aiohttp.ClientSession, vendor: VendorDouble
 ) -> None:
-    vendor.configure(latency=Latency(1.0))
+    vendor.configure(hold_after=0)
     asked = asyncio.create_task(post(http, vendor, chat("hi")))
     await until(lambda: vendor.stats().in_flight == 1)
     asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    # The double sees the end of that connection before it answers a request that came later.
+    assert (await post(http, vendor, chat("hi [[double:429]]")))[0] == 429
     assert vendor.invoice() == []
+    vendor.configure(hold_after=None)
     await until(lambda: vendor.stats().in_flight == 0)
-    assert vendor.stats().outcomes == {"client_left": 1}
+    assert vendor.stats().outcomes == {"client_left": 1, "429": 1}
     assert len(vendor.invoice()) == 1
+
+
+async def test_requests_after_so_many_are_held_until_they_are_released(
+    http: aiohttp.ClientSession, double: Vendor
+) -> None:
+    double.configure(hold_after=2)
+    for number in range(2):
+        assert (await post(http, double, chat(f"before {number}")))[0] == 200
+    asked = [asyncio.create_task(post(http, double, chat(f"hi {number}"))) for number in range(5)]
+    await until(lambda: double.stats().in_flight == 5)
+    assert (await post(http, double, chat("hi [[double:429]]")))[0] == 429  # what is refused is not held
+    double.configure(hold_after=4)
+    await until(lambda: double.stats().in_flight == 3)
+    assert len(double.invoice()) == 4
+    double.configure(hold_after=None)
+    assert [status for status, _, _ in await asyncio.gather(*asked)] == [200] * 5
+    assert len(double.invoice()) == 7
+    assert (await post(http, double, chat("after")))[0] == 200
+
+
+async def test_a_double_that_holds_requests_can_be_stopped(http: aiohttp.ClientSession) -> None:
+    with VendorDouble(hold_after=0) as double:
+        asked = asyncio.create_task(post(http, double, chat("hi")))
+        await until(lambda: double.stats().in_flight == 1)
+    with pytest.raises(aiohttp.ClientError):
+        await asked
+    assert double.invoice() == []
 
 
 async def until(condition: Any) -> None:
