@@ -104,27 +104,25 @@ def rotate(args: Namespace) -> int:
 @command
 def reencrypt(args: Namespace) -> int:
     """``airflow ai keys reencrypt``"""
-    from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
+    from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.jobs.transform import RowsJob, transform_rows
+    from airflow_ai_provider.core.jobs.transforms import ReencryptStep
     from airflow_ai_provider.hooks.context import whoever_runs_this
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
-    from airflow_ai_provider.operators.protection import RowsJob, run_rows
-    from airflow_ai_provider.operators.steps import ReencryptStep
     from airflow_ai_provider.privacy.fields import Fields
     from airflow_ai_provider.rows.shard import Shard
 
-    settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
-        keyring = open_shared_keyring(settings, ledger, create=False)
-    fields = Fields(keyring, team=args.team, table=args.table)
-    step = ReencryptStep(_columns(args.columns), fields=fields, table=args.table, key_id=keyring.active)
-    job = RowsJob(args.source, args.sink, args.key, args.team, Shard(0, 1), args.batch_rows, "reencrypt")
-    summary = run_rows(job, step, whoever_runs_this(), settings, log=logging.getLogger(__name__))
+    job = RowsJob(args.source, args.sink, args.key, args.team, Shard(0, 1), args.batch_rows)
+    with Installation(settings_from_airflow()) as installation:
+        keyring = installation.keyring(create=False)
+        fields = Fields(keyring, team=args.team, table=args.table)
+        step = ReencryptStep(_columns(args.columns), fields=fields, table=args.table, key_id=keyring.active)
+        summary = transform_rows(job, step, whoever_runs_this(), installation, log=logging.getLogger(__name__))
     kept = f", {summary.skipped} of them by an earlier try" if summary.skipped else ""
     say(args, f"{summary.sink}: {summary.ok} of {summary.rows} rows are under key {keyring.active}{kept}")
     if not summary.error:
         return GOOD
-    kinds = ", ".join(f"{kind} {count}" for kind, count in summary.errors.most_common())
+    kinds = ", ".join(f"{kind} {count}" for kind, count in summary.errors.items())
     print(f"error: {summary.error} rows could not be read ({kinds}); see column privacy_error", file=sys.stderr)
     return FINDING
 

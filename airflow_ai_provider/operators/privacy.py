@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_ai_provider.operators.base import HeartOperator, at_least_one, parse_time_shard, require_text
 from airflow_ai_provider.rows.shard import Shard
 
 if TYPE_CHECKING:
+    from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.jobs.transform import Step
     from airflow_ai_provider.gateway.job import Caller
-    from airflow_ai_provider.gateway.settings import Settings
-    from airflow_ai_provider.operators.protection import RowsSummary, Step
     from airflow_ai_provider.privacy.keyring import Keyring
 
 _SCOPES = ("row", "run", "team")
@@ -63,22 +62,21 @@ class _RowsOperator(HeartOperator):
         self.max_error_rate = max_error_rate
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
+        from airflow_ai_provider.core.installation import Installation
+        from airflow_ai_provider.core.jobs.runner import check_error_rate
+        from airflow_ai_provider.core.jobs.transform import ERROR, RowsJob, transform_rows
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.ledger import open_ledger
-        from airflow_ai_provider.operators.protection import RowsJob, run_rows
 
-        settings = settings_from_airflow()
-        with open_ledger(settings.ledger_url, settings.home) as ledger:
-            keyring = open_shared_keyring(settings, ledger, create=not self._opens)
         caller = caller_from_context(context)
-        job = RowsJob(self.source, self.sink, self.key, self.team, self.shard, self.batch_rows, caller.run_id)
-        summary = run_rows(job, self.step(settings, keyring, caller), caller, settings, log=self.log)
-        check_error_rate(summary, self.max_error_rate)
+        job = RowsJob(self.source, self.sink, self.key, self.team, self.shard, self.batch_rows)
+        with Installation(settings_from_airflow()) as installation:
+            step = self.step(installation, installation.keyring(create=not self._opens), caller)
+            summary = transform_rows(job, step, caller, installation, log=self.log)
+        check_error_rate(summary, self.max_error_rate, column=ERROR)
         return summary.to_dict()
 
-    def step(self, settings: Settings, keyring: Keyring, caller: Caller) -> Step:
+    def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
         """What is done to each row."""
         raise NotImplementedError
 
@@ -115,13 +113,12 @@ class MaskRowsOperator(_RowsOperator):
         self.scope = scope
         self.reversible = reversible
 
-    def step(self, settings: Settings, keyring: Keyring, caller: Caller) -> Step:
+    def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
+        from airflow_ai_provider.core.jobs.transforms import MaskStep
         from airflow_ai_provider.gateway.prepare import profile_masker
-        from airflow_ai_provider.operators.steps import MaskStep
-        from airflow_ai_provider.policy import load_policy
         from airflow_ai_provider.privacy.fields import Fields
 
-        profile = load_policy(settings.policy_path).profile(self.profile)
+        profile = installation.policy.policy.profile(self.profile)
         where = [self.team] if self.scope == "team" else [self.team, caller.dag_id, caller.run_id]
         token_scope = json.dumps(["rows", self.scope, *where])
         return MaskStep(
@@ -159,8 +156,8 @@ class RestoreRowsOperator(_RowsOperator):
         self.columns = _names(columns)
         self.whole = whole
 
-    def step(self, settings: Settings, keyring: Keyring, caller: Caller) -> Step:
-        from airflow_ai_provider.operators.steps import RestoreStep
+    def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
+        from airflow_ai_provider.core.jobs.transforms import RestoreStep
         from airflow_ai_provider.privacy.fields import Fields
 
         return RestoreStep(fields=Fields(keyring, team=self.team), columns=self.columns, whole=self.whole)
@@ -189,8 +186,8 @@ class EncryptColumnsOperator(_RowsOperator):
         self.table = table
         self.columns = dict(columns)
 
-    def step(self, settings: Settings, keyring: Keyring, caller: Caller) -> Step:
-        from airflow_ai_provider.operators.steps import ProtectStep
+    def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
+        from airflow_ai_provider.core.jobs.transforms import ProtectStep
         from airflow_ai_provider.privacy.fields import Fields
 
         fields = Fields(keyring, team=self.team, table=self.table)
@@ -221,23 +218,12 @@ class DecryptColumnsOperator(_RowsOperator):
         self.table = table
         self.columns = dict(columns) if isinstance(columns, Mapping) else list(columns)
 
-    def step(self, settings: Settings, keyring: Keyring, caller: Caller) -> Step:
-        from airflow_ai_provider.operators.steps import DecryptStep, domains
+    def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
+        from airflow_ai_provider.core.jobs.transforms import DecryptStep, domains
         from airflow_ai_provider.privacy.fields import Fields
 
         fields = Fields(keyring, team=self.team, table=self.table)
         return DecryptStep(domains(self.columns), fields=fields, table=self.table)
-
-
-def check_error_rate(summary: RowsSummary, limit: float) -> None:
-    """Raise ``AirflowFailException`` where a greater share of rows ended with an error than allowed."""
-    if not summary.rows or summary.error / summary.rows <= limit:
-        return
-    kinds = ", ".join(f"{kind} {count}" for kind, count in summary.errors.most_common())
-    raise AirflowFailException(
-        f"{summary.error} of {summary.rows} rows ended with an error, more than max_error_rate {limit:g} allows "
-        f"({kinds}); the rows and their errors, in column privacy_error, are in {summary.sink}"
-    )
 
 
 def _names(columns: Sequence[str] | None) -> list[str] | None:

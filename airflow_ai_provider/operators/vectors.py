@@ -140,8 +140,8 @@ class RetrieveOperator(HeartOperator):
         self.shard = parse_time_shard(shard)
 
     def run(self, context: Context) -> dict[str, Any]:
+        from airflow_ai_provider.core.jobs.retrieve import Retrieval, retrieve
         from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.operators.retrieval import Retrieval, retrieve
 
         job = Retrieval(
             source=self.source,

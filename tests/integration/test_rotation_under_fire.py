@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_ai_provider.core.jobs.transform import RowsJob, RowsSummary, transform_rows
+from airflow_ai_provider.core.jobs.transforms import DecryptStep, ProtectStep, ReencryptStep, domains
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.operators.protection import RowsJob, RowsSummary, run_rows
-from airflow_ai_provider.operators.steps import DecryptStep, ProtectStep, ReencryptStep, domains
 from airflow_ai_provider.privacy.fields import Fields, key_ids
 from airflow_ai_provider.privacy.keyring import Keyring, open_keyring
 from airflow_ai_provider.rows.shard import Shard
@@ -33,7 +33,7 @@ BATCH = max(1, ROWS // 100)
 COLUMNS = {"iban": "encrypt", "amount": "encrypt"}
 TABLE, TEAM = "payments", "support"
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["airflow_ai_provider.operators.steps", "pandas"])
+_CONTEXT.set_forkserver_preload(["airflow_ai_provider.core.jobs.transforms", "pandas"])
 
 POLICY = """\
 version: 1
@@ -60,8 +60,8 @@ def work(folder: Path, act: str, source: str, sink: str) -> RowsSummary:
             step = ReencryptStep(domains([*COLUMNS]), fields=fields, table=TABLE, key_id=keyring.active)
         case _:
             step = DecryptStep(domains([*COLUMNS]), fields=fields, table=TABLE)
-    job = RowsJob(str(folder / source), str(folder / sink), "id", TEAM, Shard(0, 1), BATCH, "run-1")
-    return run_rows(job, step, Caller("dag", "run-1", act), settings, log=logging.getLogger("task"))
+    job = RowsJob(str(folder / source), str(folder / sink), "id", TEAM, Shard(0, 1), BATCH)
+    return transform_rows(job, step, Caller("dag", "run-1", act), settings, log=logging.getLogger("task"))
 
 
 def parts(sink: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import types
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +18,7 @@ from airflow_ai_provider.operators import approval
 from airflow_ai_provider.operators.approval import APPROVE, REJECT, approval_rule, covers
 from airflow_ai_provider.operators.llm import LLMMapOperator
 from airflow_ai_provider.operators.shards import shards
+from airflow_ai_provider.policy import load_policy
 
 POLICY = """\
 version: 1
@@ -139,6 +141,35 @@ def test_an_amount_is_a_decimal_however_it_is_written(amount: Any) -> None:
 def test_a_task_below_the_amount_runs_at_once(home: Path, airflow: Airflow) -> None:
     assert task(home, approve_over_usd=1).run(airflow.context)["ok"] == 10
     assert airflow.requests == []
+
+
+@pytest.mark.parametrize("decision", ["not needed", "approved before"])
+def test_a_policy_edited_after_the_plan_does_not_govern_the_run_of_the_plan(
+    home: Path, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, decision: str
+) -> None:
+    """What was planned, and approved, is what is run: one job has one policy."""
+    operator = task(home, approve_over_usd=1)
+    if decision == "approved before":
+        operator = task(home)
+        approve(airflow, ask(operator, airflow), nano=1_030_000)
+    planned = load_policy(home / "policy.yaml").digest
+    weigh = approval.whole_nano
+
+    def edit_then_weigh(plan: Any) -> int:
+        write_policy(home, max_tokens=100_000)
+        return weigh(plan)
+
+    monkeypatch.setattr(approval, "whole_nano", edit_then_weigh)
+    assert operator.run(airflow.context)["ok"] == 10
+    assert load_policy(home / "policy.yaml").digest != planned
+    assert started_under(home) == [planned]
+
+
+def started_under(home: Path) -> list[str]:
+    """Digests of the policies that tasks were started under, by the audit trail."""
+    segments = sorted((home / "ai/audit/spool/main").iterdir())
+    events = [json.loads(line) for path in segments for line in path.read_text().splitlines()]
+    return [event["airflow_ai.policy_hash"] for event in events if event.get("event.action") == "task.started"]
 
 
 def test_a_dear_task_parks_and_shows_its_plan_without_rows(home: Path, airflow: Airflow) -> None:

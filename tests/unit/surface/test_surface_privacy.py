@@ -24,9 +24,10 @@ from airflow_ai_provider.operators.privacy import (
     RestoreRowsOperator,
 )
 from airflow_ai_provider.operators.rows import GatherOperator
+from airflow_ai_provider.policy import load_policy
 from airflow_ai_provider.privacy.fields import Fields
 from airflow_ai_provider.privacy.keyring import Keyring
-from airflow_ai_provider.privacy.masking import RowMask
+from airflow_ai_provider.privacy.masking import Masker, RowMask
 from airflow_ai_provider.rows.manifest import read_manifest
 
 POLICY = """\
@@ -104,6 +105,24 @@ def events(home: Path) -> list[dict[str, Any]]:
 
 
 # Masking and restoring
+
+
+def test_a_policy_edited_during_a_task_does_not_mix_with_the_one_it_began_with(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trail names the policy whose profile masked the rows."""
+    began_with = load_policy(home / "policy.yaml").digest
+    make = Masker.__init__
+
+    def edit_then_make(masker: Masker, *args: Any, **kwargs: Any) -> None:
+        (home / "policy.yaml").write_text(POLICY.replace("detect: [email, phone], ", "detect: [email], "))
+        make(masker, *args, **kwargs)
+
+    monkeypatch.setattr(Masker, "__init__", edit_then_make)
+    mask(home)
+    assert load_policy(home / "policy.yaml").digest != began_with
+    assert "13812345678" not in json.dumps(rows_of(home / "masked"), default=str)
+    assert [event["airflow_ai.policy_hash"] for event in events(home)] == [began_with]
 
 
 def test_masked_rows_hold_nothing_personal_and_come_back(home: Path) -> None:

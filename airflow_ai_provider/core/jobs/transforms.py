@@ -12,9 +12,9 @@ from typing import Any, Literal
 import orjson
 import pyarrow as pa
 
+from airflow_ai_provider.core.jobs.column_functions import Row, kind_of, treatment, type_of
+from airflow_ai_provider.core.jobs.transform import ERROR, STATUS, Act, StepPlan, Treated
 from airflow_ai_provider.errors import PolicyError, PrivacyError, SourceError
-from airflow_ai_provider.operators.protection import ERROR, STATUS, Act, StepPlan, Treated
-from airflow_ai_provider.operators.treatments import Row, kind_of, treatment, type_of
 from airflow_ai_provider.privacy.fields import Fields
 from airflow_ai_provider.privacy.masking import Masker, RowMask
 from airflow_ai_provider.privacy.nested import RawJson, restore_value

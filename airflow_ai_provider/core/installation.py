@@ -1,0 +1,137 @@
+"""The parts of one installation, opened from its settings: the one place that opens ledger, trail, keyring and stores.
+
+Each part is opened at its first use, once, and closed with the installation. A job reads its policy once: whatever
+happens to the file meanwhile, its plan, its approval and its calls follow the same policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from airflow_ai_provider.gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow_ai_provider.audit.trail import Trail
+    from airflow_ai_provider.gateway.job import Caller
+    from airflow_ai_provider.gateway.reuse.backend import ResponseBackend
+    from airflow_ai_provider.ledger.database import Ledger
+    from airflow_ai_provider.policy.loading import LoadedPolicy
+    from airflow_ai_provider.privacy.keyring import Keyring
+    from airflow_ai_provider.rows.shard import Shard
+    from airflow_ai_provider.rows.sink import PartSink
+    from airflow_ai_provider.rows.source import Source
+    from airflow_ai_provider.vectors.store import MilvusStore
+
+
+class Installation:
+    """``with Installation(settings) as installation:``"""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.close()
+
+    @cached_property
+    def policy(self) -> LoadedPolicy:
+        """The policy that applies, as it was when it was first asked for. Raises ``PolicyError``."""
+        return self.settings.load_policy()
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger's database. Raises ``LedgerUnavailable``."""
+        from airflow_ai_provider.ledger import open_ledger
+
+        return self._closing.enter_context(open_ledger(self.settings.ledger_url, self.settings.home))
+
+    def keyring(self, *, create: bool = True, register: bool = True) -> Keyring:
+        """The keyring, compared with the one in the ledger. ``create`` makes one where there is none, ``register``
+        enters new keys into the ledger. Raises ``KeyringError`` and ``LedgerUnavailable``.
+        """
+        from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
+
+        return open_shared_keyring(self.settings, self.ledger, create=create, register=register)
+
+    def existing_keyring(self) -> Keyring | None:
+        """The keyring where the installation has one; makes and registers none."""
+        from airflow_ai_provider.ledger.shared_keys import KEYRING, registered_keys
+
+        if not self.has_keyring and not registered_keys(self.ledger, KEYRING):
+            return None
+        return self.keyring(create=False, register=False)
+
+    @property
+    def has_keyring(self) -> bool:
+        """Whether this host has a keyring."""
+        return bool(self.settings.keyring) or (self.settings.home / "keyring.json").exists()
+
+    @contextmanager
+    def trail(self, caller: Caller | None = None, team: str | None = None) -> Iterator[Trail]:
+        """The audit trail, for events on behalf of a caller. Raises ``AuditError`` and ``LedgerUnavailable``."""
+        from airflow_ai_provider.audit.database import LedgerAuditStore
+        from airflow_ai_provider.audit.trail import Trail
+        from airflow_ai_provider.gateway.recorder import context_of
+
+        context = None if caller is None else context_of(caller, team)
+        spool, store = self.settings.audit_spool(), LedgerAuditStore(self.ledger)
+        with Trail(spool, store, context=context, clock=self.ledger.now) as trail:
+            yield trail
+
+    def record(self, action: str, caller: Caller, *, outcome: str = "ok", **fields: Any) -> None:
+        """Write one event, durably. Raises ``AuditError`` and ``LedgerUnavailable``."""
+        with self.trail(caller) as trail:
+            trail.emit(action, outcome, **fields)
+
+    @property
+    def has_responses(self) -> bool:
+        """Whether there is a response store; an embedded one is made at the first answer."""
+        from airflow_ai_provider.gateway.reuse import FILE_NAME
+
+        return bool(self.settings.cache_url) or (self.settings.home / FILE_NAME).exists()
+
+    def responses(self) -> ResponseBackend:
+        """The response store, which the caller closes. Raises ``StoreUnavailable``."""
+        from airflow_ai_provider.gateway.reuse import open_responses
+
+        return open_responses(self.settings.cache_url, self.settings.home)
+
+    def vectors(self) -> MilvusStore:
+        """The vector store, not yet entered: a local one serves one process at a time, so enter it late."""
+        from airflow_ai_provider.vectors.store import MilvusStore
+
+        return MilvusStore(self.settings.vectors_uri or self.settings.home / "vectors", self.settings.vectors_token)
+
+    def source(self, uri: str, defaults: Mapping[str, str] | None = None) -> Source:
+        """The rows at a URI; ``defaults`` are columns that they get where they lack them. Raises ``SourceError``."""
+        from airflow_ai_provider.rows.defaults import DefaultedSource
+        from airflow_ai_provider.rows.source import open_source
+
+        settings = self.settings
+        source = open_source(uri, storage_options=settings.storage_options, database=settings.database)
+        return DefaultedSource(source, defaults) if defaults else source
+
+    def sink(self, uri: str, fingerprint: str, shard: Shard) -> PartSink:
+        """The parts at a URI. Raises ``SinkError``."""
+        from airflow_ai_provider.rows.sink import PartSink
+
+        return PartSink(uri, fingerprint=fingerprint, shard=shard, storage_options=self.settings.storage_options)
+
+
+@contextmanager
+def opened(where: Settings | Installation) -> Iterator[Installation]:
+    """An installation that is open already as it is, or one that is opened from settings and closed again."""
+    if isinstance(where, Installation):
+        yield where
+        return
+    with Installation(where) as installation:
+        yield installation
