@@ -17,20 +17,16 @@ from airflow_ai_provider.gateway.settings import Settings
 
 
 class Host:
-    """The processes of one host. ``folder`` gets what they log; they end when it holds a file ``stop``.
+    """The processes of one host. ``folder`` gets what they log; they end when it holds a file ``stop``."""
 
-    ``seal_every`` is the time between two rounds of the sealer, in seconds; without it the host has no sealer.
-    """
-
-    def __init__(self, spec: Spec, folder: Path, *, seal_every: float | None) -> None:
+    def __init__(self, spec: Spec, folder: Path, *, seal_every: float) -> None:
         self.settings = spec.settings
         self._folder = folder
         folder.mkdir(parents=True)
         parts: list[tuple[Any, tuple[Any, ...]]] = [
             (_run_jobs, (spec, folder)),
+            (_run_sealer, (spec.settings, folder, seal_every)),
         ]
-        if seal_every is not None:
-            parts.append((_run_sealer, (spec.settings, folder, seal_every)))
         self._processes = [_CONTEXT.Process(target=target, args=args) for target, args in parts]
         for process in self._processes:
             process.start()
