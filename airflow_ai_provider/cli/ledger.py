@@ -66,7 +66,7 @@ def _book(prices: str, settings: Settings) -> PriceBook:
 
 
 def _finder(deployments: dict[str, Deployment], settings: Settings) -> Callable[[str], Deployment | None]:
-    from airflow_ai_provider.gateway.lanes import as_called
+    from airflow_ai_provider.core.pipeline.deployments import as_called
 
     def find(name: str) -> Deployment | None:
         if name not in deployments:

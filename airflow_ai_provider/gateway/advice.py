@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from airflow_ai_provider.gateway.lanes import Offer
+from airflow_ai_provider.core.pipeline.deployments import PricedDeployment
 from airflow_ai_provider.ledger.prices import litellm_map
 from airflow_ai_provider.policy import Tier
 
@@ -20,12 +20,12 @@ _REASONS = re.compile(
 _OFF = frozenset({"none", "disabled", "off", "false"})
 
 
-def warnings_of(tiers: Mapping[Tier, Sequence[Offer]]) -> list[str]:
+def warnings_of(tiers: Mapping[Tier, Sequence[PricedDeployment]]) -> list[str]:
     """One sentence for each deployment and tier that is likely to give cut answers."""
     return [sentence for tier, offers in tiers.items() for offer in offers for sentence in _small_limit(tier, offer)]
 
 
-def _small_limit(tier: Tier, offer: Offer) -> Iterator[str]:
+def _small_limit(tier: Tier, offer: PricedDeployment) -> Iterator[str]:
     params = {**offer.deployment.params, **offer.terms.params}
     if offer.terms.max_tokens < ENOUGH_TO_REASON and _reasons(offer.deployment.model, params):
         yield (

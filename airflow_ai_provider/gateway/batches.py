@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from airflow_ai_provider.core.pipeline.answer import FINAL
+from airflow_ai_provider.core.pipeline.batch import Pipeline
+from airflow_ai_provider.core.pipeline.loop_thread import GRACE_SECONDS
 from airflow_ai_provider.errors import JobStopped
-from airflow_ai_provider.gateway.answer import FINAL
-from airflow_ai_provider.gateway.gateway import Gateway
 from airflow_ai_provider.gateway.job import MapJob
 from airflow_ai_provider.gateway.preflight import JobPlan
 from airflow_ai_provider.gateway.results import Tally, to_table
-from airflow_ai_provider.gateway.stopping import GRACE_SECONDS
 from airflow_ai_provider.rows.keys import key_values, keys_digest
 from airflow_ai_provider.rows.sink import PartSink
 
@@ -28,7 +28,7 @@ class Batches:
     """The batches of one shard, for one event loop."""
 
     def __init__(
-        self, job: MapJob, plan: JobPlan, sink: PartSink, gateway: Gateway, tally: Tally, at_once: int
+        self, job: MapJob, plan: JobPlan, sink: PartSink, gateway: Pipeline, tally: Tally, at_once: int
     ) -> None:
         self._job = job
         self._source = plan.source

@@ -22,9 +22,8 @@ from airflow_ai_provider.privacy.restoring import TokenReport
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from airflow_ai_provider.gateway.prepare import Prepared
+    from airflow_ai_provider.gateway.prepare import RowRequest
     from airflow_ai_provider.gateway.reuse import Stored
-    from airflow_ai_provider.policy import Tier
 
 _NUMBER = re.compile(r"\d[\d.,]*\d")
 """Figures of two digits and more; single digits are list markers and counts too often to say anything."""
@@ -77,10 +76,12 @@ class AnswerChecks:
         """What the reader of an answer gets, still masked: its text, or the JSON of its tool calls."""
         return self.bare(answer_of(stored.text, stored.tool_calls))
 
-    def verdict(self, stored: Stored, prepared: Prepared, tier: Tier) -> str | None:
-        """Why a tier's answer is rejected for a row, whether it was just given or found; ``None`` if it is good."""
+    def verdict(self, stored: Stored, asked: RowRequest) -> str | None:
+        """Return why an answer to a request, as its tier asks it, is rejected, as ``check: reason``; ``None`` if good.
+
+        The same for an answer that was just given and one that was found.
+        """
         try:
-            asked = prepared.at(tier)
             return self.problem(
                 self.content(stored),
                 asked.text,

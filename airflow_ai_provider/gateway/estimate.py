@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
+from airflow_ai_provider.core.pipeline.deployments import PricedDeployment
 from airflow_ai_provider.errors import RoutingError
-from airflow_ai_provider.gateway.lanes import Offer
 from airflow_ai_provider.gateway.routing import Needs, Router
 from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, OTHER_BYTES_PER_TOKEN
 from airflow_ai_provider.ledger.history import CallHistory
@@ -138,7 +138,7 @@ def expectation(history: Sequence[CallHistory], deployment: str, model: str, max
     )
 
 
-def slow_answers(offer: Offer, tier: Tier, history: Sequence[CallHistory]) -> str | None:
+def slow_answers(offer: PricedDeployment, tier: Tier, history: Sequence[CallHistory]) -> str | None:
     """What to change where ``max_tokens`` take longer than the time-out, at the speed of earlier calls.
 
     A row whose answer gets as long times out, is charged, and times out again.
@@ -169,7 +169,7 @@ class Forecast:
     def __init__(
         self,
         route: Route,
-        tiers: Mapping[Tier, Sequence[Offer]],
+        tiers: Mapping[Tier, Sequence[PricedDeployment]],
         history: Sequence[CallHistory],
         router: Router,
     ) -> None:
@@ -235,7 +235,7 @@ class Forecast:
             if self._worst[tier, name] and (warning := slow_answers(offer, tier, self._history))
         ]
 
-    def _fitting(self, tier: Tier, ask: Ask) -> list[Offer]:
+    def _fitting(self, tier: Tier, ask: Ask) -> list[PricedDeployment]:
         """The deployments that may be asked, in order. Raises ``RoutingError`` where there are none."""
         return [self._offers[tier, name] for name in self._router.order(tier, ask.needs, ask.row_key)]
 
@@ -272,7 +272,7 @@ class Forecast:
             self._flows[place] = _Flow(fitting, {offer.name: self._expected[tier, offer.name] for offer in fitting})
         self._flows[place].add(ask, share)
 
-    def _weights(self, tier: Tier, offers: Sequence[Offer]) -> list[Fraction]:
+    def _weights(self, tier: Tier, offers: Sequence[PricedDeployment]) -> list[Fraction]:
         """Which share of a tier's answers each deployment gives: the first all of them, but for what history says.
 
         Of a trial, history tells how its weights shared the rows, and not who answered for whom.
@@ -296,7 +296,7 @@ class Forecast:
             return ESCALATED
         return (went_up + PRIOR_CALLS * ESCALATED) / (answered + PRIOR_CALLS)
 
-    def _line(self, tier: Tier, offer: Offer, sums: _Sums, worst: int) -> DeploymentFigures:
+    def _line(self, tier: Tier, offer: PricedDeployment, sums: _Sums, worst: int) -> DeploymentFigures:
         expected = self._expected[tier, offer.name]
         return DeploymentFigures(
             tier=tier,
@@ -369,7 +369,7 @@ class _LaneSum:
         "output",
     )
 
-    def __init__(self, offer: Offer, expected: Expectation) -> None:
+    def __init__(self, offer: PricedDeployment, expected: Expectation) -> None:
         self._offer = offer
         self._input = _Even(expected.tokens_per_byte) if expected.tokens_per_byte is not None else None
         self._output = _Even(expected.output_tokens)
@@ -392,7 +392,7 @@ class _LaneSum:
 class _Flow:
     """Rows that take the same way: into one tier, from one other or from the start, past the same deployments."""
 
-    def __init__(self, offers: Sequence[Offer], expected: Mapping[str, Expectation]) -> None:
+    def __init__(self, offers: Sequence[PricedDeployment], expected: Mapping[str, Expectation]) -> None:
         self.offers = offers
         self.lanes = {offer.name: _LaneSum(offer, expected[offer.name]) for offer in offers}
 

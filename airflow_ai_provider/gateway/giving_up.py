@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from airflow_ai_provider.core.pipeline.answer import Answer
 from airflow_ai_provider.errors import (
     AIProviderError,
     DeploymentGivenUp,
@@ -21,10 +22,9 @@ from airflow_ai_provider.errors import (
     TransientError,
     VendorError,
 )
-from airflow_ai_provider.gateway.answer import Answer
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.lanes import Lane, Lanes
+    from airflow_ai_provider.core.pipeline.deployments import OpenDeployment, OpenTiers
 
 IDENTICAL = 10
 """Identical refusals in a row after which a deployment is given up."""
@@ -176,7 +176,7 @@ class GivingUp:
 
     def __init__(
         self,
-        lanes: Lanes,
+        lanes: OpenTiers,
         *,
         give_up_after: int | None,
         on_given_up: Callable[[str, str, bool], None] = lambda *_: None,
@@ -220,7 +220,7 @@ class GivingUp:
     def given_up(self, name: str) -> bool:
         return name in self._reasons
 
-    def job_error(self, lanes: Sequence[Lane]) -> AIProviderError | None:
+    def job_error(self, lanes: Sequence[OpenDeployment]) -> AIProviderError | None:
         """What to raise where every one of these deployments is given up."""
         if not all(lane.name in self._reasons for lane in lanes):
             return None

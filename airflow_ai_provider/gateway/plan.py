@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from heapq import nlargest
@@ -19,9 +20,19 @@ from heapq import nlargest
 import numpy as np
 import pyarrow as pa
 
-from airflow_ai_provider.errors import PrivacyError, PromptError, RoutingError
+from airflow_ai_provider.core.pipeline import transitions
+from airflow_ai_provider.core.pipeline.deployments import (
+    PricedDeployment,
+    batches_at_once,
+    price_deployments,
+    schema_bytes,
+)
+from airflow_ai_provider.core.pipeline.job_context import CacheScope
+from airflow_ai_provider.core.pipeline.lookup import RowLookup
+from airflow_ai_provider.core.pipeline.row import RowState
+from airflow_ai_provider.core.pipeline.transitions import Rules
+from airflow_ai_provider.errors import PrivacyError, PromptError
 from airflow_ai_provider.gateway.advice import warnings_of
-from airflow_ai_provider.gateway.escalation import upper_tier
 from airflow_ai_provider.gateway.estimate import (
     Ask,
     BudgetLine,
@@ -29,12 +40,11 @@ from airflow_ai_provider.gateway.estimate import (
     Forecast,
     budget_line,
 )
-from airflow_ai_provider.gateway.identity import reuse_scope, run_tag, token_scope
+from airflow_ai_provider.gateway.identity import token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.lanes import Offer, answer_keys, batches_at_once, offers, schema_bytes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
-from airflow_ai_provider.gateway.prepare import Prepared, Preparer, open_masker
-from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
+from airflow_ai_provider.gateway.prepare import Preparer, RowRequest, open_masker
+from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
 from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
@@ -180,7 +190,7 @@ class _Look:
             team=job.team,
             scope=token_scope(plan.route, job.team, caller),
         )
-        self._tiers: dict[Tier, tuple[Offer, ...]] = offers(
+        self._tiers: dict[Tier, tuple[PricedDeployment, ...]] = price_deployments(
             plan.policy,
             plan.route,
             settings,
@@ -190,7 +200,6 @@ class _Look:
             tools=job.tools,
             tool_choice=job.tool_choice,
         )
-        self._offers = {tier: {offer.name: offer for offer in found} for tier, found in self._tiers.items()}
         self._router = Router(job.route, plan.route, self._tiers)
         self._preparer = Preparer(
             plan.renderer,
@@ -203,7 +212,8 @@ class _Look:
             storage_options=settings.storage_options,
         )
         self._schema = schema_bytes(job.output_schema) + tools_bytes(job.tools)
-        self._max_tokens = {tier: found[0].terms.max_tokens for tier, found in self._tiers.items()}
+        limits = {tier: found[0].terms.max_tokens for tier, found in self._tiers.items()}
+        self._rules = Rules(plan.route, limits, random.Random(0))  # noqa: S311 - spreads retries, of which a plan has none
         self._forecast = Forecast(plan.route, self._tiers, history, self._router)
         self._asked = _Digests()
         self._counts: Counter[str] = Counter()
@@ -211,20 +221,19 @@ class _Look:
         self._routed: Counter[str] = Counter()
         self._holds: list[int] = []
         """What each batch can hold at once."""
-        self._store: ResponseStore | None = None
-        self._run, reuse = run_tag(caller), plan.route.reuse
-        self._ttl = reuse.ttl if reuse.scope != "off" else 0
 
     async def over_all(self, budgets: Sequence[Room], watch: Watch | None) -> SpendPlan:
-        self._store = _open_store(self._settings, self._keyring)
+        store = _open_store(self._settings, self._keyring)
+        scope = CacheScope(self._plan.route, self._job.team, self._caller)
+        lookup = RowLookup(self._tiers, self._router, store, scope, self._plan.checks, self._rules)
         try:
-            await self._pass(watch)
+            await self._pass(lookup, watch)
         finally:
-            if self._store is not None:
-                await self._store.close()
+            if store is not None:
+                await store.close()
         return self._made(budgets)
 
-    async def _pass(self, watch: Watch | None) -> None:
+    async def _pass(self, lookup: RowLookup[PricedDeployment], watch: Watch | None) -> None:
         job, sink, first_row = self._job, self._sink(), 0
         for index, batch in enumerate(self._plan.source.batches(job.batch_rows)):
             if job.shard.owns(index):
@@ -234,7 +243,7 @@ class _Look:
                 if part is not None and part.summary.get("keys") == keys_digest(keys):
                     self._counts["finished"] += batch.num_rows
                 else:
-                    await self._batch(batch, keys)
+                    await self._batch(lookup, batch, keys)
             first_row += batch.num_rows
             if watch is not None:
                 watch(first_row, self._plan.inspection.rows)
@@ -246,21 +255,27 @@ class _Look:
         fingerprint = self._plan.fingerprint
         return PartSink(self._job.sink, fingerprint=fingerprint, shard=self._job.shard, storage_options=options)
 
-    async def _batch(self, batch: pa.RecordBatch, keys: Sequence[str]) -> None:
-        first = self._requests((item, item.tier) for item in self._prepared(batch, keys))
-        found = await self._look_up(first)
-        again = self._requests(
-            (request.prepared, upper)
-            for request, stored in zip(first, found, strict=True)
-            if stored is not None and (upper := self._asked_again(request.prepared, stored)) is not None
-        )
-        found_again = await self._look_up(again)
-        pairs = [*zip(first, found, strict=True), *zip(again, found_again, strict=True)]
-        missing = [request for request, stored in pairs if stored is None]
-        self._counts["stored"] += len(first) - len(missing)
+    async def _batch(self, lookup: RowLookup[PricedDeployment], batch: pa.RecordBatch, keys: Sequence[str]) -> None:
+        """Take the rows as far as a run takes them without a call, a rejected answer's escalation included."""
+        rows = [RowState[PricedDeployment](request, "", request.tier) for request in self._prepared(batch, keys)]
+        under_way = rows
+        while under_way:
+            for row in under_way:
+                lookup.route(row)
+            await lookup.find([row for row in under_way if row.step == "routed"])
+            found = [row for row in under_way if row.step == "cached"]
+            for row in found:
+                transitions.reuse_recorded(row)  # nothing is: a plan has no row in the ledger
+                lookup.judge(row)
+            under_way = [row for row in found if row.step == "prepared"]
+        for row in rows:
+            if row.failure is not None:
+                self._refused[row.failure.error.partition(":")[0]] += 1
+        missing = [row for row in rows if row.step == "routed"]
+        self._counts["stored"] += sum(row.answered is not None and row.step != "routed" for row in rows)
         self._count_calls(missing)
 
-    def _prepared(self, batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[Prepared]:
+    def _prepared(self, batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[RowRequest]:
         for row, key in zip(batch.to_pylist(), keys, strict=True):
             try:
                 prepared = self._preparer.prepare(row, key)
@@ -271,46 +286,16 @@ class _Look:
             except PrivacyError:
                 self._refused["privacy"] += 1
 
-    def _requests(self, asked: Iterable[tuple[Prepared, Tier]]) -> list[_Request]:
-        """What tiers would be asked, but for rows that no deployment of theirs can take."""
-        found = []
-        for prepared, tier in asked:
-            try:
-                found.append(self._request(prepared, tier))
-            except RoutingError as error:
-                self._refused[error.reason] += 1
-        return found
-
-    def _request(self, prepared: Prepared, tier: Tier) -> _Request:
-        asked = prepared.at(tier)
-        scope = reuse_scope(self._plan.route, self._job.team, self._caller, prepared.row_key)
-        order = self._router.order(tier, asked.needs, asked.row_key)
-        offers = [self._offers[tier][name] for name in order]
-        keys = answer_keys(offers, self._router.stands_for(tier, order), scope, asked.messages)
-        return _Request(prepared, tier, keys)
-
-    def _asked_again(self, prepared: Prepared, found: Stored) -> Tier | None:
-        """The tier that would be asked as well, since a stored answer does not pass the checks."""
-        rejected = self._plan.checks.verdict(found, prepared, prepared.tier)
-        return upper_tier(rejected, self._plan.route, prepared.tier, self._max_tokens)
-
-    async def _look_up(self, requests: Sequence[_Request]) -> list[Stored | None]:
-        store = self._store
-        if store is None:
-            return [None] * len(requests)
-        finds = (store.find(request.keys, run=self._run, ttl=self._ttl) for request in requests)
-        return list(await asyncio.gather(*finds))
-
-    def _count_calls(self, missing: Sequence[_Request]) -> None:
-        held = 0
-        for request, new in zip(missing, self._asked.add([request.keys[0] for request in missing]), strict=True):
-            hold = self._forecast.call(request.tier, partial(self._ask, request.prepared), equal=not new)
+    def _count_calls(self, missing: Sequence[RowState[PricedDeployment]]) -> None:
+        held, keys = 0, [row.routed.keys[0] for row in missing if row.routed is not None]
+        for row, new in zip(missing, self._asked.add(keys), strict=True):
+            hold = self._forecast.call(row.tier, partial(self._ask, row.request), equal=not new)
             self._counts["calls" if new else "equal"] += 1
             self._counts["holds"] += hold if new else 0
             held += hold
         self._holds.append(held)
 
-    def _ask(self, prepared: Prepared, tier: Tier) -> Ask:
+    def _ask(self, prepared: RowRequest, tier: Tier) -> Ask:
         asked = prepared.at(tier)
         return Ask(
             needs=asked.needs,
@@ -342,16 +327,6 @@ class _Look:
             warnings=[*self._forecast.slow(), *warnings_of(self._tiers)],
             fingerprint=hashlib.sha256(f"{self._plan.fingerprint} {self._job.shard}".encode()).hexdigest(),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What one tier would be asked for one row."""
-
-    prepared: Prepared
-    tier: Tier
-    keys: Sequence[bytes]
-    """Under which its answer may be stored, one per deployment."""
 
 
 class _Digests:

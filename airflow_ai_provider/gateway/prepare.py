@@ -26,8 +26,8 @@ _Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A row's request, ready to leave the house."""
+class RowRequest:
+    """A row's request, masked: what may be sent to a vendor."""
 
     row_key: str
     tier: Tier
@@ -68,8 +68,8 @@ class Prepared:
             made[place] = await self.reader.inlined(attachment, self.messages[place[0]]["content"][place[1]])
         return with_parts(self.messages, made)
 
-    def at(self, tier: Tier) -> Prepared:
-        """The row as a tier asks it: with that tier's system prompt. Raises ``PrivacyError``."""
+    def at(self, tier: Tier) -> RowRequest:
+        """Return the request as a tier asks it: with that tier's system prompt. Raises ``PrivacyError``."""
         system = self.systems[tier]
         if system == self.system:
             return self
@@ -129,17 +129,17 @@ class Preparer:
 
     async def prepare_many(
         self, rows: Sequence[Row], row_keys: Sequence[str]
-    ) -> list[Prepared | PromptError | PrivacyError]:
+    ) -> list[RowRequest | PromptError | PrivacyError]:
         """The request of each row, or why it gets no call; attachments are read once, for their hashes."""
         made = [self._tried(row, key) for row, key in zip(rows, row_keys, strict=True)]
-        with_some = [n for n, one in enumerate(made) if isinstance(one, Prepared) and one.attachments]
+        with_some = [n for n, one in enumerate(made) if isinstance(one, RowRequest) and one.attachments]
         if with_some:
             hashed = await asyncio.gather(*(self._hashed(made[number]) for number in with_some))
             for number, one in zip(with_some, hashed, strict=True):
                 made[number] = one
         return made
 
-    def prepare(self, row: Row, row_key: str) -> Prepared:
+    def prepare(self, row: Row, row_key: str) -> RowRequest:
         """The request of one row, its attachments not read yet: in the messages stand their URIs.
 
         Raises ``PromptError`` or ``PrivacyError``: the row gets no call.
@@ -158,21 +158,21 @@ class Preparer:
         made = self._routed(row, row_key, masked, mask) if plain else self._attached(row, row_key, masked, mask)
         return made if self._one_system else made.at(made.tier)
 
-    def _tried(self, row: Row, row_key: str) -> Prepared | PromptError | PrivacyError:
+    def _tried(self, row: Row, row_key: str) -> RowRequest | PromptError | PrivacyError:
         try:
             return self.prepare(row, row_key)
         except (PromptError, PrivacyError) as error:
             return error.with_traceback(None)  # it would keep the row
 
-    async def _hashed(self, prepared: Prepared | Exception) -> Prepared | PromptError | PrivacyError:
-        assert isinstance(prepared, Prepared)
+    async def _hashed(self, prepared: RowRequest | Exception) -> RowRequest | PromptError | PrivacyError:
+        assert isinstance(prepared, RowRequest)
         try:
             parts = {place: await self._reader.hashed(one) for place, one in prepared.attachments.items()}
         except (PromptError, PrivacyError) as error:
             return error.with_traceback(None)
         return replace(prepared, messages=with_parts(prepared.messages, parts))
 
-    def _attached(self, row: Row, row_key: str, messages: Sequence[Message], mask: RowMask | None) -> Prepared:
+    def _attached(self, row: Row, row_key: str, messages: Sequence[Message], mask: RowMask | None) -> RowRequest:
         counts = {"image": 0, "file": 0}
         attachments: dict[_Place, Attachment] = {}
         on_the_wire: dict[_Place, Mapping[str, Any]] = {}
@@ -196,12 +196,12 @@ class Preparer:
         mask: RowMask | None,
         images: int = 0,
         files: int = 0,
-    ) -> Prepared:
+    ) -> RowRequest:
         text, size = _text(messages)
         needs = Needs(size, images, files, self._json, self._tools, self._router.classify(row))
         choice = self._router.choose(row, text, needs)
         systems, system = self._systems, self._renderer.system
-        return Prepared(row_key, choice.tier, messages, text, size, mask, needs, choice.routed_by, systems, system)
+        return RowRequest(row_key, choice.tier, messages, text, size, mask, needs, choice.routed_by, systems, system)
 
 
 def _masked(mask: RowMask | None, text: str) -> str:

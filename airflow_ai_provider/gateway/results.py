@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from airflow_ai_provider.core.pipeline.answer import Answer
 from airflow_ai_provider.errors import SourceError
-from airflow_ai_provider.gateway.answer import Answer
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
 
 ROW_KEY_COLUMN = "row_number"

@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from airflow_ai_provider.gateway.answer import Answer
+from airflow_ai_provider.core.pipeline.answer import Answer
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.ledger.holds import TaskRef
 from airflow_ai_provider.ledger.journal import Journal

@@ -16,13 +16,14 @@ from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.recover import recover_open
 from airflow_ai_provider.audit.seen import last_seen, remember
 from airflow_ai_provider.audit.trail import Trail
-from airflow_ai_provider.gateway.attempting import Plan
+from airflow_ai_provider.core.pipeline.batch import Pipeline
+from airflow_ai_provider.core.pipeline.deployments import OpenTiers, batches_at_once, open_deployments
+from airflow_ai_provider.core.pipeline.job_context import JobContext
+from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
 from airflow_ai_provider.gateway.batches import Batches
-from airflow_ai_provider.gateway.gateway import Gateway
 from airflow_ai_provider.gateway.giving_up import GivingUp
-from airflow_ai_provider.gateway.identity import owner_id, request_id, run_tag, token_scope
+from airflow_ai_provider.gateway.identity import owner_id, request_id, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
-from airflow_ai_provider.gateway.lanes import Lanes, batches_at_once, open_lanes
 from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, open_masker
 from airflow_ai_provider.gateway.progress import Progress, progress_line
@@ -33,7 +34,6 @@ from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews
 from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
-from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.gateway.traffic import CircuitChanged
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import Settled, recover
@@ -79,7 +79,7 @@ def run_map(
         try:
             task = TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
             parts = _Parts(job, caller, settings, plan, ledger, log, on_notice, task, owner_id(ledger.now()))
-            summary: MapSummary = Worker(partial(_run, parts), wanted).run()
+            summary: MapSummary = LoopThread(partial(_run, parts), wanted).run()
             return summary
         finally:
             gc.unfreeze()
@@ -136,7 +136,7 @@ async def _run(parts: _Parts, stop: asyncio.Event) -> MapSummary:
 class _Opened:
     """A running job."""
 
-    gateway: Gateway
+    gateway: Pipeline
     at_once: int
     """Batches under way at the same time."""
     recovered: Tally
@@ -152,7 +152,7 @@ async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
     spool, context = settings.audit_spool(), context_of(parts.caller, job.team)
     with Trail(spool, LedgerAuditStore(parts.ledger), context=context, clock=parts.ledger.now) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
-        lanes = _lanes(parts, recorder)
+        tiers = _open_tiers(parts, recorder)
         recorder.task_started(plan.loaded, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.loaded.file.digest)
         for recovery in recover_open(spool, parts.ledger.now()):
@@ -162,8 +162,8 @@ async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
         opened: _Opened | None = None
         try:
             async with AsyncExitStack() as closing:
-                gateway = _gateway(parts, keyring, recorder, lanes, closing)
-                opened = _Opened(gateway, batches_at_once(lanes, job.batch_rows), recovered)
+                gateway = _pipeline(parts, keyring, recorder, tiers, closing)
+                opened = _Opened(gateway, batches_at_once(tiers, job.batch_rows), recovered)
                 yield opened
         except BaseException as error:
             error_type = type(error).__name__
@@ -172,9 +172,9 @@ async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
             recorder.task_finished(opened.summary if opened else None, error_type)
 
 
-def _lanes(parts: _Parts, recorder: Recorder) -> Lanes:
+def _open_tiers(parts: _Parts, recorder: Recorder) -> OpenTiers:
     job, plan = parts.job, parts.plan
-    return open_lanes(
+    return open_deployments(
         plan.policy,
         plan.route,
         parts.settings,
@@ -189,22 +189,24 @@ def _lanes(parts: _Parts, recorder: Recorder) -> Lanes:
     )
 
 
-def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, closing: AsyncExitStack) -> Gateway:
-    """The gateway over its parts, which ``closing`` closes: the journal first, which still has rows to write."""
+def _pipeline(
+    parts: _Parts, keyring: Keyring, recorder: Recorder, tiers: OpenTiers, closing: AsyncExitStack
+) -> Pipeline:
+    """Open the pipeline and its parts, which ``closing`` closes: the journal first, which still has rows to write."""
     job, settings, plan, task = parts.job, parts.settings, parts.plan, parts.task
-    router = Router(job.route, plan.route, lanes)
-    for lane in {lane.name: lane for tier in lanes.values() for lane in tier}.values():
-        closing.push_async_callback(lane.gate.close)
-        closing.push_async_callback(lane.provider.close)
+    router = Router(job.route, plan.route, tiers)
+    for opened in {each.name: each for tier in tiers.values() for each in tier}.values():
+        closing.push_async_callback(opened.gate.close)
+        closing.push_async_callback(opened.provider.close)
     store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring, task=parts.instance)
     closing.push_async_callback(store.close)
     waiting = parts.ledger.run(lambda conn, _again: any_open(conn, task), read=True)
     on_given_up = partial(_note_given_up, parts.log, recorder)
-    giving_up = GivingUp(lanes, give_up_after=job.give_up_after, on_given_up=on_given_up)
+    giving_up = GivingUp(tiers, give_up_after=job.give_up_after, on_given_up=on_given_up)
     journal = Journal(parts.ledger, parts.owner)
     closing.push_async_callback(journal.close)
-    return Gateway(
-        Plan(
+    return Pipeline(
+        JobContext(
             caller=parts.caller,
             task=task,
             team=job.team,
@@ -217,15 +219,14 @@ def _gateway(parts: _Parts, keyring: Keyring, recorder: Recorder, lanes: Lanes, 
             tools=job.tools,
             tool_choice=job.tool_choice,
             owner=parts.owner,
-            run=run_tag(parts.caller),
         ),
         preparer=_preparer(parts, keyring, router),
         router=router,
-        lanes=lanes,
+        tiers=tiers,
         checks=plan.checks,
         store=store,
         journal=journal,
-        recorder=recorder,
+        audit_log=recorder,
         reviews=Reviews(
             journal, recorder, ReviewPlace(task, job.route, job.sink), any_open=waiting, suspected=giving_up.suspected
         ),

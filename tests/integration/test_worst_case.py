@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from map_lab import INPUT_USD, OUTPUT_USD, PRICE, PROMPT, Books, questions, write_jsonl
 
+from airflow_ai_provider.core.pipeline import retry, transitions
 from airflow_ai_provider.errors import AIProviderError
-from airflow_ai_provider.gateway import calling, retry
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.gateway.plan import SpendPlan, plan_spend
 from airflow_ai_provider.gateway.run import run_map
@@ -112,7 +112,7 @@ def vendor() -> Iterator[VendorProcess]:
 def small_waits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(breaker, "FIRST_PROBE", 0.02)
-        patch.setattr(calling, "_LOOK_AGAIN_SECONDS", 0.05)
+        patch.setattr(transitions, "_LOOK_AGAIN_SECONDS", 0.05)
         patch.setattr(retry, "LEAST_PATIENCE", 0.5)
         yield
 

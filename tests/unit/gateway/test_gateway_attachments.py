@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_ai_provider.errors import PolicyError, PrivacyError, PromptError
 from airflow_ai_provider.gateway.attachments import AttachmentReader
-from airflow_ai_provider.gateway.prepare import Prepared, Preparer
+from airflow_ai_provider.gateway.prepare import Preparer, RowRequest
 from airflow_ai_provider.gateway.render import Renderer
 from airflow_ai_provider.gateway.routing import Router, terms_of
 from airflow_ai_provider.policy import Attachments, Route, parse_policy
@@ -71,11 +71,11 @@ def one(made: Preparer, **row: Any) -> Any:
     return prepare(made, row)[0]
 
 
-def wired(prepared: Prepared) -> Any:
+def wired(prepared: RowRequest) -> Any:
     return asyncio.run(_wire(prepared))
 
 
-async def _wire(prepared: Prepared) -> Any:
+async def _wire(prepared: RowRequest) -> Any:
     return await prepared.wire_messages()
 
 
@@ -207,7 +207,7 @@ def test_a_link_leads_nowhere_else(folder: Path) -> None:
 
 def test_a_place_may_be_a_link_itself(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(folder)
-    assert isinstance(one(preparer(route(tmp_path / "alias")), uri=f"{tmp_path}/alias/a.png"), Prepared)
+    assert isinstance(one(preparer(route(tmp_path / "alias")), uri=f"{tmp_path}/alias/a.png"), RowRequest)
 
 
 @given(st.lists(st.sampled_from(["..", ".", "a.png", "x", "", "%2e%2e", "scans"]), max_size=6).map("/".join))
@@ -262,7 +262,7 @@ def test_an_address_that_masking_would_change_is_not_sent() -> None:
     found = web("https://cdn.example/public/ann@example.com.png", masker)
     assert isinstance(found, PrivacyError)
     assert str(found) == "image 1: its address holds a personal value or a secret, and is not sent"
-    assert isinstance(web("https://cdn.example/public/7.png", masker), Prepared)
+    assert isinstance(web("https://cdn.example/public/7.png", masker), RowRequest)
 
 
 def test_a_file_by_web_address_is_refused() -> None:

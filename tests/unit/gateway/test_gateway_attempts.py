@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gateway_making import House, deployment, invoiced, policy
 
-from airflow_ai_provider.gateway import calling, retry
+from airflow_ai_provider.core.pipeline import retry, transitions
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.plan import plan_spend
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
@@ -28,7 +28,7 @@ RETRY = {"attempts": ATTEMPTS, "wait": 0.001, "max_wait": 0.002}
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     """Its circuits are probed every few hundredths of a second, so that a row meets many probes."""
     monkeypatch.setattr(breaker, "FIRST_PROBE", 0.02)
-    monkeypatch.setattr(calling, "_LOOK_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(transitions, "_LOOK_AGAIN_SECONDS", 0.02)
     monkeypatch.setattr(retry, "LEAST_PATIENCE", 3.0)
     with VendorDouble(retry_after=0.01) as vendor:
         yield House(tmp_path, vendor)

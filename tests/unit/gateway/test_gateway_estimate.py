@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_ai_provider.core.pipeline.deployments import PricedDeployment, price_deployments
 from airflow_ai_provider.errors import RoutingError
 from airflow_ai_provider.gateway.estimate import (
     ESCALATED,
@@ -22,7 +23,6 @@ from airflow_ai_provider.gateway.estimate import (
     expectation,
     slow_answers,
 )
-from airflow_ai_provider.gateway.lanes import Offer, offers
 from airflow_ai_provider.gateway.routing import Needs, Router, terms_of
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.tokens import tokens_of
@@ -74,7 +74,7 @@ def forecast(history: list[CallHistory] | None = None, policy: str = POLICY) -> 
     parsed: Policy = parse_policy(policy)
     route = parsed.routes["r"]
     terms = {tier: terms_of(route, tier, max_tokens=MAX_TOKENS) for tier in route.tiers}
-    tiers = offers(parsed, route, SETTINGS, terms=terms, output_schema=None, prompt_version="1")
+    tiers = price_deployments(parsed, route, SETTINGS, terms=terms, output_schema=None, prompt_version="1")
     return Forecast(route, tiers, history or [], Router("r", route, tiers)), tiers, route
 
 
@@ -83,7 +83,7 @@ def row(tier: Tier) -> Ask:
     return ASK
 
 
-def bound(offer: Offer, ask: Ask = ASK) -> int:
+def bound(offer: PricedDeployment, ask: Ask = ASK) -> int:
     return offer.bound(ask.needs, schema=ask.schema, messages=ask.messages)
 
 
@@ -265,7 +265,7 @@ def test_rows_over_are_those_a_budget_really_refuses(free: int, calls: int, hold
 # Answers that take longer than the time-out
 
 
-def may_write(max_tokens: int, **deployment: Any) -> Offer:
+def may_write(max_tokens: int, **deployment: Any) -> PricedDeployment:
     place = {"model": MODEL, "price": {"input_per_mtok": 1, "output_per_mtok": 2}, **deployment}
     budgets = [{"period": "total", "limit_usd": 1}]
     routes = {"r": {"tiers": {"simple": ["small"]}, "masking": "off"}}
@@ -273,7 +273,7 @@ def may_write(max_tokens: int, **deployment: Any) -> Offer:
         {"version": 1, "deployments": {"small": place}, "routes": routes, "budgets": budgets, "masking": {}}
     )
     terms = {"simple": terms_of(parsed.routes["r"], "simple", max_tokens=max_tokens)}
-    found = offers(parsed, parsed.routes["r"], SETTINGS, terms=terms, output_schema=None, prompt_version="1")  # type: ignore[arg-type]
+    found = price_deployments(parsed, parsed.routes["r"], SETTINGS, terms=terms, output_schema=None, prompt_version="1")  # type: ignore[arg-type]
     return found["simple"][0]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gateway_making import House, deployment, policy
 
+from airflow_ai_provider.core.pipeline import retry, transitions
 from airflow_ai_provider.errors import AuditError
-from airflow_ai_provider.gateway import calling, retry
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.testing.behaviour import Faults, Latency
 from airflow_ai_provider.testing.vendor import VendorDouble
@@ -42,7 +42,7 @@ def test_a_row_has_its_attempts_once_while_another_deployment_rests(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that always fails and is charged for it is not asked anew each time it looks for the one that rests."""
-    monkeypatch.setattr(calling, "_LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(transitions, "_LOOK_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(retry, "LEAST_PATIENCE", 2.0)
     pair.first.configure(faults=Faults(rate_503=1.0))
     rows = [f"question {number}" for number in range(40)] + ["poison [[double:drop_after]]"]

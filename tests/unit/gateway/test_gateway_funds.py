@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from airflow_ai_provider.core.pipeline import budget_hold
+from airflow_ai_provider.core.pipeline.budget_hold import BudgetHold
 from airflow_ai_provider.errors import LedgerError
-from airflow_ai_provider.gateway import funds
-from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
@@ -41,8 +41,8 @@ class Bank:
         self.ledger = ledger
         self.journal = Journal(ledger, "me")
 
-    def batch(self, *budgets: Budget, owner: str = "me", task: TaskRef = TASK) -> BatchFunds:
-        return BatchFunds(
+    def batch(self, *budgets: Budget, owner: str = "me", task: TaskRef = TASK) -> BudgetHold:
+        return BudgetHold(
             self.journal,
             owner=owner,
             task=task,
@@ -52,7 +52,7 @@ class Bank:
             line=asyncio.Lock(),
         )
 
-    async def spend(self, batch: BatchFunds, bound: int, cost: int) -> None:
+    async def spend(self, batch: BudgetHold, bound: int, cost: int) -> None:
         request = Request("r", TASK, "k", "support", "simple", "small", "m", "p", "v")
         attempt = OpenAttempt(uuid.uuid4().hex, batch.hold_id, bound, datetime.now(UTC), request)
         await self.journal.open(attempt)
@@ -95,17 +95,17 @@ def looked_again(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
         if asyncio.iscoroutine(result):
             await result
 
-    monkeypatch.setattr(funds.asyncio, "sleep", passes)
+    monkeypatch.setattr(budget_hold.asyncio, "sleep", passes)
     return happens
 
 
 async def test_room_is_held_until_the_batch_is_closed(bank: Bank) -> None:
     batch = bank.batch()
-    assert await batch.room(60) is None
+    assert await batch.reserve(60) is None
     assert bank.books() == (0, 60)
     await bank.spend(batch, 60, 10)
     assert bank.books() == (10, 0)
-    assert await batch.room(90) is None
+    assert await batch.reserve(90) is None
     await batch.close()
     assert bank.books() == (10, 0)
     with bank.ledger.read() as conn:
@@ -126,9 +126,9 @@ async def test_rows_that_ask_together_are_held_in_one_transaction(bank: Bank, mo
         calls += 1
         return take_hold(*args, **values)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(funds, "take_hold", counted)
+    monkeypatch.setattr(budget_hold, "take_hold", counted)
     batch = bank.batch()
-    assert await asyncio.gather(*(batch.room(1) for _ in range(50))) == [None] * 50
+    assert await asyncio.gather(*(batch.reserve(1) for _ in range(50))) == [None] * 50
     assert calls <= 2
     assert bank.books() == (0, 50)
     await batch.close()
@@ -136,7 +136,7 @@ async def test_rows_that_ask_together_are_held_in_one_transaction(bank: Bank, mo
 
 async def test_more_than_the_limit_is_over_budget_at_once_and_names_the_budget(bank: Bank) -> None:
     batch = bank.batch()
-    assert await batch.room(LIMIT + 1) == NAME
+    assert await batch.reserve(LIMIT + 1) == NAME
     await batch.close()
 
 
@@ -144,9 +144,9 @@ async def test_a_row_waits_while_its_own_batch_may_release_room(
     bank: Bank, looked_again: list[Callable[[], object]]
 ) -> None:
     batch = bank.batch()
-    assert await batch.room(80) is None
+    assert await batch.reserve(80) is None
     looked_again.append(lambda: bank.spend(batch, 80, 30))
-    assert await batch.room(70) is None
+    assert await batch.reserve(70) is None
     assert bank.books() == (30, 70)
     await batch.close()
 
@@ -155,9 +155,9 @@ async def test_a_row_is_over_budget_once_what_it_waited_for_was_spent(
     bank: Bank, looked_again: list[Callable[[], object]]
 ) -> None:
     batch = bank.batch()
-    assert await batch.room(80) is None
+    assert await batch.reserve(80) is None
     looked_again.append(lambda: bank.spend(batch, 80, 75))
-    assert await batch.room(50) == NAME
+    assert await batch.reserve(50) == NAME
     await batch.close()
 
 
@@ -165,10 +165,10 @@ async def test_a_row_waits_for_another_process_that_is_alive(
     bank: Bank, looked_again: list[Callable[[], object]]
 ) -> None:
     other = bank.batch(owner="other", task=OTHER_TASK)
-    assert await other.room(80) is None
+    assert await other.reserve(80) is None
     looked_again.append(other.close)
     mine = bank.batch()
-    assert await mine.room(50) is None
+    assert await mine.reserve(50) is None
     await mine.close()
 
 
@@ -177,7 +177,7 @@ async def test_a_row_does_not_wait_for_a_process_that_is_gone(
 ) -> None:
     bank.hold_of_another_process(80, renewed=datetime.now(UTC) - 2 * LIVE_FOR)
     batch = bank.batch()
-    assert await batch.room(50) == NAME
+    assert await batch.reserve(50) == NAME
     assert looked_again == []
     await batch.close()
 
@@ -187,7 +187,7 @@ async def test_a_row_too_large_for_the_budget_does_not_keep_smaller_ones_out(
 ) -> None:
     batch = bank.batch()
     looked_again.append(lambda: None)
-    assert await asyncio.gather(batch.room(LIMIT + 1), batch.room(20)) == [NAME, None]
+    assert await asyncio.gather(batch.reserve(LIMIT + 1), batch.reserve(20)) == [NAME, None]
     assert bank.books() == (0, 20)
     await batch.close()
 
@@ -196,9 +196,9 @@ async def test_rows_that_wait_get_room_in_the_order_they_came(
     bank: Bank, looked_again: list[Callable[[], object]]
 ) -> None:
     batch = bank.batch()
-    assert await batch.room(70) is None
+    assert await batch.reserve(70) is None
     looked_again += [lambda: bank.spend(batch, 70, 0), lambda: None]
-    assert await asyncio.gather(batch.room(60), batch.room(20)) == [None, None]
+    assert await asyncio.gather(batch.reserve(60), batch.reserve(20)) == [None, None]
     assert bank.books() == (0, 80)
     await batch.close()
 
@@ -206,7 +206,7 @@ async def test_rows_that_wait_get_room_in_the_order_they_came(
 async def test_the_tightest_of_several_budgets_is_named(bank: Bank) -> None:
     route = Budget(limit_usd=Decimal(10) / 10**9, period="total", route="support")
     batch = bank.batch(BUDGET, route)
-    assert await batch.room(50) == "route=support/total"
+    assert await batch.reserve(50) == "route=support/total"
     await batch.close()
 
 
@@ -215,10 +215,10 @@ async def test_nobody_waits_for_a_share_that_a_failed_row_of_the_batch_keeps(
 ) -> None:
     """The share is released when the batch ends, and the batch ends when nobody waits."""
     batch = bank.batch()
-    assert await batch.room(80) is None
+    assert await batch.reserve(80) is None
     batch.stop_waiting(LedgerError("the disk is full"))
     with pytest.raises(LedgerError, match="the disk is full"):
-        await batch.room(70)
+        await batch.reserve(70)
     await batch.close()
     assert bank.books() == (0, 0)
 
@@ -226,11 +226,11 @@ async def test_nobody_waits_for_a_share_that_a_failed_row_of_the_batch_keeps(
 async def test_a_batch_whose_hold_was_swept_away_takes_no_more_room(bank: Bank) -> None:
     """A hold made anew would let the shares that were swept away be sent after all, with no room behind them."""
     batch = bank.batch()
-    assert await batch.room(60) is None
+    assert await batch.reserve(60) is None
     with bank.ledger.write() as conn:
         assert sweep(conn, ["me"], datetime.now(UTC) + 2 * LIVE_FOR) == (1, [])
     with pytest.raises(LedgerError, match="fenced off"):
-        await batch.room(40)
+        await batch.reserve(40)
     with pytest.raises(LedgerError, match="fenced off"):
         await bank.spend(batch, 60, 60)
     await batch.close()
@@ -240,13 +240,13 @@ async def test_a_batch_whose_hold_was_swept_away_takes_no_more_room(bank: Bank) 
 async def test_what_is_granted_to_a_row_that_has_gone_goes_back(bank: Bank) -> None:
     """A deadline ends the row's wait while its group is on its way to the ledger; others may have the room."""
     batch = bank.batch()
-    gone = asyncio.create_task(batch.room(80))
+    gone = asyncio.create_task(batch.reserve(80))
     while not batch._taken:  # noqa: ASYNC110 - its group is under way then
         await asyncio.sleep(0)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
-    assert await asyncio.wait_for(batch.room(60), 10) is None
+    assert await asyncio.wait_for(batch.reserve(60), 10) is None
     assert bank.books() == (0, 60)
     await batch.close()
     assert bank.books() == (0, 0)
@@ -256,7 +256,7 @@ async def test_a_closed_batch_takes_nothing_more(bank: Bank) -> None:
     """Its rows were cancelled while another batch kept the process' line."""
     batch = bank.batch()
     async with batch._line:
-        gone = asyncio.create_task(batch.room(80))
+        gone = asyncio.create_task(batch.reserve(80))
         while not batch._taken:  # noqa: ASYNC110
             await asyncio.sleep(0)
         gone.cancel()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gateway_making import House, deployment, invoiced, policy
 
-from airflow_ai_provider.gateway.lanes import as_called
+from airflow_ai_provider.core.pipeline.deployments import as_called
 from airflow_ai_provider.gateway.settings import Endpoint, Settings
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.reprice import policy_book, reprice

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_ai_provider.core.pipeline.answer import Answer
 from airflow_ai_provider.errors import SourceError
-from airflow_ai_provider.gateway.answer import Answer
 from airflow_ai_provider.gateway.progress import progress_line
 from airflow_ai_provider.gateway.results import Tally, check_output_columns, to_table
 from airflow_ai_provider.ledger.money import Usage

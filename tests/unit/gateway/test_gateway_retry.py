@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_ai_provider.core.pipeline import retry
+from airflow_ai_provider.core.pipeline.retry import Again, Decision, Tries
 from airflow_ai_provider.errors import VendorError, VendorPermanentError, VendorTransientError
-from airflow_ai_provider.gateway import retry
-from airflow_ai_provider.gateway.retry import Again, Decision, Tries
 from airflow_ai_provider.policy import Deployment, Retry
 
 RETRY = Retry(attempts=5, wait=4, max_wait=20)

@@ -15,7 +15,7 @@ from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.reader import check_segment
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import Trail
-from airflow_ai_provider.gateway.answer import Answer
+from airflow_ai_provider.core.pipeline.answer import Answer
 from airflow_ai_provider.gateway.job import MapJob
 from airflow_ai_provider.gateway.recorder import Recorder
 from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews, review_item

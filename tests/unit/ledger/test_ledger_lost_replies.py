@@ -11,8 +11,8 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection, select
 
+from airflow_ai_provider.core.pipeline.budget_hold import BudgetHold
 from airflow_ai_provider.errors import LedgerUnavailable
-from airflow_ai_provider.gateway.funds import BatchFunds
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
 from airflow_ai_provider.ledger.database import Ledger
@@ -47,14 +47,14 @@ class Bank:
         self.ledger = ledger
         self.journal = Journal(ledger, "me")
 
-    def batch(self) -> BatchFunds:
+    def batch(self) -> BudgetHold:
         caller = Caller("dag", "run", "task")
         budgets, line = (BUDGET,), asyncio.Lock()
-        return BatchFunds(
+        return BudgetHold(
             self.journal, owner="me", task=TASK, budgets=budgets, caller=caller, route="support", line=line
         )
 
-    async def open(self, batch: BatchFunds, bound: int, name: str) -> OpenAttempt:
+    async def open(self, batch: BudgetHold, bound: int, name: str) -> OpenAttempt:
         attempt = OpenAttempt(name * 32, batch.hold_id, bound, datetime.now(UTC), REQUEST)
         await self.journal.open(attempt)
         return attempt
@@ -84,7 +84,7 @@ async def bank(ledger_url: str) -> AsyncIterator[Bank]:
 async def test_a_share_is_given_back_once(bank: Bank) -> None:
     """Twice would free the room of the batch's call in flight, and let others spend it."""
     batch = bank.batch()
-    assert await asyncio.gather(batch.room(50), batch.room(50)) == [None, None]
+    assert await asyncio.gather(batch.reserve(50), batch.reserve(50)) == [None, None]
     in_flight = await bank.open(batch, 50, "a")
     bank.ledger.lose = 1
     await batch.give_back(50)
@@ -97,25 +97,25 @@ async def test_a_share_is_given_back_once(bank: Bank) -> None:
 async def test_room_is_held_once_so_that_nobody_waits_for_what_no_row_will_release(bank: Bank) -> None:
     batch = bank.batch()
     bank.ledger.lose = 1
-    assert await batch.room(40) is None
+    assert await batch.reserve(40) is None
     assert bank.books() == (0, 40)
     bank.ledger.lose = 2
-    assert await batch.room(40) is None
+    assert await batch.reserve(40) is None
     assert bank.books() == (0, 80)
     for name in "ab":
         await bank.settle(await bank.open(batch, 40, name), 40)
     async with asyncio.timeout(5):
-        assert await batch.room(30) == "team=support/total"
+        assert await batch.reserve(30) == "team=support/total"
     await batch.close()
     assert bank.books() == (80, 0)
 
 
 async def test_a_threshold_is_told_though_the_reply_to_its_claim_was_lost(bank: Bank) -> None:
     batch = bank.batch()
-    assert await batch.room(60) is None
+    assert await batch.reserve(60) is None
     await bank.settle(await bank.open(batch, 60, "a"), 60)
     bank.ledger.lose = 1
     assert [notice.percent for notice in await batch.close()] == [50]
     later = bank.batch()
-    assert await later.room(1) is None
+    assert await later.reserve(1) is None
     assert await later.close() == []

@@ -55,7 +55,7 @@ def package_log() -> Iterator[io.StringIO]:
 
 
 def test_messages_arguments_and_exceptions_are_redacted_once_for_every_logger(package_log: io.StringIO) -> None:
-    for name in (PACKAGE, f"{PACKAGE}.gateway.gateway", f"{PACKAGE}.made.later"):
+    for name in (PACKAGE, f"{PACKAGE}.core.pipeline.batch", f"{PACKAGE}.made.later"):
         log = logging.getLogger(name)
         log.info("sent to " + MAIL)
         log.warning("row %s, %d left", CARD, 7)

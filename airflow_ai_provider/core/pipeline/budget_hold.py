@@ -1,4 +1,4 @@
-"""Room in the budgets for one batch: asked for row by row, taken in one transaction for all that ask at once."""
+"""The budget hold of one batch: rows reserve their shares one by one, the ledger sees one transaction per group."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ _LOOK_AGAIN_SECONDS = 0.2
 """How often a process looks whether calls in flight have released room."""
 
 
-class BatchFunds:
+class BudgetHold:
     """The hold of one batch. Close it when every attempt of the batch is settled.
 
-    A batch is charged to the periods in which it began, so that one hold never spans two days; their limits are looked
-    up with every hold, since somebody may have set them in between. ``line`` is shared by the batches of a process:
-    who finds no room keeps it for a moment, so that a process asks a few times a second and not once for each batch.
+    A batch is charged to the periods in which it began, so that one hold never spans two days; their limits are read
+    again with every reservation, since they may have been changed in between. ``line`` is shared by the batches of a
+    process: a batch that finds no budget keeps it for a moment, so that a process asks a few times a second and not
+    once for each batch.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class BatchFunds:
         self._run = {"dag_id": caller.dag_id, "run_id": caller.run_id}
         self._periods: dict[str, BudgetPeriod] = {}
         self.limit_changes: list[LimitChange] = []
-        """What the policy says now of a limit and did not say before this batch."""
+        """Limits that the policy has changed since the batch before."""
         self._line = line
         self._asks: Batcher[int, str | bool] = Batcher(self._take)
         self._taken = self._held = False
@@ -69,10 +70,10 @@ class BatchFunds:
         self._closed = False
         self._returning: set[asyncio.Task[None]] = set()
 
-    async def room(self, amount: int) -> str | None:
-        """Hold ``amount`` nano-dollars. Returns ``None`` once it is held, or the name of the budget that is spent.
+    async def reserve(self, amount: int) -> str | None:
+        """Hold ``amount`` nano-dollars. Returns ``None`` once they are held, or the name of the exhausted budget.
 
-        Waits while calls in flight, here or in any other live process, could still release the room.
+        Waits while calls in flight, in this or another live process, could still release enough.
         """
         while True:
             asked = self._asks.put(amount)
@@ -89,7 +90,7 @@ class BatchFunds:
                 raise self._broken
 
     def _unwanted(self, asked: asyncio.Future[str | bool], amount: int) -> None:
-        """Who asked has gone: what was granted all the same goes back at once."""
+        """Give back at once what was granted to a row that was cancelled meanwhile."""
         if self._closed or asked.cancelled() or asked.exception() is not None or asked.result() is not True:
             return
         task = asyncio.get_running_loop().create_task(self.give_back(amount))
@@ -97,7 +98,7 @@ class BatchFunds:
         task.add_done_callback(self._returning.discard)
 
     async def give_back(self, amount: int) -> None:
-        """Release a share that no attempt will use: other rows may be waiting for the room."""
+        """Release a share that no attempt will use: other rows may be waiting for it."""
 
         def free(conn: Connection) -> None:
             release(conn, {self.hold_id: amount}, {}, self._journal.now())
@@ -105,11 +106,11 @@ class BatchFunds:
         await self._journal.run(self._once(free))
 
     def stop_waiting(self, error: BaseException) -> None:
-        """A row of the batch failed with its share held; nobody waits for room that only the end of the batch frees."""
+        """A row of the batch failed and keeps its share until the batch ends: rows that wait for it get ``error``."""
         self._broken = self._broken or error
 
     async def close(self) -> list[Notice]:
-        """Release what the batch did not use. Returns thresholds that were crossed and that nobody has told yet."""
+        """Release what the batch did not use. Returns the thresholds crossed that were not reported before."""
         self._closed = True
         await self._asks.idle()  # a group of rows that were cancelled may be about to take room
         if self._returning:
@@ -125,8 +126,10 @@ class BatchFunds:
         return await self._journal.run(finish)
 
     def _once(self, move: Callable[[Connection], T]) -> Callable[[Connection], T]:
-        """``move``, which changes what the hold amounts to, for a journal that runs it again when the reply to its
-        commit was lost: where the hold amounts to what the first run left, that one was committed."""
+        """Make ``move`` safe to run again after the reply to its commit was lost.
+
+        If the held amount is what the first run left, that run was committed.
+        """
         first: list[tuple[int | None, T]] = []
 
         def run(conn: Connection) -> T:
@@ -161,7 +164,7 @@ class BatchFunds:
         return take_hold(conn, **names, periods=periods, amounts=amounts, now=now, extends=self._held)
 
     async def _take(self, amounts: list[int]) -> list[str | bool]:
-        """For each amount: ``True`` it is held, ``False`` ask again, or the budget that will not have room."""
+        """For each amount: ``True`` if held, ``False`` to ask again, or the name of the exhausted budget."""
         self._taken = True
         async with self._line:
             if self._closed:

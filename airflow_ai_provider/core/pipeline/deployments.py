@@ -1,4 +1,4 @@
-"""A lane: one deployment ready for use, with its adapter, its limits and its price."""
+"""The deployments of a route: with their price and terms, and opened, with adapter and rate limiter."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SCHEMA_OVERHEAD = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """One deployment on one tier's terms, before anything is opened: enough to know what a call can cost."""
+class PricedDeployment:
+    """A deployment with its price, on the terms of one tier: enough to know what a call can cost."""
 
     name: str
     deployment: Deployment
@@ -34,42 +34,50 @@ class Offer:
     key: ReuseKey
     terms: Terms
 
+    @property
+    def model(self) -> str:
+        """Model name, as the policy gives it."""
+        return self.deployment.model
+
     def bound(self, needs: Needs, *, schema: int, messages: int) -> int:
-        """The most that one request can cost, in nano-dollars; ``schema`` are the bytes that the answer's adds."""
+        """Upper bound of the cost of one request, in nano-dollars.
+
+        ``schema`` is the size of output schema and tools in bytes, ``messages`` the number of messages.
+        """
         size = needs.size + schema + attachment_tokens(self.deployment, needs)  # a token is a byte at least
         return self.facts.rate.bound(input_bytes=size, messages=messages, max_tokens=self.terms.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class Lane(Offer):
-    """One deployment as one job uses it."""
+class OpenDeployment(PricedDeployment):
+    """A deployment with its adapter and its rate limiter, as one job uses it."""
 
     provider: Provider
     gate: Gate
     host: str = ""
-    """Whom it calls, for messages."""
+    """Host name, for messages."""
 
 
-Lanes = Mapping[Tier, Sequence[Lane]]
-"""The lanes of each tier, in the order of the policy."""
+OpenTiers = Mapping[Tier, Sequence[OpenDeployment]]
+"""The deployments of each tier, in the order of the policy."""
 
 
 def answer_keys(
-    asked: Sequence[Offer], arms: Sequence[str | None], scope: str, messages: Sequence[Message]
+    deployments: Sequence[PricedDeployment], arms: Sequence[str | None], scope: str, messages: Sequence[Message]
 ) -> list[bytes]:
-    """By which the answers of deployments to a row are found; ``arms`` is what ``Router.stands_for`` says of them."""
+    """Cache keys of a row's answer, one per deployment; ``arms`` is the result of ``Router.stands_for``."""
     return [
-        offer.key.of(scope if arm is None else arm_scope(scope, arm), messages)
-        for offer, arm in zip(asked, arms, strict=True)
+        priced.key.of(scope if arm is None else arm_scope(scope, arm), messages)
+        for priced, arm in zip(deployments, arms, strict=True)
     ]
 
 
 def schema_bytes(output_schema: Mapping[str, Any] | None) -> int:
-    """What an answer's schema adds to a prompt, in bytes: its JSON, and what a vendor may wrap it in."""
+    """Bytes that an output schema adds to a prompt: its JSON, and an allowance for what a vendor wraps it in."""
     return len(orjson.dumps(output_schema)) + _SCHEMA_OVERHEAD if output_schema else 0
 
 
-def offers(
+def price_deployments(
     policy: Policy,
     route: Route,
     settings: Settings,
@@ -79,10 +87,10 @@ def offers(
     prompt_version: str,
     tools: Sequence[Mapping[str, Any]] = (),
     tool_choice: str | Mapping[str, Any] | None = None,
-) -> dict[Tier, tuple[Offer, ...]]:
-    """What every tier of a route has on offer on its terms, in the order of the policy.
+) -> dict[Tier, tuple[PricedDeployment, ...]]:
+    """Return the deployments of every tier of a route with prices and terms, in the order of the policy.
 
-    Raises ``PolicyError`` where a deployment has no price, or a connection that there is not.
+    Raises ``PolicyError`` if a deployment has no price or its connection does not exist.
     """
     called: dict[str, Deployment] = {}
     for name in route.deployments:
@@ -91,7 +99,7 @@ def offers(
         except LookupError as error:
             raise PolicyError(f"deployments.{name}: {error}") from None
 
-    def offer(name: str, terms: Terms) -> Offer:
+    def priced(name: str, terms: Terms) -> PricedDeployment:
         key = ReuseKey(
             policy.deployments[name],
             max_tokens=terms.max_tokens,
@@ -103,12 +111,12 @@ def offers(
         )
         params = {**called[name].params, **terms.params}
         facts = model_facts(name, called[name].model_copy(update={"params": params}), policy.digest)
-        return Offer(name, policy.deployments[name], facts, key, terms)
+        return PricedDeployment(name, policy.deployments[name], facts, key, terms)
 
-    return {tier: tuple(offer(name, terms[tier]) for name in route.names(tier)) for tier in route.tiers}
+    return {tier: tuple(priced(name, terms[tier]) for name in route.names(tier)) for tier in route.tiers}
 
 
-def open_lanes(
+def open_deployments(
     policy: Policy,
     route: Route,
     settings: Settings,
@@ -121,14 +129,13 @@ def open_lanes(
     prompt_version: str,
     tools: Sequence[Mapping[str, Any]] = (),
     tool_choice: str | Mapping[str, Any] | None = None,
-) -> Lanes:
-    """The lanes of every tier of a route, in the order of the policy; a deployment in two tiers is opened once.
+) -> OpenTiers:
+    """Open the deployments of every tier of a route; one that is in two tiers is opened once.
 
-    ``worker`` is what pacing knows this process by; ``on_circuit`` hears of every circuit that opens or closes.
-
-    Raises ``PolicyError`` where a deployment has no price or its connection cannot be resolved.
+    ``worker`` names this process for the rate limiter; ``on_circuit`` is called when a circuit opens or closes.
+    Raises ``PolicyError`` if a deployment has no price or its connection cannot be resolved.
     """
-    tiers = offers(
+    tiers = price_deployments(
         policy,
         route,
         settings,
@@ -138,37 +145,37 @@ def open_lanes(
         tools=tools,
         tool_choice=tool_choice,
     )
-    each = {offer.name: offer for offer in _each(tiers)}
-    called = {name: as_called(offer.deployment, settings) for name, offer in each.items()}
+    each = {priced.name: priced for priced in _each(tiers)}
+    called = {name: as_called(priced.deployment, settings) for name, priced in each.items()}
     gates = open_gates(called, team=team, cache_url=settings.cache_url, worker=worker, on_change=on_circuit)
-    opened = {name: _open(offer, settings, gates[name], called[name].api_base) for name, offer in each.items()}
+    opened = {name: _open(priced, settings, gates[name], called[name].api_base) for name, priced in each.items()}
 
-    def lane(offer: Offer) -> Lane:
-        return replace(opened[offer.name], facts=offer.facts, key=offer.key, terms=offer.terms)
+    def on_terms(priced: PricedDeployment) -> OpenDeployment:
+        return replace(opened[priced.name], facts=priced.facts, key=priced.key, terms=priced.terms)
 
-    return {tier: tuple(map(lane, found)) for tier, found in tiers.items()}
+    return {tier: tuple(map(on_terms, found)) for tier, found in tiers.items()}
 
 
-def batches_at_once(tiers: Mapping[Tier, Iterable[Offer]], batch_rows: int) -> int:
-    """Enough batches under way that the last, slow rows of one leave no slot idle."""
-    slots = sum(offer.deployment.concurrency for offer in _each(tiers))
+def batches_at_once(tiers: Mapping[Tier, Iterable[PricedDeployment]], batch_rows: int) -> int:
+    """Number of batches to run at once, so that the last, slow rows of one leave no slot idle."""
+    slots = sum(priced.deployment.concurrency for priced in _each(tiers))
     return 2 + -(-slots // batch_rows)
 
 
-def _each(tiers: Mapping[Tier, Iterable[Offer]]) -> Iterable[Offer]:
-    return {offer.name: offer for tier in tiers.values() for offer in tier}.values()
+def _each(tiers: Mapping[Tier, Iterable[PricedDeployment]]) -> Iterable[PricedDeployment]:
+    return {priced.name: priced for tier in tiers.values() for priced in tier}.values()
 
 
-def _open(offer: Offer, settings: Settings, gate: Gate, api_base: str | None) -> Lane:
-    provider = open_provider(offer.name, offer.deployment, settings)
-    host = host_of(offer.deployment, api_base)
-    return Lane(offer.name, offer.deployment, offer.facts, offer.key, offer.terms, provider, gate, host)
+def _open(priced: PricedDeployment, settings: Settings, gate: Gate, api_base: str | None) -> OpenDeployment:
+    provider = open_provider(priced.name, priced.deployment, settings)
+    host = host_of(priced.deployment, api_base)
+    return OpenDeployment(priced.name, priced.deployment, priced.facts, priced.key, priced.terms, provider, gate, host)
 
 
 def as_called(deployment: Deployment, settings: Settings) -> Deployment:
-    """The deployment with what its connection adds to a call: a price may depend on where that goes.
+    """Return the deployment with the base URL and parameters of its connection; a price may depend on them.
 
-    Raises ``LookupError`` where there is no such connection.
+    Raises ``LookupError`` if the connection does not exist.
     """
     if deployment.connection is None or deployment.provider == "offline":
         return deployment
