@@ -136,8 +136,8 @@ class RowState(Generic[D]):
     """Seconds to wait before the next request."""
     new_round: bool = False
     """Whether the wait is for all of the tier's deployments, and not a back-off before asking the same one again."""
-    tries: dict[str, Tries] = field(default_factory=dict)
-    """What the row has asked of each deployment of the tier."""
+    tries: dict[tuple[Tier, str], Tries] = field(default_factory=dict)
+    """What the row has asked of each deployment, by tier and name: kept when it comes back to a tier."""
     passed_over: PassedOver | None = None
     last_failure: str = "no deployment"
     queued: bool = False
@@ -170,15 +170,16 @@ class RowState(Generic[D]):
         return self.routed.deployments[self.position]
 
     def tries_of(self, deployment: str) -> Tries:
-        """Return the count of what the row has asked of a deployment."""
-        found = self.tries.get(deployment)
+        """Return the count of what the row has asked of a deployment of its tier."""
+        place = self.tier, deployment
+        found = self.tries.get(place)
         if found is None:
-            found = self.tries[deployment] = Tries()
+            found = self.tries[place] = Tries()
         return found
 
     def is_over(self, deployment: str) -> bool:
-        """Whether the row must not ask a deployment any more."""
-        found = self.tries.get(deployment)
+        """Whether the row must not ask a deployment of its tier any more."""
+        found = self.tries.get((self.tier, deployment))
         return found is not None and found.over
 
     @property
