@@ -1,7 +1,7 @@
 """The state of one row, from its masked request to its answer.
 
-A row is one object that ``transitions`` moves from step to step. It is changed in place: replacing it at each of ten
-steps would cost more than the rest of the driver.
+A row is one object that ``transitions`` moves from step to step. It is changed in place: one copy of its fields takes
+as long as all of a row's steps together.
 """
 
 from __future__ import annotations

@@ -195,6 +195,28 @@ def test_a_plan_judges_stored_answers_as_the_run_does(
     assert (planned.stored, planned.calls) == (again.summary.reused, 0) == (1, 0)
 
 
+@pytest.mark.parametrize(("finish", "calls"), [("content_filter", 0), ("refusal", 0), ("length", 1)])
+def test_a_plan_asks_no_model_again_that_the_run_would_not(
+    house: Planned, vendor: VendorDouble, finish: str, calls: int
+) -> None:
+    """What a model filtered or refused goes up to another model only; what it cut, to the same one with more room."""
+    same = {"deployments": {"small": deployment(), "again": deployment()}}
+    same |= {"tiers": {"simple": ["small"], "complex": ["again"]}, "tier_options": {"complex": {"max_tokens": 200}}}
+    answer = {
+        "choices": [{"message": {"content": "ye"}, "finish_reason": finish}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 9},
+    }
+    vendor.configure(answers={"bad": RawAnswer(json.dumps(answer), cost_nanodollars=50_000)}, script=["bad"])
+    house.write(policy(**same))
+    assert house.run(["why?"]).column("status") == ["rejected"]
+    kinds = ["filtered", "refused", "truncated"]
+    house.write(policy(**same, escalate={"on": kinds, "to": "complex"}))
+    planned, again = house.both(["why?"], sink=str(house.folder / "again"))
+    assert planned.calls == calls
+    assert sum(line.calls for line in planned.figures) == calls
+    assert again.column("status") == ["ok" if calls else "rejected"]
+
+
 def test_escalation_is_learnt(house: Planned, vendor: VendorDouble) -> None:
     vendor.configure(faults=Faults(rate_empty=0.3))
     house.write(policy(**TIERS))
