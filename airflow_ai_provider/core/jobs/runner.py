@@ -18,9 +18,9 @@ import orjson
 import pyarrow as pa
 
 from airflow_ai_provider.core.jobs.tally import Progress, Tally, progress_line
+from airflow_ai_provider.core.pipeline.loop_thread import GRACE_SECONDS
 from airflow_ai_provider.errors import JobStopped, PermanentError, TransientError
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.stopping import GRACE_SECONDS
 from airflow_ai_provider.rows.keys import key_values, keys_digest, rows_digest
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink

@@ -25,10 +25,10 @@ from airflow_ai_provider.core.installation import Installation, opened
 from airflow_ai_provider.core.jobs.column_functions import column_of, values_of
 from airflow_ai_provider.core.jobs.runner import Batch, Feed, Part, fingerprint, run_to_sink
 from airflow_ai_provider.core.jobs.tally import Tally
+from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
 from airflow_ai_provider.errors import JobStopped, KeyringError, PolicyError, PrivacyError, SourceError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.ledger.pins import require_pinned
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, inspect, require_columns
 from airflow_ai_provider.rows.shard import Shard
@@ -156,7 +156,7 @@ def transform_rows(
         tally = RowsTally()
         work = _Transform(step, plan, job.key, events)
         run = partial(run_to_sink, feed, work, sink, tally, log=log, rows=found.rows)
-        seconds: float = Worker(run).run()
+        seconds: float = LoopThread(run).run()
     return RowsSummary(**tally.to_summary(), sink=job.sink, seconds=seconds)
 
 
