@@ -19,9 +19,9 @@ from airflow_ai_provider.core.pipeline.in_flight import InFlight
 from airflow_ai_provider.core.pipeline.job_context import CacheScope, JobContext
 from airflow_ai_provider.core.pipeline.leases import Leases
 from airflow_ai_provider.core.pipeline.lookup import RowLookup
-from airflow_ai_provider.core.pipeline.row import RowState
+from airflow_ai_provider.core.pipeline.row import FINAL, RowState
 from airflow_ai_provider.core.pipeline.settlement import Settlement
-from airflow_ai_provider.core.pipeline.transitions import FINAL, Rules
+from airflow_ai_provider.core.pipeline.transitions import Rules
 from airflow_ai_provider.errors import JobStopped
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.giving_up import GivingUp

@@ -14,6 +14,7 @@ from airflow_ai_provider.core.pipeline.deployments import OpenDeployment
 from airflow_ai_provider.core.pipeline.in_flight import in_time
 from airflow_ai_provider.core.pipeline.leases import Leases
 from airflow_ai_provider.core.pipeline.lookup import RowLookup
+from airflow_ai_provider.core.pipeline.row import FINAL
 from airflow_ai_provider.core.pipeline.settlement import Settlement
 from airflow_ai_provider.core.pipeline.transitions import Rules
 from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, PrivacyError, PromptError
@@ -54,7 +55,7 @@ class Driver:
         happens, the row gives back its place in the queue and its lease; its hold ends with the batch.
         """
         try:
-            while row.step not in transitions.FINAL:
+            while row.step not in FINAL:
                 await self._step(row)
             await self._leave_tier(row)
         except BaseException as error:

@@ -92,7 +92,7 @@ class RowLookup(Generic[D]):
         deployments = [self._by_tier[tier][name] for name in order]
         arms = self._router.stands_for(tier, order)
         keys = answer_keys(deployments, arms, self._scope.of(request.row_key), request.messages)
-        return RoutedRequest(request, tier, deployments, keys)
+        return RoutedRequest(request, deployments, keys)
 
 
 def _without(routed: RoutedRequest[D], model: str) -> RoutedRequest[D]:

@@ -6,7 +6,7 @@ as long as all of a row's steps together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -46,6 +46,23 @@ upper bound of the cost is held in the budgets. ``admitted``: the rate limiter h
 is durable in the ledger, and the request may leave. ``answered``: there is an answer to check. ``accepted``,
 ``rejected`` and ``failed`` are final.
 """
+STEPS: Mapping[Step, frozenset[Step]] = {
+    "prepared": frozenset({"routed", "rejected", "failed"}),
+    "routed": frozenset({"cached", "leased", "failed"}),
+    "cached": frozenset({"answered"}),
+    "leased": frozenset({"held", "prepared", "failed"}),
+    "waiting": frozenset({"held", "leased", "failed"}),
+    "held": frozenset({"admitted", "held", "waiting", "failed"}),
+    "admitted": frozenset({"sent", "held", "waiting", "failed"}),
+    "sent": frozenset({"answered", "held", "leased", "waiting", "failed"}),
+    "answered": frozenset({"accepted", "rejected", "prepared"}),
+    "accepted": frozenset(),
+    "rejected": frozenset(),
+    "failed": frozenset(),
+}
+"""The steps that may follow each step."""
+FINAL: frozenset[Step] = frozenset(step for step, following in STEPS.items() if not following)
+"""Steps at which a row has come to its end."""
 
 D = TypeVar("D", bound=PricedDeployment)
 
@@ -55,7 +72,6 @@ class RoutedRequest(Generic[D]):
     """A row as one tier asks it, and the deployments that can take it, in the order in which they are asked."""
 
     request: RowRequest
-    tier: Tier
     deployments: Sequence[D]
     keys: Sequence[bytes]
     """Cache keys of the answer, one per deployment."""

@@ -1,8 +1,8 @@
 """What follows from what: one function for each outcome of an action, which moves a row to its next step.
 
 No I/O, no clock and no randomness of their own: the time comes in as ``now``, the generator for jitter with ``Rules``.
-Each function changes the row and nothing else, so that all of a row's ways can be tried without a loop. ``_STEPS``
-lists every move that there is; any other raises ``AssertionError``.
+Each function changes the row and nothing else, so that all of a row's ways can be tried without a loop. A move that is
+not among ``row.STEPS`` raises ``AssertionError``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from airflow_ai_provider.core.pipeline.answer import RowStatus, kind_of_error
 from airflow_ai_provider.core.pipeline.retry import Again, decide, patience, uses_attempt
 from airflow_ai_provider.core.pipeline.row import (
+    STEPS,
     Answered,
     AnyRow,
     D,
@@ -41,21 +42,6 @@ from airflow_ai_provider.gateway.traffic import Pass
 from airflow_ai_provider.ledger.attempts import OpenAttempt
 from airflow_ai_provider.policy import TIERS, Route, Tier
 
-_STEPS: Mapping[Step, frozenset[Step]] = {
-    "prepared": frozenset({"routed", "rejected", "failed"}),
-    "routed": frozenset({"cached", "leased", "failed"}),
-    "cached": frozenset({"answered"}),
-    "leased": frozenset({"held", "prepared", "failed"}),
-    "waiting": frozenset({"held", "leased", "failed"}),
-    "held": frozenset({"admitted", "held", "waiting", "failed"}),
-    "admitted": frozenset({"sent", "held", "waiting", "failed"}),
-    "sent": frozenset({"answered", "held", "leased", "waiting", "failed"}),
-    "answered": frozenset({"accepted", "rejected", "prepared"}),
-    "accepted": frozenset(),
-    "rejected": frozenset(),
-    "failed": frozenset(),
-}
-FINAL: frozenset[Step] = frozenset(step for step, following in _STEPS.items() if not following)
 _NOT_WHOLE = frozenset({"truncated", "filtered", "refused"})
 _BY_THE_MODEL = frozenset({"filtered", "refused"})
 """Kinds of problems that another model may not have."""
@@ -300,7 +286,7 @@ def kind_of(problem: str) -> str:
 
 
 def _move(row: AnyRow, step: Step) -> None:
-    assert step in _STEPS[row.step], f"a row that is {row.step} cannot become {step}"
+    assert step in STEPS[row.step], f"a row that is {row.step} cannot become {step}"
     row.step = step
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from airflow_ai_provider.core.pipeline import transitions
 from airflow_ai_provider.core.pipeline.deployments import PricedDeployment
-from airflow_ai_provider.core.pipeline.row import RoutedRequest, RowState
-from airflow_ai_provider.core.pipeline.transitions import FINAL, Rules
+from airflow_ai_provider.core.pipeline.row import FINAL, RoutedRequest, RowState
+from airflow_ai_provider.core.pipeline.transitions import Rules
 from airflow_ai_provider.errors import (
     DeploymentGivenUp,
     DeploymentResting,
@@ -64,7 +64,7 @@ def prepared(tier: Tier = "simple") -> Row:
 
 def route_to(row: Row, *names: str) -> None:
     found = [deployment(name) for name in names or TIERS[row.tier]]
-    transitions.routed(row, RoutedRequest(row.request, row.tier, found, [b"k"] * len(found)))
+    transitions.routed(row, RoutedRequest(row.request, found, [b"k"] * len(found)))
 
 
 def leased(by: Rules, *names: str, batch_deadline: float | None = None) -> Row:
