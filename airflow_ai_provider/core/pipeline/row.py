@@ -156,6 +156,7 @@ class RowState(Generic[D]):
     """What the row has asked of each deployment, by tier and name: kept when it comes back to a tier."""
     passed_over: PassedOver | None = None
     last_failure: str = "no deployment"
+    """Why the last request, or the last deployment that was passed over, gave no answer."""
     queued: bool = False
     """Whether the row has a place in the queue of its tier."""
     permit: Pass | None = None

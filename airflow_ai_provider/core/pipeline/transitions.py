@@ -99,11 +99,11 @@ def leased(row: AnyRow, share_nano: int, rules: Rules) -> None:
     """This row is the one to ask a vendor. ``share_nano`` bounds the cost of one attempt, in nano-dollars."""
     position = _first_left(row, 0)
     if position is None:  # it comes back to a tier where it has had its attempts
-        _fail_unanswered(row, f"no_attempts: the row has had its attempts at every deployment of tier {row.tier}")
+        _fail_unanswered(row, row.last_failure)
         return
     _move(row, "leased")
     _ask(row, position)
-    row.share_nano, row.passed_over, row.last_failure = share_nano, None, "no deployment"
+    row.share_nano, row.passed_over = share_nano, None
     row.patience = patience(rules.route.retry)
     row.row_seconds = rules.route.deadline.row
 

@@ -275,6 +275,24 @@ def test_a_row_that_comes_back_to_a_tier_has_no_new_attempts() -> None:
     assert row.spent_nano == 2 * SHARE + 7
 
 
+def test_a_row_that_comes_back_to_a_tier_without_attempts_left_says_what_failed_there() -> None:
+    by = rules(over_budget="cheaper")
+    row = prepared("complex")
+    route_to(row)
+    transitions.leased(row, SHARE, by)
+    row.tries_of("large").over = True
+    row.last_failure = "server_error: x"
+    transitions.no_budget(row, "b", by)
+    route_to(row)
+    transitions.found(row, stored(), deployment("small"))
+    transitions.reuse_recorded(row)
+    transitions.judged(row, "schema: x", by)
+    route_to(row)
+    transitions.leased(row, SHARE, by)
+    assert row.failure is not None
+    assert (row.failure.error, row.failure.unanswered) == ("server_error: x", True)
+
+
 # -- budgets, checks
 
 
