@@ -141,6 +141,7 @@ class RetrieveOperator(HeartOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.core.jobs.retrieve import Retrieval, retrieve
+        from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
         job = Retrieval(
@@ -152,6 +153,5 @@ class RetrieveOperator(HeartOperator):
             filter=self.filter,
             defaults=self.defaults,
             shard=self.shard,
-            run=str(context["run_id"]),
         )
-        return asdict(retrieve(job, settings_from_airflow(), log=self.log))
+        return retrieve(job, caller_from_context(context), settings_from_airflow(), log=self.log)

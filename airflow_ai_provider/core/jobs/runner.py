@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -99,24 +100,21 @@ class Part:
     """False if some rows are to be tried again by the next try of the task."""
 
 
-class BatchJob(Protocol):
+class BatchJob(ABC):
     """What is plugged into the runner."""
 
+    @abstractmethod
     async def process(self, batch: Batch) -> Part | None:
         """Work on a batch; ``None`` writes no part. Raises what ends the job; a bad row is no error of its batch."""
-        ...
 
-    def resumed(self, batch: Batch, counts: Mapping[str, Any]) -> None:
+    def resumed(self, batch: Batch, counts: Mapping[str, Any]) -> None:  # noqa: B027 - most jobs need not know
         """Take note of a batch that an earlier try has finished, with the counts of its part."""
-        ...
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Begin nothing more; ``process`` then raises ``JobStopped`` within ``grace_seconds``."""
-        ...
+    async def stop(self, grace_seconds: float) -> None:  # noqa: B027 - a short batch may end
+        """Begin nothing more; ``process`` may raise ``JobStopped``, and ends within ``grace_seconds``."""
 
-    async def finish(self) -> None:
+    async def finish(self) -> None:  # noqa: B027 - most jobs leave nothing for the end
         """Write what waited for the end of the job, before it is declared done."""
-        ...
 
 
 class Runner:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.core.installation import Installation, opened
 from airflow_ai_provider.core.jobs.column_functions import column_of, values_of
-from airflow_ai_provider.core.jobs.runner import Batch, Feed, Part, fingerprint, run_to_sink
+from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Feed, Part, fingerprint, run_to_sink
 from airflow_ai_provider.core.jobs.tally import Tally
 from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
 from airflow_ai_provider.errors import JobStopped, KeyringError, PolicyError, PrivacyError, SourceError
@@ -160,7 +160,7 @@ def transform_rows(
     return RowsSummary(**tally.to_summary(), sink=job.sink, seconds=seconds)
 
 
-class _Transform:
+class _Transform(BatchJob):
     """A step as a job of the runner."""
 
     def __init__(self, step: Step, plan: StepPlan, key: str, events: _Events) -> None:
@@ -173,14 +173,8 @@ class _Transform:
     async def process(self, batch: Batch) -> Part:
         return await asyncio.to_thread(self._treat, batch)
 
-    def resumed(self, batch: Batch, counts: Mapping[str, Any]) -> None:
-        pass
-
     async def stop(self, grace_seconds: float) -> None:
         self._stopping = True
-
-    async def finish(self) -> None:
-        pass
 
     def _treat(self, batch: Batch) -> Part:
         step, plan = self._step, self._plan
