@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lab import Figures, Stopwatch, answer
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.rows.shard import Shard
 

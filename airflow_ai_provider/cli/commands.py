@@ -11,7 +11,7 @@ from airflow_ai_provider.errors import PolicyError
 @command
 def policy_check(args: Namespace) -> int:
     """``airflow ai policy check``"""
-    from airflow_ai_provider.gateway.preflight import check_policy
+    from airflow_ai_provider.core.jobs.validate import check_policy
     from airflow_ai_provider.hooks.settings import settings_from_airflow, with_policy
 
     settings = with_policy(settings_from_airflow(), args.policy)

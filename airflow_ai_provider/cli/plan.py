@@ -13,7 +13,7 @@ from airflow_ai_provider.errors import PermanentError, PromptError, SourceError
 
 if TYPE_CHECKING:
     from airflow_ai_provider.cli.dags import Asking, Known
-    from airflow_ai_provider.gateway.plan import SpendPlan
+    from airflow_ai_provider.core.jobs.plan import SpendPlan
 
 
 @command
@@ -52,7 +52,7 @@ def _conf(text: str | None) -> Mapping[str, Any]:
 
 def _planned(asking: Asking, defaults: Mapping[str, str]) -> SpendPlan:
     from airflow_ai_provider.cli.dags import latest_run
-    from airflow_ai_provider.gateway.plan import plan_spend
+    from airflow_ai_provider.core.jobs.plan import plan_spend
     from airflow_ai_provider.hooks.settings import settings_from_airflow, with_policy
 
     settings = with_policy(settings_from_airflow(policy=asking.policy), asking.instead)
@@ -74,13 +74,13 @@ def _planned(asking: Asking, defaults: Mapping[str, str]) -> SpendPlan:
 
 
 def _budgets(plans: Sequence[tuple[Asking, SpendPlan]]) -> list[Any]:
-    from airflow_ai_provider.gateway.plan import budget_lines
+    from airflow_ai_provider.core.jobs.plan import budget_lines
 
     return budget_lines([plan for _, plan in plans])
 
 
 def _print(args: Namespace, plans: Sequence[tuple[Asking, SpendPlan]]) -> None:
-    from airflow_ai_provider.gateway.plan_text import (
+    from airflow_ai_provider.core.jobs.plan_text import (
         budget_row,
         budget_table_row,
         deployment_table_row,

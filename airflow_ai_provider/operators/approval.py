@@ -19,8 +19,9 @@ from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.jobs.plan import SpendPlan
     from airflow_ai_provider.gateway.job import Caller, MapJob
-    from airflow_ai_provider.gateway.plan import SpendPlan
     from airflow_ai_provider.gateway.settings import Settings
 
 APPROVE, REJECT = "Approve", "Reject"
@@ -67,7 +68,7 @@ def require_approval(
     rule: ApprovalRule,
     job: MapJob,
     caller: Caller,
-    settings: Settings,
+    installation: Installation,
     context: Context,
     log: Logger,
     *,
@@ -79,10 +80,10 @@ def require_approval(
 
     Raises ``TaskAwaitingInput``; ``AirflowFailException`` where nobody can be asked.
     """
-    from airflow_ai_provider.gateway.plan import plan_spend
-    from airflow_ai_provider.gateway.plan_text import dollars, plan_line
+    from airflow_ai_provider.core.jobs.plan import plan_spend
+    from airflow_ai_provider.core.jobs.plan_text import dollars, plan_line
 
-    plan = plan_spend(job, caller, settings)
+    plan = plan_spend(job, caller, installation)
     log.info("%s", plan_line(plan))
     for warning in plan.warnings:
         log.warning("%s", warning)
@@ -93,17 +94,17 @@ def require_approval(
     state = _state(context)
     approved = state.get("approved")
     if approved and approved["plan"] == plan.fingerprint:
-        spent = _spent_since(settings, caller, datetime.fromisoformat(approved["at"]))
+        spent = _spent_since(installation, caller, datetime.fromisoformat(approved["at"]))
         if covers(approved["nano"], plan.expected_nano + spent):
             log.info("approved by %s at %s: %s", approved["by"], approved["at"], dollars(approved["nano"]))
             return
-    _ask(rule, plan, job, caller, settings, context, state, tries)
+    _ask(rule, plan, job, caller, installation, context, state, tries)
 
 
 def take_decision(context: Context, caller: Caller, settings: Settings, asked: Mapping[str, Any], event: Any) -> None:
     """Keep and record what was decided. Returns if it was approved, else raises ``AirflowFailException``."""
     from airflow_ai_provider.audit.events import format_time
-    from airflow_ai_provider.gateway.plan_text import dollars
+    from airflow_ai_provider.core.jobs.plan_text import dollars
     from airflow_ai_provider.hooks.audit import record
 
     fields = {name: asked[name] for name in ("plan_hash", "cost_nano", "worst_nano")}
@@ -141,7 +142,7 @@ def covers(approved_nano: int, wanted_nano: int) -> bool:
 
 def request_text(plan: SpendPlan, rule: ApprovalRule, job: MapJob, caller: Caller, tries: int) -> tuple[str, str]:
     """Subject and body of the request, in Markdown."""
-    from airflow_ai_provider.gateway.plan_text import dollars, plan_figures, verdict
+    from airflow_ai_provider.core.jobs.plan_text import dollars, plan_figures, verdict
     from airflow_ai_provider.rows.fs import shown
 
     share = "" if job.shard.count == 1 else f", shard {job.shard}, which is {plan.rows:,} of its rows"
@@ -174,14 +175,13 @@ def _ask(
     plan: SpendPlan,
     job: MapJob,
     caller: Caller,
-    settings: Settings,
+    installation: Installation,
     context: Context,
     state: Mapping[str, Any],
     tries: int,
 ) -> NoReturn:
     """Put the request before people, and park."""
-    from airflow_ai_provider.gateway.plan_text import dollars
-    from airflow_ai_provider.hooks.audit import record
+    from airflow_ai_provider.core.jobs.plan_text import dollars
 
     subject, body = request_text(plan, rule, job, caller, tries)
     if _put_request(context, subject, body, rule) == body:
@@ -200,7 +200,7 @@ def _ask(
         "route": job.route,
     }
     counts: dict[str, Any] = {"rows": plan.rows, "calls": plan.calls, "limit_nano": rule.over_nano}
-    record(settings, "plan.made", caller, shard=str(job.shard), **counts, **figures)
+    installation.record("plan.made", caller, shard=str(job.shard), **counts, **figures)
     raise TaskAwaitingInput(method_name=RESUME, kwargs={"asked": figures}, timeout=rule.timeout)
 
 
@@ -235,11 +235,10 @@ def _state(context: Context) -> dict[str, Any]:
     return dict(_store(context).get(_STATE) or {})
 
 
-def _spent_since(settings: Settings, caller: Caller, since: datetime) -> int:
-    from airflow_ai_provider.ledger import open_ledger
+def _spent_since(installation: Installation, caller: Caller, since: datetime) -> int:
     from airflow_ai_provider.ledger.history import spent_since
 
-    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+    with installation.ledger.read() as conn:
         return spent_since(
             conn,
             dag_id=caller.dag_id,

@@ -11,7 +11,6 @@ from logging import Logger
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_ai_provider.operators.approval import approval_rule, require_approval, take_decision
 from airflow_ai_provider.operators.base import (
@@ -26,24 +25,6 @@ from airflow_ai_provider.rows.shard import Shard
 if TYPE_CHECKING:
     from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary, Prompt
     from airflow_ai_provider.ledger.notices import Notice
-
-_PASSING = frozenset(
-    {
-        "rate_limited",
-        "timeout",
-        "conflict",
-        "server_error",
-        "connection_refused",
-        "connection_lost",
-        "malformed",
-        "unexplained",
-        "certificate",
-        "unknown_host",
-        "circuit_open",
-        "deadline",
-    }
-)
-"""Kinds of errors for which a retry may help."""
 
 
 class LLMMapOperator(HeartOperator):
@@ -147,18 +128,21 @@ class LLMMapOperator(HeartOperator):
         self.approval = approval_rule(approve_over_usd, approvers, approval_timeout)
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.gateway.run import run_map
+        from airflow_ai_provider.core.installation import Installation
+        from airflow_ai_provider.core.jobs.error_rate import check_error_rate
+        from airflow_ai_provider.core.jobs.llm_map import run_map
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
         from airflow_ai_provider.hooks.tasks import watch_supervisor
 
         wanted = watch_supervisor()
         job, caller, log = self.make_job(context), caller_from_context(context), cast("Logger", self.log)
-        settings = settings_from_airflow(policy=self.policy)
-        if self.approval is not None:
-            require_approval(self.approval, job, caller, settings, context, log, tries=(self.retries or 0) + 1)
         on_notice = partial(tell, self.on_budget_threshold, context) if self.on_budget_threshold else None
-        summary = run_map(job, caller, settings, log=log, on_notice=on_notice, wanted=wanted)
+        with Installation(settings_from_airflow(policy=self.policy)) as installation:  # plan and run have one policy
+            if self.approval is not None:
+                tries = (self.retries or 0) + 1
+                require_approval(self.approval, job, caller, installation, context, log, tries=tries)
+            summary = run_map(job, caller, installation, log=log, on_notice=on_notice, wanted=wanted)
         summary = replace(summary, cost_usd=str(Decimal(summary.cost_usd) + self._spent_before))
         if summary.over_budget and summary.over_budget_then == "wait":
             self._wait_for_room(summary, caller)
@@ -237,24 +221,6 @@ def tell(callbacks: Sequence[Callable[[Any], None]], context: Context, notice: N
     }
     for callback in callbacks:
         callback({**context, "budget": budget})
-
-
-def check_error_rate(summary: MapSummary, limit: float) -> None:
-    """Raise where a greater share of rows ended with status ``error`` than allowed.
-
-    Where most of them failed for reasons that may pass, such as an outage, it is an ``AirflowException``, which Airflow
-    retries: finished parts and answers are kept. Otherwise it is an ``AirflowFailException``: asking again for rows
-    that a vendor will never accept costs.
-    """
-    if not summary.rows or summary.error / summary.rows <= limit:
-        return
-    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(summary.errors.items(), key=lambda item: -item[1]))
-    passing = sum(count for kind, count in summary.errors.items() if kind in _PASSING)
-    failure = AirflowException if 2 * passing >= summary.error else AirflowFailException
-    raise failure(
-        f"{summary.error} of {summary.rows} rows ended with an error, more than max_error_rate {limit:g} allows "
-        f"({kinds or 'of unknown kind'}); the rows and their errors are in {summary.sink}"
-    )
 
 
 def to_xcom(summary: MapSummary) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class _RowsOperator(HeartOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.core.installation import Installation
-        from airflow_ai_provider.core.jobs.runner import check_error_rate
+        from airflow_ai_provider.core.jobs.error_rate import check_error_rate
         from airflow_ai_provider.core.jobs.transform import ERROR, RowsJob, transform_rows
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow

@@ -53,7 +53,7 @@ class Host:
 
 def _run_jobs(spec: Spec, folder: Path) -> None:
     """Answer the rows again and again, each time in another run of the DAG: the second finds stored answers."""
-    from airflow_ai_provider.gateway.run import run_map
+    from airflow_ai_provider.core.jobs.llm_map import run_map
 
     _log_to(folder / "jobs.txt")
     number = 0

@@ -28,7 +28,7 @@ from airflow_ai_provider.gateway.settings import Settings
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        *("airflow_ai_provider.gateway.run", "airflow_ai_provider.gateway.providers.openai_compatible"),
+        *("airflow_ai_provider.core.jobs.llm_map", "airflow_ai_provider.gateway.providers.openai_compatible"),
         *("sqlalchemy.dialects.postgresql.psycopg", "alembic.command", "redis.asyncio", "pandas"),
     ]
 )
@@ -132,8 +132,8 @@ class _ShiftedProcess:
 
 def work(spec: Spec, log_file: Path, outcome: Path) -> None:
     """In the process: whatever anybody logs, or prints, goes to the log file."""
+    from airflow_ai_provider.core.jobs.llm_map import run_map
     from airflow_ai_provider.errors import AIProviderError
-    from airflow_ai_provider.gateway.run import run_map
     from airflow_ai_provider.hooks.tasks import watch_supervisor
 
     said = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

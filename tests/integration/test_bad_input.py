@@ -16,6 +16,7 @@ from map_lab import Lab, questions, write_jsonl
 from map_worker import Spec, prompt_with_bad_rows
 from services import free_port
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.errors import (
     AIProviderError,
     KeyringError,
@@ -25,7 +26,6 @@ from airflow_ai_provider.errors import (
     SinkError,
     SourceError,
 )
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorDouble
 

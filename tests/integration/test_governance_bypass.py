@@ -25,10 +25,10 @@ import yaml
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.decorators.llm_map import llm_map_task
 from airflow_ai_provider.errors import AIProviderError, PermanentError, PolicyError, SourceError
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.hooks.budgets import resume_deployment, set_budget
 from airflow_ai_provider.hooks.context import whoever_runs_this
 from airflow_ai_provider.hooks.policy import pin_policy, pinned_policies, unpin_policy

@@ -23,11 +23,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from map_lab import INPUT_USD, OUTPUT_USD, PRICE, PROMPT, Books, questions, write_jsonl
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
+from airflow_ai_provider.core.jobs.plan import SpendPlan, plan_spend
 from airflow_ai_provider.core.pipeline import retry, transitions
 from airflow_ai_provider.errors import AIProviderError
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.plan import SpendPlan, plan_spend
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.gateway.traffic import breaker
 from airflow_ai_provider.ledger import open_ledger

@@ -29,7 +29,7 @@ initdb()
 from airflow.dag_processing.dagbag import DagBag
 from airflow_ai_provider.audit.reader import check_segment
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.run import run_map
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, open_attempts

@@ -17,11 +17,11 @@ import pyarrow as pa
 from airflow_ai_provider.core.installation import Installation, opened
 from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Feed, Part, fingerprint, run_to_sink
 from airflow_ai_provider.core.jobs.tally import Tally
+from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
 from airflow_ai_provider.errors import PromptError, SourceError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.render import RowTemplate
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.stopping import Worker
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.source import Source
 from airflow_ai_provider.vectors.search import context_text, search
@@ -82,7 +82,7 @@ def retrieve(job: Retrieval, caller: Caller, where: Settings | Installation, *, 
         tally = RetrievalTally()
         with installation.vectors() as store:
             work = _Retrieve(job, template, store)
-            seconds = Worker(partial(run_to_sink, feed, work, sink, tally, log=log)).run()
+            seconds = LoopThread(partial(run_to_sink, feed, work, sink, tally, log=log)).run()
     counts = {name: getattr(tally, name) for name in ("rows", "with_context", "unusable")}
     return {"sink": job.sink, **counts, "seconds": seconds}
 

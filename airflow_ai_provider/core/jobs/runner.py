@@ -13,37 +13,19 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from airflow_ai_provider.core.jobs.tally import Progress, Tally, progress_line
 from airflow_ai_provider.core.pipeline.loop_thread import GRACE_SECONDS
-from airflow_ai_provider.errors import JobStopped, PermanentError, TransientError
+from airflow_ai_provider.errors import JobStopped
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.rows.keys import key_values, keys_digest, rows_digest
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.rows.sink import PartSink
 from airflow_ai_provider.rows.source import Source
-
-_PASSING = frozenset(
-    {
-        "rate_limited",
-        "timeout",
-        "conflict",
-        "server_error",
-        "connection_refused",
-        "connection_lost",
-        "malformed",
-        "unexplained",
-        "certificate",
-        "unknown_host",
-        "circuit_open",
-        "deadline",
-    }
-)
-"""Kinds of errors for which a retry may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,42 +221,3 @@ def fingerprint(caller: Caller, feed: Feed, version: object, **decides: object) 
         **decides,
     }
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
-
-
-class Outcome(Protocol):
-    """What came of the rows of a job."""
-
-    @property
-    def sink(self) -> str: ...
-
-    @property
-    def rows(self) -> int: ...
-
-    @property
-    def error(self) -> int:
-        """Rows that ended with an error."""
-        ...
-
-    @property
-    def errors(self) -> Mapping[str, int]:
-        """Rows by kind of error."""
-        ...
-
-
-def check_error_rate(outcome: Outcome, limit: float, *, column: str = "error") -> None:
-    """Raise where a greater share of rows ended with an error than ``limit``; ``column`` is the sink's that says why.
-
-    Where most of them failed for reasons that may pass, such as an outage, it is a ``TransientError``, for which
-    Airflow retries the task: finished parts and answers are kept. Otherwise it is a ``PermanentError``: asking again
-    for rows that a vendor will never accept costs.
-    """
-    if not outcome.rows or outcome.error / outcome.rows <= limit:
-        return
-    counted = sorted(outcome.errors.items(), key=lambda item: -item[1])
-    kinds = ", ".join(f"{kind} {count}" for kind, count in counted)
-    passing = sum(count for kind, count in counted if kind in _PASSING)
-    failure = TransientError if 2 * passing >= outcome.error else PermanentError
-    raise failure(
-        f"{outcome.error} of {outcome.rows} rows ended with an error, more than max_error_rate {limit:g} allows "
-        f"({kinds or 'of unknown kind'}); the rows and their errors, in column {column}, are in {outcome.sink}"
-    )

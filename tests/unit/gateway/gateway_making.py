@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from sqlalchemy import select
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.gateway.settings import Endpoint, Settings
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.schema import llm_budgets, llm_holds, llm_open_attempts, llm_requests

@@ -15,9 +15,9 @@ from test_gateway_usage import anthropic_body, gemini_body
 from vendor_zoo import said
 from wire_making import answering, ask, failure, provider
 
+from airflow_ai_provider.core.jobs.plan import plan_spend
+from airflow_ai_provider.core.jobs.plan_text import plan_document, plan_figures
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.plan import plan_spend
-from airflow_ai_provider.gateway.plan_text import plan_document, plan_figures
 from airflow_ai_provider.policy import Route
 from airflow_ai_provider.testing.behaviour import RawAnswer
 from airflow_ai_provider.testing.vendor import VendorDouble

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from gateway_making import House, deployment, invoiced, policy
 
+from airflow_ai_provider.core.jobs.plan import plan_spend
 from airflow_ai_provider.core.pipeline import retry, transitions
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.plan import plan_spend
 from airflow_ai_provider.gateway.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.gateway.providers.openai_compatible import OpenAICompatibleProvider
 from airflow_ai_provider.gateway.traffic import breaker

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from gateway_making import LOG, TEAM, House, deployment, nano, policy
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.errors import PolicyError
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.limits import set_limit
 from airflow_ai_provider.ledger.money import Rate

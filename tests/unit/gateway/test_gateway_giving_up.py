@@ -18,9 +18,9 @@ from test_gateway_review_path import items
 from web_thread import WebThread
 from wire_making import ADAPTERS, completion
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.errors import AIProviderError, JobGivenUp, JobGivenUpForNow
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Faults, Latency, RawAnswer
 from airflow_ai_provider.testing.vendor import VendorDouble

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_making import KEY, PERMANENT, TRANSIENT, Expected, answering, ask, completion, failure, provider, request
 
+from airflow_ai_provider.core.jobs.validate import check_policy
 from airflow_ai_provider.errors import PolicyError, VendorError
-from airflow_ai_provider.gateway.preflight import check_policy
 from airflow_ai_provider.gateway.providers import open_provider, replies
 from airflow_ai_provider.gateway.providers.base import not_charged
 from airflow_ai_provider.gateway.providers.openai_compatible import OpenAICompatibleProvider, _failure, _proxy
@@ -364,7 +364,7 @@ def test_a_task_loads_its_own_adapter_and_no_other(
 import json, logging, sys
 from pathlib import Path
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.run import run_map
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.gateway.settings import Endpoint, Settings
 folder = Path({str(tmp_path)!r})
 endpoint = lambda _: Endpoint({vendor.base_url!r}, {CONNECTION_KEY!r})

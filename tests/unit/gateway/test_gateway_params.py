@@ -13,10 +13,10 @@ import yaml
 from gateway_making import House, deployment, invoiced, nano, policy
 from wire_making import ADAPTERS
 
+from airflow_ai_provider.core.jobs.plan import plan_spend
 from airflow_ai_provider.errors import PolicyError, PromptError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.messages import shape_problem
-from airflow_ai_provider.gateway.plan import plan_spend
 from airflow_ai_provider.gateway.providers.vendors import check_endpoint
 from airflow_ai_provider.gateway.settings import Endpoint
 from airflow_ai_provider.gateway.tools import check_tools

@@ -14,11 +14,11 @@ from gateway_making import House, Outcome, deployment, nano, policy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_ai_provider.core.jobs import runner
+from airflow_ai_provider.core.jobs.plan import SpendPlan, _Digests, budget_lines, plan_spend
+from airflow_ai_provider.core.jobs.plan_text import dollars, duration, plan_document, plan_figures, plan_line
 from airflow_ai_provider.errors import PolicyError, PromptError, SourceError
-from airflow_ai_provider.gateway import batches
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.plan import SpendPlan, _Digests, budget_lines, plan_spend
-from airflow_ai_provider.gateway.plan_text import dollars, duration, plan_document, plan_figures, plan_line
 from airflow_ai_provider.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Faults, RawAnswer
 from airflow_ai_provider.testing.vendor import VendorDouble
@@ -252,7 +252,7 @@ def test_a_part_of_other_rows_is_asked_anew(house: Planned, monkeypatch: pytest.
     """A query without an order may deal its rows anew."""
     rows, sink = questions(30), str(house.folder / "out-run-1")
     with monkeypatch.context() as earlier:
-        earlier.setattr(batches, "keys_digest", lambda keys: "of other rows")
+        earlier.setattr(runner, "keys_digest", lambda keys: "of other rows")
         house.run(rows, batch_rows=10)
     (house.settings.home / "responses.db").unlink()
     planned, outcome = house.both(rows, batch_rows=10, sink=sink)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from gateway_making import House, deployment, policy
 
+from airflow_ai_provider.core.jobs.validate import check_policy, plan_job
 from airflow_ai_provider.errors import AIProviderError, PolicyError, PromptError, SourceError
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.preflight import check_policy, plan_job
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 CALLER = Caller("dag", "run", "task")
@@ -162,7 +162,7 @@ def test_a_changed_prompt_function_changes_the_fingerprint_and_a_moved_one_does_
 
 FUNCTION = """
 import sys
-from airflow_ai_provider.gateway.preflight import _code_version
+from airflow_ai_provider.core.jobs.validate import _code_version
 def prompt(row):
     return row["text"] if row["kind"] in {"a", "bb", "ccc", "dddd", "eeeee"} else ""
 print(_code_version(prompt))

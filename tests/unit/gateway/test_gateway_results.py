@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_ai_provider.core.jobs.answers import AnswerTally, check_output_columns, to_table
+from airflow_ai_provider.core.jobs.tally import progress_line
 from airflow_ai_provider.core.pipeline.answer import Answer
 from airflow_ai_provider.errors import SourceError
-from airflow_ai_provider.gateway.progress import progress_line
-from airflow_ai_provider.gateway.results import Tally, check_output_columns, to_table
 from airflow_ai_provider.ledger.money import Usage
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
 
@@ -66,7 +66,7 @@ def test_a_column_of_the_source_may_not_have_the_name_of_one_of_ours() -> None:
 
 
 def test_counts_of_a_batch() -> None:
-    tally = Tally.of(ANSWERS)
+    tally = AnswerTally.of(ANSWERS)
     assert (tally.rows, tally.ok, tally.reused, tally.rejected, tally.over_budget, tally.error) == (5, 2, 1, 1, 1, 1)
     assert (tally.input_tokens, tally.output_tokens) == (4, 5)
     assert (tally.cost_nano, tally.saved_nano) == (1_234_567_905, 7)
@@ -75,32 +75,35 @@ def test_counts_of_a_batch() -> None:
 
 @given(st.lists(st.sampled_from(ANSWERS), max_size=12), st.integers(0, 12))
 def test_parts_add_up_to_the_whole(answers: list[Answer], cut: int) -> None:
-    total = Tally.of(answers[:cut])
-    total.add(Tally.of(answers[cut:]))
-    assert total == Tally.of(answers)
+    total = AnswerTally.of(answers[:cut])
+    total.add(AnswerTally.of(answers[cut:]).to_summary())
+    assert total == AnswerTally.of(answers)
 
 
 def test_a_finished_part_counts_its_rows_and_not_its_money() -> None:
-    again = Tally.of_finished_part(Tally.of(ANSWERS).to_summary())
+    again = AnswerTally()
+    again.add_finished(AnswerTally.of(ANSWERS).to_summary())
     assert (again.rows, again.ok, again.skipped, again.error) == (5, 2, 5, 1)
     assert (again.cost_nano, again.saved_nano, again.input_tokens) == (0, 0, 0)
-    assert again.errors == Tally.of(ANSWERS).errors
-    assert Tally.of_finished_part({}) == Tally()
+    assert again.errors == AnswerTally.of(ANSWERS).errors
+    again = AnswerTally()
+    again.add_finished({})
+    assert again == AnswerTally()
 
 
 def test_the_line_says_how_far_how_fast_what_it_cost_and_how_long_still() -> None:
-    tally = Tally(rows=4250, ok=4250, reused=1003, cost_nano=123_400_000)
+    tally = AnswerTally(rows=4250, ok=4250, reused=1003, cost_nano=123_400_000)
     line = progress_line(tally, 10_003, 5.0)
     assert line == "4,250/10,003 rows (42%) · 850 rows/s · reused 1,003 · $0.1234 · 7 s left"
 
 
 def test_problems_are_in_the_line_when_there_are_any() -> None:
-    tally = Tally(rows=10, ok=4, rejected=1, over_budget=2, error=3)
+    tally = AnswerTally(rows=10, ok=4, rejected=1, over_budget=2, error=3)
     assert "rejected 1 · over budget 2 · errors 3" in progress_line(tally, 10, 1.0)
 
 
 def test_rows_of_an_earlier_try_do_not_make_this_one_look_fast() -> None:
-    tally = Tally(rows=900, ok=900, skipped=800)
+    tally = AnswerTally(rows=900, ok=900, skipped=800)
     assert "100 rows/s" in progress_line(tally, 1000, 1.0)
 
 
@@ -108,8 +111,8 @@ def test_rows_of_an_earlier_try_do_not_make_this_one_look_fast() -> None:
     ("rows", "seconds", "left"), [(1, 1.0, "16 min 39 s left"), (1, 10.0, "2 h 46 min left"), (1000, 1.0, "0 s left")]
 )
 def test_the_time_left_is_in_units_people_use(rows: int, seconds: float, left: str) -> None:
-    assert progress_line(Tally(rows=rows), 1000, seconds).endswith(left)
+    assert progress_line(AnswerTally(rows=rows), 1000, seconds).endswith(left)
 
 
 def test_nothing_done_yet_promises_nothing() -> None:
-    assert progress_line(Tally(), 0, 0.0) == "0/0 rows (0%) · 0 rows/s · reused 0 · $0.0000"
+    assert progress_line(AnswerTally(), 0, 0.0) == "0/0 rows (0%) · 0 rows/s · reused 0 · $0.0000"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from gateway_making import House, deployment, nano, policy
 
+from airflow_ai_provider.core.jobs.plan import SpendPlan, plan_spend
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.plan import SpendPlan, plan_spend
 from airflow_ai_provider.testing.vendor import VendorDouble
 
 PRICE = {"input_per_mtok": 1, "output_per_mtok": 1}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from gateway_making import House, deployment, invoiced, policy
 
-from airflow_ai_provider.gateway import batches
+from airflow_ai_provider.core.jobs import runner
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorDouble
 
@@ -86,7 +86,7 @@ def test_the_next_try_pays_nothing_twice(house: House) -> None:
 def test_what_does_not_come_back_in_time_is_unknown(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole hold of each such call is captured before the process ends: the ledger is not below the invoice."""
     assert house.vendor is not None
-    monkeypatch.setattr(batches, "GRACE_SECONDS", 1.5)
+    monkeypatch.setattr(runner, "GRACE_SECONDS", 1.5)
     house.vendor.configure(script=["hang_billed"] * 60)
     with raised_once_sent(house, 5, TaskTimeout), pytest.raises(TaskTimeout):
         house.run(ROWS)
@@ -112,7 +112,7 @@ def test_one_that_comes_back_to_a_retry_is_not_waited_for(house: House, monkeypa
     retry = {"attempts": 3, "wait": 600, "max_wait": 600}
     house.write(policy(deployments={"small": deployment(concurrency=5)}, retry=retry))
     house.vendor.configure(script=["500"] * 60)
-    monkeypatch.setattr(batches, "GRACE_SECONDS", 3600.0)
+    monkeypatch.setattr(runner, "GRACE_SECONDS", 3600.0)
     with raised_once_sent(house, 5, TaskTimeout), pytest.raises(TaskTimeout):
         house.run(ROWS)
     assert {row["status"] for row in house.requests()} == {"error"}

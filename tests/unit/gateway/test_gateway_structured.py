@@ -103,8 +103,8 @@ def test_an_image_that_changes_under_way_costs_nothing(
 def test_a_plan_counts_rows_with_images_as_calls_and_reads_none(
     house: House, vendor: VendorDouble, scans: Path
 ) -> None:
+    from airflow_ai_provider.core.jobs.plan import plan_spend
     from airflow_ai_provider.gateway.job import Caller
-    from airflow_ai_provider.gateway.plan import plan_spend
 
     job = house.job(rows(scans, "a.png", "gone.png"), prompt=PROMPT)
     plan = plan_spend(job, Caller("dag", "run-1", "answer"), house.settings)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from airflow.cli.cli_parser import get_parser
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 
 POLICY = """\

@@ -14,8 +14,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import text
 
+from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.run import run_map
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.rollup import repair_day

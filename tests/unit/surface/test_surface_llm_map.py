@@ -79,9 +79,9 @@ class Heart:
 @pytest.fixture
 def heart(monkeypatch: pytest.MonkeyPatch) -> Heart:
     double = Heart()
-    module = types.ModuleType("airflow_ai_provider.gateway.run")
+    module = types.ModuleType("airflow_ai_provider.core.jobs.llm_map")
     module.run_map = double.run_map  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "airflow_ai_provider.gateway.run", module)
+    monkeypatch.setitem(sys.modules, "airflow_ai_provider.core.jobs.llm_map", module)
     return double
 
 

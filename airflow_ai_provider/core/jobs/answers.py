@@ -5,14 +5,16 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from airflow_ai_provider.core.jobs.tally import Tally
 from airflow_ai_provider.core.pipeline.answer import Answer
 from airflow_ai_provider.errors import SourceError
+from airflow_ai_provider.ledger.money import usd_from_nano
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
 
 ROW_KEY_COLUMN = "row_number"
@@ -81,27 +83,32 @@ def _from_bytes(kind: pa.DataType, values: bytes) -> pa.Array[Any]:
     return pa.Array.from_buffers(kind, len(values) * 8 // kind.bit_width, [None, pa.py_buffer(values)])
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counts of rows and sums of money and tokens; parts add up to shards, shards to sinks."""
+@dataclass
+class AnswerTally(Tally):
+    """Counts of rows by status, and sums of what answering them took. Money is nano-dollars."""
 
-    rows: int = 0
+    spent: ClassVar[frozenset[str]] = frozenset(
+        {"input_tokens", "output_tokens", "cached_input_tokens", "cost_nano", "saved_nano", "short_nano"}
+    )
+
     ok: int = 0
     reused: int = 0
+    """Of ``ok``, those answered from the response store."""
     rejected: int = 0
     over_budget: int = 0
     error: int = 0
-    skipped: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
+    """Of ``input_tokens``, those that the vendor had in its cache."""
     cost_nano: int = 0
     saved_nano: int = 0
     short_nano: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
+    """What the rows over budget would have needed."""
 
     @classmethod
-    def of(cls, answers: Sequence[Answer]) -> Tally:
+    def of(cls, answers: Sequence[Answer]) -> AnswerTally:
+        """The counts of one batch."""
         by_status = Counter(answer.status for answer in answers)
         used = [answer.usage for answer in answers if answer.usage]
         return cls(
@@ -120,21 +127,7 @@ class Tally:
             errors=Counter(answer.error.partition(":")[0] for answer in answers if answer.error),
         )
 
-    @classmethod
-    def of_finished_part(cls, summary: dict[str, Any]) -> Tally:
-        """A part of an earlier try: its rows count, its money was spent then."""
-        known = ("rows", "ok", "reused", "rejected", "over_budget", "error")
-        counts = {name: int(summary.get(name, 0)) for name in known}
-        return cls(**counts, skipped=counts["rows"], errors=Counter(summary.get("errors", {})))
-
-    def add(self, other: Tally) -> None:
-        for name in self.__slots__:
-            if name == "errors":
-                self.errors.update(other.errors)
-            else:
-                setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def to_summary(self) -> dict[str, Any]:
-        """As it stands in a part's footer and in manifests."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name != "errors"}
-        return {**plain, "errors": dict(self.errors)}
+    def figures(self) -> list[str]:
+        problems = {"rejected": self.rejected, "over budget": self.over_budget, "errors": self.error}
+        said = [f"{name} {count:,}" for name, count in problems.items() if count]
+        return [f"reused {self.reused:,}", f"${usd_from_nano(self.cost_nano):.4f}", *said]

@@ -1,41 +1,40 @@
-"""Run a job: batches of a source through the gateway into a sink."""
+"""Answer every row of a source: the gateway as a job of the runner, and what it is opened with."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection
 
-from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.recover import recover_open
 from airflow_ai_provider.audit.seen import last_seen, remember
 from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.jobs.answers import AnswerTally, to_table
+from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Part, run_to_sink
+from airflow_ai_provider.core.jobs.validate import JobPlan, plan_job
+from airflow_ai_provider.core.pipeline.answer import FINAL
 from airflow_ai_provider.core.pipeline.batch import Pipeline
 from airflow_ai_provider.core.pipeline.deployments import OpenTiers, batches_at_once, open_deployments
 from airflow_ai_provider.core.pipeline.job_context import JobContext
 from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
-from airflow_ai_provider.gateway.batches import Batches
 from airflow_ai_provider.gateway.giving_up import GivingUp
 from airflow_ai_provider.gateway.identity import owner_id, request_id, token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
-from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, open_masker
-from airflow_ai_provider.gateway.progress import Progress, progress_line
-from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder, context_of
-from airflow_ai_provider.gateway.results import Tally
-from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
+from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder
+from airflow_ai_provider.gateway.reuse import ResponseStore
 from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews
 from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.gateway.traffic import CircuitChanged
-from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import Settled, recover
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.holds import TaskRef
@@ -48,14 +47,12 @@ from airflow_ai_provider.ledger.reviews import any_open
 from airflow_ai_provider.policy import Budget
 from airflow_ai_provider.policy.loading import LoadedPolicy, shown_path
 from airflow_ai_provider.privacy.keyring import Keyring
-from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.rows.sink import PartSink
 
 
 def run_map(
     job: MapJob,
     caller: Caller,
-    settings: Settings,
+    where: Settings | Installation,
     *,
     log: logging.Logger,
     on_notice: Callable[[Notice], None] | None = None,
@@ -68,17 +65,17 @@ def run_map(
     budget that this process is the first to notice. Raises errors of ``airflow_ai_provider.errors``; a bad row is no
     error but a row with a status.
     """
-    loaded = settings.load_policy()  # what is wrong with it is said before anything is opened
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
-        loaded = replace(loaded, read_at=ledger.of_host(loaded.read_at))
+    with opened(where) as installation:
+        loaded = installation.policy  # what is wrong with it is said before anything is opened
+        ledger = installation.ledger
         in_force = ledger.run(lambda conn, _again: _in_force(conn, loaded), read=True)
-        plan = plan_job(job, caller, settings, in_force, loaded=loaded)
-        log.info("%s", _parts_line(settings, ledger, plan, job))
+        plan = plan_job(job, caller, installation, in_force)
+        log.info("%s", _parts_line(installation, plan, job))
         # What was there before the job outlives it: the collector need not walk Airflow's heap for every batch.
         gc.freeze()
         try:
             task = TaskRef(job.team, caller.dag_id, caller.run_id, caller.task_id, caller.map_index, caller.try_number)
-            parts = _Parts(job, caller, settings, plan, ledger, log, on_notice, task, owner_id(ledger.now()))
+            parts = _Parts(job, caller, installation, plan, ledger, log, on_notice, task, owner_id(ledger.now()))
             summary: MapSummary = LoopThread(partial(_run, parts), wanted).run()
             return summary
         finally:
@@ -97,7 +94,7 @@ class _Parts:
 
     job: MapJob
     caller: Caller
-    settings: Settings
+    installation: Installation
     plan: JobPlan
     ledger: Ledger
     log: logging.Logger
@@ -113,23 +110,41 @@ class _Parts:
 
 
 async def _run(parts: _Parts, stop: asyncio.Event) -> MapSummary:
-    job, plan, log = parts.job, parts.plan, parts.log
-    options = parts.settings.storage_options
-    sink = PartSink(job.sink, fingerprint=plan.fingerprint, shard=job.shard, storage_options=options)
+    job, plan = parts.job, parts.plan
+    sink = parts.installation.sink(job.sink, plan.fingerprint, job.shard)
     sink.begin()
     async with _open_gateway(parts) as opened:
-        tally = opened.recovered
-        progress = Progress(log, tally, _rows_of_shard(plan.inspection.rows, job.batch_rows, job.shard))
-        reporter = asyncio.create_task(progress.report())
-        try:
-            await Batches(job, plan, sink, opened.gateway, tally, opened.at_once).run(stop)
-        finally:
-            reporter.cancel()
-        await opened.gateway.finish()
-        sink.commit(tally.to_summary())
-        log.info("%s", progress_line(tally, tally.rows, progress.seconds))
-        opened.summary = _summary(job, plan, tally, progress.seconds)
+        tally, rows = opened.recovered, plan.inspection.rows
+        work = _Map(job.key, opened.gateway)
+        seconds = await run_to_sink(
+            plan.feed, work, sink, tally, stop, log=parts.log, rows=rows, at_once=opened.at_once
+        )
+        opened.summary = _summary(job, plan, tally, seconds)
         return opened.summary
+
+
+class _Map(BatchJob):
+    """Has the gateway answer a batch."""
+
+    def __init__(self, key: str, gateway: Pipeline) -> None:
+        self._key = key
+        self._gateway = gateway
+
+    async def process(self, batch: Batch) -> Part:
+        answers = await self._gateway.answer(batch.rows.to_pylist(), batch.keys)
+        final = all(answer.status in FINAL for answer in answers)
+        table = to_table(batch.rows, batch.keys, self._key, answers)
+        return Part(table, AnswerTally.of(answers).to_summary(), final)
+
+    def resumed(self, batch: Batch, counts: Mapping[str, Any]) -> None:
+        if counts["ok"]:
+            self._gateway.had_good_rows()
+
+    async def stop(self, grace_seconds: float) -> None:
+        await self._gateway.stop(grace_seconds)
+
+    async def finish(self) -> None:
+        await self._gateway.finish()
 
 
 @dataclass(slots=True)
@@ -139,7 +154,7 @@ class _Opened:
     gateway: Pipeline
     at_once: int
     """Batches under way at the same time."""
-    recovered: Tally
+    recovered: AnswerTally
     """What a dead predecessor's calls were captured at."""
     summary: MapSummary | None = None
 
@@ -147,15 +162,14 @@ class _Opened:
 @asynccontextmanager
 async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
     """Open what the gateway needs, in the order of what each needs; close all of it, whatever happens."""
-    job, settings, plan = parts.job, parts.settings, parts.plan
-    keyring = open_shared_keyring(settings, parts.ledger)
-    spool, context = settings.audit_spool(), context_of(parts.caller, job.team)
-    with Trail(spool, LedgerAuditStore(parts.ledger), context=context, clock=parts.ledger.now) as trail:
+    job, settings, plan = parts.job, parts.installation.settings, parts.plan
+    keyring = parts.installation.keyring()
+    with parts.installation.trail(parts.caller, job.team) as trail:
         recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
         tiers = _open_tiers(parts, recorder)
         recorder.task_started(plan.loaded, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.loaded.file.digest)
-        for recovery in recover_open(spool, parts.ledger.now()):
+        for recovery in recover_open(settings.audit_spool(), parts.ledger.now()):
             trail.emit("segment.recovered", "unknown", **recovery.fields())
         recovered = _settle_predecessor(parts, recorder)
         error_type: str | None = None
@@ -177,7 +191,7 @@ def _open_tiers(parts: _Parts, recorder: Recorder) -> OpenTiers:
     return open_deployments(
         plan.policy,
         plan.route,
-        parts.settings,
+        parts.installation.settings,
         team=job.team,
         worker=parts.instance,
         on_circuit=partial(_note_circuit, parts.log, recorder),
@@ -193,12 +207,12 @@ def _pipeline(
     parts: _Parts, keyring: Keyring, recorder: Recorder, tiers: OpenTiers, closing: AsyncExitStack
 ) -> Pipeline:
     """Open the pipeline and its parts, which ``closing`` closes: the journal first, which still has rows to write."""
-    job, settings, plan, task = parts.job, parts.settings, parts.plan, parts.task
+    job, plan, task = parts.job, parts.plan, parts.task
     router = Router(job.route, plan.route, tiers)
-    for opened in {each.name: each for tier in tiers.values() for each in tier}.values():
-        closing.push_async_callback(opened.gate.close)
-        closing.push_async_callback(opened.provider.close)
-    store = ResponseStore(open_responses(settings.cache_url, settings.home), keyring, task=parts.instance)
+    for deployment in {each.name: each for tier in tiers.values() for each in tier}.values():
+        closing.push_async_callback(deployment.gate.close)
+        closing.push_async_callback(deployment.provider.close)
+    store = ResponseStore(parts.installation.responses(), keyring, task=parts.instance)
     closing.push_async_callback(store.close)
     waiting = parts.ledger.run(lambda conn, _again: any_open(conn, task), read=True)
     on_given_up = partial(_note_given_up, parts.log, recorder)
@@ -213,7 +227,7 @@ def _pipeline(
             route_name=job.route,
             route=plan.route,
             budgets=plan.budgets,
-            read_at=plan.loaded.read_at,
+            read_at=parts.ledger.of_host(plan.loaded.read_at),
             stated_in=plan.loaded.stated_in,
             output_schema=job.output_schema,
             tools=job.tools,
@@ -246,7 +260,7 @@ def _preparer(parts: _Parts, keyring: Keyring, router: Router) -> Preparer:
         plan.terms,
         json=job.output_schema is not None,
         tools=bool(job.tools),
-        storage_options=parts.settings.storage_options,
+        storage_options=parts.installation.settings.storage_options,
     )
 
 
@@ -262,7 +276,7 @@ def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None
         remember(notes, str(settings.policy_path), digest)
 
 
-def _settle_predecessor(parts: _Parts, recorder: Recorder) -> Tally:
+def _settle_predecessor(parts: _Parts, recorder: Recorder) -> AnswerTally:
     """Capture what a dead try of this task left open, before anything new is sent.
 
     As everywhere, the events are durable before the ledger's transaction is.
@@ -279,7 +293,7 @@ def _settle_predecessor(parts: _Parts, recorder: Recorder) -> Tally:
     parts.ledger.run(settle_what_is_open)
     if told:
         parts.log.warning("an earlier try died with %d calls in flight; they are in the ledger as unknown", len(told))
-    return Tally(cost_nano=sum(item.cost_nano for item in told.values()))
+    return AnswerTally(cost_nano=sum(item.cost_nano for item in told.values()))
 
 
 def _tell(log: logging.Logger, on_notice: Callable[[Notice], None] | None, notice: Notice) -> None:
@@ -311,12 +325,7 @@ def _note_given_up(log: logging.Logger, recorder: Recorder, deployment: str, mes
     recorder.circuit_changed(deployment, opened=True, reason="given_up")
 
 
-def _rows_of_shard(rows: int, batch_rows: int, shard: Shard) -> int:
-    starts = range(shard.index * batch_rows, rows, shard.count * batch_rows)
-    return sum(min(batch_rows, rows - start) for start in starts)
-
-
-def _summary(job: MapJob, plan: JobPlan, tally: Tally, seconds: float) -> MapSummary:
+def _summary(job: MapJob, plan: JobPlan, tally: AnswerTally, seconds: float) -> MapSummary:
     return MapSummary(
         sink=job.sink,
         rows=tally.rows,
@@ -331,18 +340,19 @@ def _summary(job: MapJob, plan: JobPlan, tally: Tally, seconds: float) -> MapSum
         cached_input_tokens=tally.cached_input_tokens,
         cost_usd=f"{usd_from_nano(tally.cost_nano):.9f}",
         saved_usd=f"{usd_from_nano(tally.saved_nano):.9f}",
-        seconds=round(seconds, 3),
+        seconds=seconds,
         errors=dict(tally.errors),
         short_usd=f"{usd_from_nano(tally.short_nano):.9f}",
         over_budget_then=plan.route.over_budget,
     )
 
 
-def _parts_line(settings: Settings, ledger: Ledger, plan: JobPlan, job: MapJob) -> str:
+def _parts_line(installation: Installation, plan: JobPlan, job: MapJob) -> str:
     """Which parts this task uses, embedded or real; without secrets."""
+    settings = installation.settings
     models = sorted({plan.policy.deployments[name].model for name in plan.route.deployments})
     parts = {
-        "ledger": ledger.place,
+        "ledger": installation.ledger.place,
         "response store": "Redis" if settings.cache_url else f"SQLite {settings.home / 'responses.db'}",
         "audit": settings.archive_uri or str(settings.home / "audit"),
         "models": ", ".join(models),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from airflow_ai_provider.core.jobs.plan import SpendPlan
 from airflow_ai_provider.gateway.estimate import BudgetLine, DeploymentFigures
-from airflow_ai_provider.gateway.plan import SpendPlan
 from airflow_ai_provider.ledger.money import usd_from_nano
 
 

@@ -1,4 +1,4 @@
-"""Everything about a job that can be known before money is spent: what fails here costs nothing."""
+"""Validate a job before money is spent: what fails here costs nothing."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from functools import partial
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.jobs.answers import check_output_columns
+from airflow_ai_provider.core.jobs.runner import Feed, fingerprint
 from airflow_ai_provider.errors import AIProviderError, PolicyError
 from airflow_ai_provider.gateway.attachments import AttachmentReader
 from airflow_ai_provider.gateway.checks import AnswerChecks
 from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.gateway.providers import check_deployment
 from airflow_ai_provider.gateway.render import Renderer, read_system
-from airflow_ai_provider.gateway.results import check_output_columns
 from airflow_ai_provider.gateway.routing import Terms, terms_of
 from airflow_ai_provider.gateway.settings import Settings
 from airflow_ai_provider.ledger.prices import model_facts
 from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, Tier, load_policy
 from airflow_ai_provider.policy.loading import LoadedPolicy
-from airflow_ai_provider.rows.defaults import DefaultedSource
 from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
-from airflow_ai_provider.rows.source import Source, open_source
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -41,7 +39,7 @@ class JobPlan:
     """Those of the policy; the ledger knows of others."""
     renderer: Renderer
     checks: AnswerChecks
-    source: Source
+    feed: Feed
     inspection: Inspection
     terms: Mapping[Tier, Terms]
     """What each tier asks with; system prompts are their text."""
@@ -54,20 +52,29 @@ class JobPlan:
 def plan_job(
     job: MapJob,
     caller: Caller,
-    settings: Settings,
+    where: Settings | Installation,
     in_force: Sequence[Budget] | None = None,
     *,
-    loaded: LoadedPolicy | None = None,
     defaults: Mapping[str, str] | None = None,
 ) -> JobPlan:
-    """Look everything over, the source included (one pass over its key column).
+    """Validate a job, its source included (one pass over its key column).
 
-    ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand; ``loaded`` is the policy
-    where it was read before; ``defaults`` are columns that the rows get where the source lacks them. Raises
-    ``PolicyError``, ``PromptError`` or ``SourceError`` that names the place and the remedy, and ``PrivacyError`` for a
-    prompt with attachments that the route does not let out.
+    ``in_force`` are the policy's budgets and those set by hand, where the ledger is at hand; ``defaults`` are columns
+    that the rows get where the source lacks them. Raises ``PolicyError``, ``PromptError`` or ``SourceError`` that names
+    the place and the remedy, and ``PrivacyError`` for a prompt with attachments that the route does not let out.
     """
-    loaded = loaded or settings.load_policy()
+    with opened(where) as installation:
+        return _plan_job(job, caller, installation, in_force, defaults)
+
+
+def _plan_job(
+    job: MapJob,
+    caller: Caller,
+    installation: Installation,
+    in_force: Sequence[Budget] | None,
+    defaults: Mapping[str, str] | None,
+) -> JobPlan:
+    loaded = installation.policy
     policy = loaded.policy
     policy.require_team(job.team, dag=caller.dag_id, route=job.route)
     route = policy.route(job.route)
@@ -86,25 +93,29 @@ def plan_job(
         tools=job.tools,
         tool_choice=job.tool_choice,
     )
-    source: Source = open_source(job.source, storage_options=settings.storage_options, database=settings.database)
-    if defaults:
-        source = DefaultedSource(source, defaults)
+    source = installation.source(job.source, defaults)
     columns = source.columns()
     require_columns(job.source, columns, {"key": [] if job.key == ROW_NUMBER_KEY else [job.key]})
     _check_routing_columns(job.route, route, columns)
     renderer.check_columns(columns)
     check_output_columns(job.source, columns, job.key)
     inspection = inspect(source, key=job.key, columns=[])
+    feed = Feed(source, job.key, job.shard, job.batch_rows)
     return JobPlan(
         policy=policy,
         route=route,
         budgets=budgets,
         renderer=renderer,
         checks=checks,
-        source=source,
+        feed=feed,
         inspection=inspection,
         terms=terms,
-        fingerprint=_fingerprint(job, caller, policy, renderer, terms, inspection),
+        fingerprint=fingerprint(
+            caller,
+            feed,
+            (inspection.version, inspection.rows, inspection.columns),
+            **_decides(job, policy, renderer, terms),
+        ),
         loaded=loaded,
     )
 
@@ -153,23 +164,18 @@ def _finding(look: Callable[[], Any]) -> list[str]:
     return []
 
 
-def _fingerprint(
-    job: MapJob, caller: Caller, policy: Policy, renderer: Renderer, terms: Mapping[Tier, Terms], inspection: Inspection
-) -> str:
-    """A retry that finds the same fingerprint keeps finished parts. Budgets are left out: a raise changes no row."""
+def _decides(job: MapJob, policy: Policy, renderer: Renderer, terms: Mapping[Tier, Terms]) -> dict[str, Any]:
+    """What decides the answers, besides the rows. Budgets are left out: a raise changes no row."""
     route = policy.routes[job.route]
     used = sorted(route.deployments)
-    parts = {
-        "caller": (caller.dag_id, caller.run_id, caller.task_id),
-        "source": (job.source, inspection.version, inspection.rows, inspection.columns),
-        "job": (job.key, job.team, job.route, job.max_tokens, job.batch_rows, job.output_schema),
+    return {
+        "job": (job.team, job.route, job.max_tokens, job.output_schema),
         "answer": (_model_version(job.output_model), job.tools, job.tool_choice),
         "prompt": (renderer.version, _code_version(job.prompt), [terms[tier].system_prompt for tier in sorted(terms)]),
         "route": route.model_dump(mode="json", by_alias=True),
         "deployments": {name: policy.deployments[name].model_dump(mode="json") for name in used},
         "masking": None if route.masking == NO_MASKING else policy.masking[route.masking].model_dump(mode="json"),
     }
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _code_version(prompt: object) -> str | None:

@@ -18,8 +18,11 @@ from functools import partial
 from heapq import nlargest
 
 import numpy as np
-import pyarrow as pa
 
+from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Runner
+from airflow_ai_provider.core.jobs.tally import Tally
+from airflow_ai_provider.core.jobs.validate import JobPlan, plan_job
 from airflow_ai_provider.core.pipeline import transitions
 from airflow_ai_provider.core.pipeline.deployments import (
     PricedDeployment,
@@ -29,6 +32,7 @@ from airflow_ai_provider.core.pipeline.deployments import (
 )
 from airflow_ai_provider.core.pipeline.job_context import CacheScope
 from airflow_ai_provider.core.pipeline.lookup import RowLookup
+from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
 from airflow_ai_provider.core.pipeline.row import RowState
 from airflow_ai_provider.core.pipeline.transitions import Rules
 from airflow_ai_provider.errors import PrivacyError, PromptError
@@ -42,24 +46,17 @@ from airflow_ai_provider.gateway.estimate import (
 )
 from airflow_ai_provider.gateway.identity import token_scope
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.preflight import JobPlan, plan_job
 from airflow_ai_provider.gateway.prepare import Preparer, RowRequest, open_masker
-from airflow_ai_provider.gateway.reuse import ResponseStore, open_responses
+from airflow_ai_provider.gateway.reuse import ResponseStore
 from airflow_ai_provider.gateway.routing import Router
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, tokens_of
 from airflow_ai_provider.gateway.tools import tools_bytes
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.history import CallHistory, call_history
 from airflow_ai_provider.ledger.limits import budgets_in_force
 from airflow_ai_provider.ledger.room import Room, Scope, rooms
-from airflow_ai_provider.ledger.shared_keys import KEYRING, registered_keys
 from airflow_ai_provider.policy import Tier
 from airflow_ai_provider.privacy.keyring import Keyring
-from airflow_ai_provider.rows.keys import key_values, keys_digest
-from airflow_ai_provider.rows.sink import PartSink
 
 Watch = Callable[[int, int], None]
 """Called with the rows looked at so far, and how many there are."""
@@ -146,7 +143,7 @@ def budget_lines(plans: Sequence[SpendPlan]) -> list[BudgetLine]:
 def plan_spend(
     job: MapJob,
     caller: Caller,
-    settings: Settings,
+    where: Settings | Installation,
     *,
     defaults: Mapping[str, str] | None = None,
     watch: Watch | None = None,
@@ -156,32 +153,35 @@ def plan_spend(
     ``defaults`` stand for columns that the source does not have yet. A job whose sink is empty is planned as if nothing
     were written. Raises what running the job would raise before its first call.
     """
-    loaded = settings.load_policy()
-    policy = loaded.policy
     scope = Scope(job.team, caller.dag_id, caller.run_id, job.route)
-    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
-        now = ledger.now()
-        in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
-        history = call_history(conn, dag_id=caller.dag_id, task_id=caller.task_id, now=now)
-        budgets = rooms(conn, policy.budgets, scope, now)
-        keyring = _keyring(settings, ledger)
-    plan = plan_job(job, caller, settings, in_force, loaded=loaded, defaults=defaults)
-    return asyncio.run(_Look(job, caller, settings, plan, history, keyring).over_all(budgets, watch))
+    with opened(where) as installation:
+        policy, ledger = installation.policy.policy, installation.ledger
+        with ledger.read() as conn:
+            now = ledger.now()
+            in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
+            history = call_history(conn, dag_id=caller.dag_id, task_id=caller.task_id, now=now)
+            budgets = rooms(conn, policy.budgets, scope, now)
+        keyring = installation.existing_keyring()
+        plan = plan_job(job, caller, installation, in_force, defaults=defaults)
+        look = _Look(job, caller, installation, plan, history, keyring)
+        made: SpendPlan = LoopThread(partial(look.over_all, budgets, watch)).run()
+        return made
 
 
-class _Look:
+class _Look(BatchJob):
     """One pass over a job's rows."""
 
     def __init__(
         self,
         job: MapJob,
         caller: Caller,
-        settings: Settings,
+        installation: Installation,
         plan: JobPlan,
         history: Sequence[CallHistory],
         keyring: Keyring | None,
     ) -> None:
-        self._job, self._caller, self._plan, self._settings = job, caller, plan, settings
+        self._job, self._caller, self._plan, self._installation = job, caller, plan, installation
+        settings = installation.settings
         self._keyring = keyring
         masker = open_masker(
             plan.policy,
@@ -217,56 +217,48 @@ class _Look:
         self._forecast = Forecast(plan.route, self._tiers, history, self._router)
         self._asked = _Digests()
         self._counts: Counter[str] = Counter()
+        self._finished = Tally()
         self._refused: Counter[str] = Counter()
         self._routed: Counter[str] = Counter()
         self._holds: list[int] = []
         """What each batch can hold at once."""
 
-    async def over_all(self, budgets: Sequence[Room], watch: Watch | None) -> SpendPlan:
-        store = _open_store(self._settings, self._keyring)
-        scope = CacheScope(self._plan.route, self._job.team, self._caller)
-        lookup = RowLookup(self._tiers, self._router, store, scope, self._plan.checks, self._rules)
+    async def over_all(self, budgets: Sequence[Room], watch: Watch | None, stop: asyncio.Event) -> SpendPlan:
+        """Look at every row of the job's shard that no earlier try has finished."""
+        job, plan = self._job, self._plan
+        sink = self._installation.sink(job.sink, plan.fingerprint, job.shard) if job.sink else None
+        store = self._open_store()
+        scope = CacheScope(plan.route, job.team, self._caller)
+        self._lookup = RowLookup(self._tiers, self._router, store, scope, plan.checks, self._rules)
         try:
-            await self._pass(lookup, watch)
+            await Runner(plan.feed, self, self._finished, sink, seen=self._seen(watch)).run(stop)
         finally:
             if store is not None:
                 await store.close()
         return self._made(budgets)
 
-    async def _pass(self, lookup: RowLookup[PricedDeployment], watch: Watch | None) -> None:
-        job, sink, first_row = self._job, self._sink(), 0
-        for index, batch in enumerate(self._plan.source.batches(job.batch_rows)):
-            if job.shard.owns(index):
-                self._counts["rows"] += batch.num_rows
-                keys = key_values(batch, job.key, first_row)
-                part = sink.finished(index) if sink is not None else None
-                if part is not None and part.summary.get("keys") == keys_digest(keys):
-                    self._counts["finished"] += batch.num_rows
-                else:
-                    await self._batch(lookup, batch, keys)
-            first_row += batch.num_rows
-            if watch is not None:
-                watch(first_row, self._plan.inspection.rows)
+    def _seen(self, watch: Watch | None) -> Callable[[int], None]:
+        return lambda rows: watch(rows, self._plan.inspection.rows) if watch is not None else None
 
-    def _sink(self) -> PartSink | None:
-        if not self._job.sink:
+    def _open_store(self) -> ResponseStore | None:
+        """The response store, where there can be something in it."""
+        if self._keyring is None or not self._installation.has_responses:
             return None
-        options = self._settings.storage_options
-        fingerprint = self._plan.fingerprint
-        return PartSink(self._job.sink, fingerprint=fingerprint, shard=self._job.shard, storage_options=options)
+        return ResponseStore(self._installation.responses(), self._keyring)
 
-    async def _batch(self, lookup: RowLookup[PricedDeployment], batch: pa.RecordBatch, keys: Sequence[str]) -> None:
+    async def process(self, batch: Batch) -> None:
         """Take the rows as far as a run takes them without a call, a rejected answer's escalation included."""
-        rows = [RowState[PricedDeployment](request, "", request.tier) for request in self._prepared(batch, keys)]
+        self._counts["rows"] += batch.rows.num_rows
+        rows = [RowState[PricedDeployment](request, "", request.tier) for request in self._prepared(batch)]
         under_way = rows
         while under_way:
             for row in under_way:
-                lookup.route(row)
-            await lookup.find([row for row in under_way if row.step == "routed"])
+                self._lookup.route(row)
+            await self._lookup.find([row for row in under_way if row.step == "routed"])
             found = [row for row in under_way if row.step == "cached"]
             for row in found:
                 transitions.reuse_recorded(row)  # nothing is: a plan has no row in the ledger
-                lookup.judge(row)
+                self._lookup.judge(row)
             under_way = [row for row in found if row.step == "prepared"]
         for row in rows:
             if row.failure is not None:
@@ -275,8 +267,8 @@ class _Look:
         self._counts["stored"] += sum(row.answered is not None and row.step != "routed" for row in rows)
         self._count_calls(missing)
 
-    def _prepared(self, batch: pa.RecordBatch, keys: Sequence[str]) -> Iterator[RowRequest]:
-        for row, key in zip(batch.to_pylist(), keys, strict=True):
+    def _prepared(self, batch: Batch) -> Iterator[RowRequest]:
+        for row, key in zip(batch.rows.to_pylist(), batch.keys, strict=True):
             try:
                 prepared = self._preparer.prepare(row, key)
                 self._routed[f"{prepared.tier} ({prepared.routed_by})"] += 1
@@ -310,8 +302,8 @@ class _Look:
         at_once = batches_at_once(self._tiers, self._job.batch_rows)
         return SpendPlan(
             source_rows=self._plan.inspection.rows,
-            rows=counts["rows"],
-            finished=counts["finished"],
+            rows=counts["rows"] + self._finished.rows,
+            finished=self._finished.rows,
             stored=counts["stored"],
             equal=counts["equal"],
             routed=dict(self._routed),
@@ -368,20 +360,6 @@ def _seconds(figures: Sequence[DeploymentFigures]) -> float:
     return max(seconds.values(), default=0.0)
 
 
-def _keyring(settings: Settings, ledger: Ledger) -> Keyring | None:
-    """The installation's keyring; ``None`` where there is none yet: a plan makes no file that its user would own."""
-    if not settings.keyring and not (settings.home / "keyring.json").exists() and not registered_keys(ledger, KEYRING):
-        return None
-    return open_shared_keyring(settings, ledger, create=False, register=False)
-
-
 def _passing_keyring() -> Keyring:
     """Keys of no other use than that tokens have their length."""
     return Keyring("plan", {"plan": secrets.token_bytes(32)})
-
-
-def _open_store(settings: Settings, keyring: Keyring | None) -> ResponseStore | None:
-    """The response store, where there can be something in it."""
-    if keyring is None or not (settings.cache_url or (settings.home / "responses.db").exists()):
-        return None
-    return ResponseStore(open_responses(settings.cache_url, settings.home), keyring)
