@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import Context
 
 from airflow_ai_provider.operators.base import HeartOperator, at_least_one, parse_time_shard, require_text
 from airflow_ai_provider.rows.shard import Shard
-
-if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.settings import Settings
-    from airflow_ai_provider.vectors.sync import SyncReport
 
 
 class EmbedSyncOperator(HeartOperator):
@@ -51,49 +46,19 @@ class EmbedSyncOperator(HeartOperator):
         self.overlap = overlap
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.vectors.documents import read_documents
-        from airflow_ai_provider.vectors.store import MilvusStore
-        from airflow_ai_provider.vectors.sync import sync
-
-        settings = settings_from_airflow()
-        documents = read_documents(self.source, settings.storage_options)
-        with MilvusStore(settings.vectors_uri or settings.home / "vectors", settings.vectors_token) as store:
-            report = sync(
-                documents,
-                store,
-                self.collection,
-                delete_missing=self.delete_missing,
-                max_chars=self.max_chars,
-                overlap=self.overlap,
-            )
-            self.log.info(
-                "collection %s at %s: %d documents, %d chunks; %d added, %d changed, %d deleted, %d unreadable",
-                self.collection,
-                store.place,
-                report.documents,
-                report.chunks,
-                report.added,
-                report.changed,
-                report.deleted,
-                len(report.failed),
-            )
-        self._record(settings, context, report)
-        return {**asdict(report), "failed": [{"doc_id": doc_id, "reason": why} for doc_id, why in report.failed]}
-
-    def _record(self, settings: Settings, context: Context, report: SyncReport) -> None:
-        from airflow_ai_provider.hooks.audit import record
+        from airflow_ai_provider.core.jobs.embed import EmbedSync, sync_collection
         from airflow_ai_provider.hooks.context import caller_from_context
+        from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-        counts: dict[str, Any] = {
-            "documents": report.documents,
-            "documents_added": report.added,
-            "documents_changed": report.changed,
-            "documents_removed": report.deleted,
-            "chunks": report.chunks,
-        }
-        caller = caller_from_context(context)
-        record(settings, "documents.synced", caller, team=self.team, collection=self.collection, **counts)
+        job = EmbedSync(
+            source=self.source,
+            collection=self.collection,
+            team=self.team,
+            delete_missing=self.delete_missing,
+            max_chars=self.max_chars,
+            overlap=self.overlap,
+        )
+        return sync_collection(job, caller_from_context(context), settings_from_airflow(), log=self.log)
 
 
 class RetrieveOperator(HeartOperator):
