@@ -17,7 +17,9 @@ from rows_place import Place
 from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
 from services_s3 import S3Store, s3_store
 from services_search import OpenSearchServer, search_server
+from temporary import use_own_folder
 
+use_own_folder()
 if "airflow" not in sys.modules:
     # Airflow reads its home when it is first imported; a test must never write to the user's own.
     os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")

@@ -15,6 +15,7 @@ Not in it: more of the query language than the product uses, more than one node,
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 import re
@@ -96,6 +97,8 @@ class SearchDouble(WebThread):
         self.indices: dict[str, Any] = {}
         """Mappings of plain indices."""
         self.takes_ids = takes_ids
+        self.hold_after: int | None = None
+        """Once so many documents were taken, requests get no answer until this is ``None``."""
         self._login = login
         self._has_lifecycle = not without_lifecycle
         self._random = random.Random(seed)
@@ -116,6 +119,8 @@ class SearchDouble(WebThread):
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         raw = await request.read()
+        while self.hold_after is not None and self.outcomes["201"] >= self.hold_after:  # noqa: ASYNC110 - a test's thread sets it
+            await asyncio.sleep(0.01)
         with self._lock:
             try:
                 status, body = self._answer(request, raw)

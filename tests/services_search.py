@@ -12,7 +12,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -59,7 +58,8 @@ def class_path() -> str:
     for program, need in (("javac", "a JDK (11 or newer)"), ("mvn", "Maven")):
         if shutil.which(program) is None:
             raise MissingService(f"OpenSearch needs {need}, and {program} is not on PATH")
-    cached = Path(tempfile.gettempdir()) / f"airflow-ai-opensearch-{os.getuid()}.classpath"
+    cached = Path.home() / ".m2" / "airflow-ai-opensearch.classpath"
+    cached.parent.mkdir(exist_ok=True)
     if not _is_whole(cached):
         _resolve(cached)
     return cached.read_text()

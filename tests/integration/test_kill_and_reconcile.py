@@ -171,9 +171,12 @@ def prove(lab: Lab, *, rows: int, workers: int, kills: int, seed: int) -> None:
         with watch.watching():
             crew.start()
             for moment in moments:
+                # However late the kill comes on a busy machine, the job is not through by then.
+                lab.vendor.configure(hold_after=moment + rows // 10)
                 wait_for_requests(lab.vendor, moment)
                 time.sleep(rng.uniform(0, 0.1))
                 crew.kill_one()
+            lab.vendor.configure(hold_after=None)
             crew.finish()
         wait_until_idle(lab.vendor)
         watch.sample()
@@ -203,16 +206,12 @@ def prove(lab: Lab, *, rows: int, workers: int, kills: int, seed: int) -> None:
 
 
 def wait_for_requests(vendor: Vendor, number: int) -> None:
-    deadline = time.monotonic() + 60
-    while (stats := vendor.stats()).requests < number:
-        assert time.monotonic() < deadline, stats
+    while vendor.stats().requests < number:
         time.sleep(0.005)
 
 
 def wait_until_idle(vendor: Vendor) -> None:
-    deadline = time.monotonic() + 20
-    while (stats := vendor.stats()).in_flight:
-        assert time.monotonic() < deadline, stats
+    while vendor.stats().in_flight:
         time.sleep(0.02)
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 from map_lab import Lab, questions, write_jsonl
 from services import RedisServer
 
@@ -63,7 +64,7 @@ def test_two_workers_share_answers(
 def test_redis_dies_in_the_middle(
     tmp_path: Path, paid_vendor: VendorProcess, redis_service: RedisServer, empty_redis_url: str
 ) -> None:
-    paid_vendor.configure(latency=Latency(0.05))
+    paid_vendor.configure(latency=Latency(0.05), hold_after=150)
     lab = Lab(tmp_path, paid_vendor, cache_url=empty_redis_url, route=TEAM_REUSE, deployment={"concurrency": 16})
     rows = questions(400)
     source = write_jsonl(tmp_path / "in.jsonl", rows)
@@ -73,7 +74,8 @@ def test_redis_dies_in_the_middle(
             assert process.running
             time.sleep(0.005)
         redis_service.crash()
-        summary = process.summary(60)
+        paid_vendor.configure(hold_after=None)
+        summary = process.summary()
         without = lab.run(source, caller={"run_id": "run-2"})
     finally:
         redis_service.start()
@@ -93,9 +95,9 @@ def test_redis_comes_back_in_the_middle(
     tmp_path: Path, paid_vendor: VendorProcess, redis_service: RedisServer, empty_redis_url: str
 ) -> None:
     """A job that began without Redis uses it once it is there."""
-    paid_vendor.configure(latency=Latency(0.05))
+    paid_vendor.configure(latency=Latency(0.05), hold_after=100)
     lab = Lab(tmp_path, paid_vendor, cache_url=empty_redis_url, route=TEAM_REUSE, deployment={"concurrency": 16})
-    source = write_jsonl(tmp_path / "in.jsonl", questions(300))
+    source = write_jsonl(tmp_path / "in.jsonl", questions(600))
     redis_service.crash()
     try:
         process = lab.start(lab.spec(source))
@@ -104,11 +106,24 @@ def test_redis_comes_back_in_the_middle(
             time.sleep(0.005)
     finally:
         redis_service.start()
-    assert process.summary(60)["ok"] == 300
+    answered = 100
+    while not stored(redis_service):  # the job asks a store that was away again after a while only
+        answered += 8
+        assert answered < 450, "Redis is not used although it is there"
+        paid_vendor.configure(hold_after=answered)
+        time.sleep(0.2)
+    paid_vendor.configure(hold_after=None)
+    assert process.summary()["ok"] == 600
     later = lab.run(source, caller={"run_id": "run-2"})
-    assert (later["ok"], later["error"]) == (300, 0)
+    assert (later["ok"], later["error"]) == (600, 0)
     assert later["reused"] > 100
-    assert len(paid_vendor.invoice()) == 600 - later["reused"]
+    assert len(paid_vendor.invoice()) == 1200 - later["reused"]
     with lab.books() as books:
         books.assert_settled()
         books.assert_never_below(paid_vendor.invoice())
+
+
+def stored(server: RedisServer) -> bool:
+    """Whether Redis holds anything."""
+    with redis.Redis.from_url(server.url) as client:
+        return bool(client.dbsize())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 from typing import Any, Literal
 
 import pydantic
@@ -160,9 +159,8 @@ def test_an_answer_may_nest_as_deep_as_it_likes() -> None:
 
 def test_no_pattern_of_a_schema_can_be_made_slow() -> None:
     checks = AnswerChecks([], {"properties": {"a": {"pattern": "^(a+)+$"}}})
-    started = time.process_time()
+    # With backtracking this would take longer than the universe has.
     assert checks.problem(f'{{"a": "{"a" * 50_000}!"}}', "prompt") == "schema: a breaks rule 'pattern'"
-    assert time.process_time() - started < 5  # backtracking would take longer than the universe has
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ async def test_what_is_granted_to_a_row_that_has_gone_goes_back(bank: Bank) -> N
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
-    assert await asyncio.wait_for(batch.reserve(60), 10) is None
+    assert await asyncio.wait_for(batch.reserve(60), 60) is None
     assert bank.books() == (0, 60)
     await batch.close()
     assert bank.books() == (0, 0)

@@ -65,9 +65,11 @@ def test_what_is_out_comes_back_and_nothing_more_is_sent(house: House, error: ty
         house.run(ROWS)
     rows = house.requests()
     assert 0 < len(rows) < len(ROWS)
-    assert {row["status"] for row in rows} == {"ok"}
+    # An attempt may be in the ledger already, and not sent, when the job is told to stop.
+    sent = [row for row in rows if row["error_type"] != "stopped"]
+    assert {row["status"] for row in sent} == {"ok"}
     assert house.spent() == invoiced(house.vendor)
-    assert house.vendor.stats().requests == len(rows)
+    assert house.vendor.stats().requests == len(sent)
     assert house.left_over() == (0, 0)
 
 

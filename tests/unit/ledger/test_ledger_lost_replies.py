@@ -104,7 +104,7 @@ async def test_room_is_held_once_so_that_nobody_waits_for_what_no_row_will_relea
     assert bank.books() == (0, 80)
     for name in "ab":
         await bank.settle(await bank.open(batch, 40, name), 40)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await batch.reserve(30) == "team=support/total"
     await batch.close()
     assert bank.books() == (80, 0)

@@ -108,6 +108,34 @@ def test_servers_end_when_the_tests_are_killed_outright() -> None:
         assert time.monotonic() < deadline, f"{folder} is still there"
 
 
+@pytest.mark.parametrize("end", ["in order", "killed"])
+def test_what_a_run_of_the_tests_writes_to_the_temporary_folder_goes_with_it(tmp_path: Path, end: str) -> None:
+    """Also what a process left that it started and that was killed."""
+    leaves = "import tempfile, os; print(tempfile.mkdtemp(), flush=True); os.kill(os.getpid(), 9)"
+    script = (
+        f"import subprocess, sys; sys.path.insert(0, {str(TESTS)!r}); from temporary import use_own_folder\n"
+        f"use_own_folder(); use_own_folder()\n"
+        f"subprocess.run([sys.executable, '-c', {leaves!r}])\n"
+        "sys.stdin.read()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "AI_TESTS_FOLDER"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**environment, "TMPDIR": str(tmp_path)},
+    ) as run:
+        assert run.stdout is not None
+        left = Path(run.stdout.readline().strip())
+        assert left.is_dir()
+        assert left.parent.parent == tmp_path
+        if end == "killed":
+            run.kill()
+    while list(tmp_path.iterdir()):
+        time.sleep(0.02)
+
+
 def test_a_missing_server_is_named_with_the_command_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.find_postgres", lambda: None)
     monkeypatch.setattr("services.find_redis", lambda: None)

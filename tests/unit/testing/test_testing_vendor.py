@@ -283,7 +283,7 @@ async def test_a_double_that_holds_requests_can_be_stopped(http: aiohttp.ClientS
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110  (the double is no part of this loop)
             await asyncio.sleep(0.01)
 
