@@ -4,11 +4,13 @@
 SHELL := /bin/bash
 DEMO_HOME ?= .demo
 INPUT ?=
-# Tests run in so many processes, each with servers and databases of its own.
-WORKERS ?= 2
+# Tests run in so many processes, each with servers and databases of its own: two for a core, since they often wait.
+WORKERS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? 8 : 2 * cores)))
 PYTHON ?= $(shell scripts/find-python)
 UV := .tools/bin/uv
 RUN := .venv/bin
+PYTEST := $(RUN)/python -m pytest
+IN_PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Compiled modules are kept: Airflow starts many processes, and each would compile some thousand modules anew.
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed
@@ -30,12 +32,12 @@ standalone: $(STAMP) ## Airflow in a browser, with the demo's DAG and data
 
 test: $(STAMP_DEV) ## start the real servers, run the tests, stop them
 	@$(RUN)/python scripts/ensure_services.py
-	@$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/timing $(ARGS)
+	@$(PYTEST) $(IN_PARALLEL) --ignore=tests/timing $(ARGS)
 
 test-all: $(STAMP_DEV) ## the same, with all mixtures of a vendor's faults, and tests/timing: an hour
 	@$(RUN)/python scripts/ensure_services.py
-	@AI_TEST_EXAMPLES=500 $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/timing $(ARGS)
-	@$(RUN)/python -m pytest tests/timing
+	@AI_TEST_EXAMPLES=500 AI_TEST_FSYNC=on $(PYTEST) $(IN_PARALLEL) --ignore=tests/timing $(ARGS)
+	@$(PYTEST) tests/timing
 
 bench: $(STAMP_BENCH) ## run the benchmarks and print their tables
 	@$(RUN)/python scripts/ensure_services.py

@@ -29,15 +29,25 @@ if "airflow" not in sys.modules:
 settings.register_profile("here", deadline=None, derandomize=True)
 settings.load_profile("here")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole systems before units: begun last, a long file would keep one process busy while the others have ended."""
+    items.sort(key=lambda item: "unit" in item.path.parts)
+
+
 if TYPE_CHECKING:
     from airflow_ai_provider.testing.vendor import VendorDouble
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A real PostgreSQL server for the whole run. A test that stops it starts it again."""
+    """A real PostgreSQL server for the whole run. A test that stops it starts it again.
+
+    It does not wait for the disk, unless ``AI_TEST_FSYNC=on``: a power cut is the only crash in which that loses
+    anything, and no test can make one. A test of crashes has a server of its own all the same, which does wait.
+    """
     try:
-        with postgres_server() as server:
+        with postgres_server(fsync=os.environ.get("AI_TEST_FSYNC") == "on") as server:
             yield server
     except MissingService as missing:
         pytest.fail(str(missing), pytrace=False)
@@ -50,6 +60,34 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     yield postgres.create_database(name)
     postgres.start()
     postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres: PostgresServer) -> str:
+    """Name of a database with the ledger's tables, to be copied: a migration takes longer than most tests."""
+    from airflow_ai_provider.ledger.database import Ledger
+
+    Ledger.open(postgres.create_database("migrated")).close()
+    return "migrated"
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres: PostgresServer, migrated_database: str) -> Iterator[str]:
+    """SQLAlchemy URL of a database of this test's own with the ledger's tables, and nothing in them."""
+    name = f"test_{secrets.token_hex(6)}"
+    yield postgres.create_database(name, template=migrated_database)
+    postgres.start()
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a SQLite file."""
+    from airflow_ai_provider.ledger.database import Ledger
+
+    path = tmp_path_factory.mktemp("migrated") / "ledger.db"
+    Ledger.open(f"sqlite:///{path}").close()
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,7 @@ Two invariants:
 
 * No stray survives. A server runs in a session of its own, so that Ctrl-C reaches the tests alone and they stop
   it in order; if the tests are killed outright, a watcher sees its pipe close and ends the server.
-* What is tested is what runs in production: real servers, and PostgreSQL with ``fsync`` on unless a test that
-  proves nothing about durability turns it off.
+* What is tested is what runs in production: real servers, and PostgreSQL with ``fsync`` on where a test crashes it.
 
 Standard library only at import; scripts/ensure_services.py takes the look-up of binaries from here.
 """
@@ -237,9 +236,9 @@ class PostgresServer(Server):
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def create_database(self, name: str) -> str:
-        """Create an empty database and return its SQLAlchemy URL."""
-        self._execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    def create_database(self, name: str, *, template: str = "template0") -> str:
+        """Create a database, a copy of ``template`` or empty, and return its SQLAlchemy URL."""
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url_of(name)
 
     def drop_database(self, name: str) -> None:

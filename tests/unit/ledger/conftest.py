@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,17 @@ from airflow_ai_provider.ledger.database import Ledger
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a ledger with its tables, and nothing in them."""
+    if request.param == "sqlite":
+        made = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "ledger.db")
+        return f"sqlite:///{made}"
+    url: str = request.getfixturevalue("migrated_postgres_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a database without tables, or of a file that is not there."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_url")

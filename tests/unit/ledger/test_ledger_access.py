@@ -22,8 +22,8 @@ ROLE = 'ai "analysts" %'
 
 
 @pytest.fixture
-def ledger(postgres_url: str) -> Iterator[Ledger]:
-    with Ledger.open(postgres_url) as opened:
+def ledger(migrated_postgres_url: str) -> Iterator[Ledger]:
+    with Ledger.open(migrated_postgres_url) as opened:
         yield opened
         with opened.statements() as conn:
             for (role,) in conn.execute(

@@ -28,11 +28,11 @@ class Host:
 
 @pytest.mark.parametrize("off", [timedelta(minutes=-10), timedelta(0), timedelta(minutes=10), timedelta(days=400)])
 def test_the_time_is_the_databases_whatever_the_hosts_clock_says(
-    postgres_url: str, off: timedelta, caplog: pytest.LogCaptureFixture
+    migrated_postgres_url: str, off: timedelta, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = Host(off)
     clock = LedgerClock(host.now, host.monotonic)
-    with Ledger.open(postgres_url) as ledger, caplog.at_level(logging.WARNING, "airflow_ai_provider"):
+    with Ledger.open(migrated_postgres_url) as ledger, caplog.at_level(logging.WARNING, "airflow_ai_provider"):
         caplog.clear()
         for _ in range(2):
             with ledger.read() as conn:

@@ -43,10 +43,10 @@ def test_migrations_go_down_and_up_again_with_data_in_the_tables(ledger: Ledger)
     assert cost_report(ledger)[0]["requests"] == 1
 
 
-def test_opening_twice_changes_nothing(ledger_url: str) -> None:
-    with Ledger.open(ledger_url) as first:
+def test_opening_twice_changes_nothing(empty_ledger_url: str) -> None:
+    with Ledger.open(empty_ledger_url) as first:
         spend(first, 30)
-    with Ledger.open(ledger_url) as second:
+    with Ledger.open(empty_ledger_url) as second:
         assert cost_report(second)[0]["requests"] == 1
 
 

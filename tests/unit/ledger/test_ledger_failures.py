@@ -24,8 +24,8 @@ def backend(conn: Connection) -> int:
 
 
 @pytest.mark.parametrize("state", [*GONE, *BUSY])
-def test_a_server_that_cannot_now_is_waited_for(postgres_url: str, state: str) -> None:
-    with Ledger.open(postgres_url) as ledger:
+def test_a_server_that_cannot_now_is_waited_for(migrated_postgres_url: str, state: str) -> None:
+    with Ledger.open(migrated_postgres_url) as ledger:
         with ledger.read() as conn:
             before = backend(conn)
         tries = []
@@ -45,8 +45,8 @@ def test_a_server_that_cannot_now_is_waited_for(postgres_url: str, state: str) -
 
 
 @pytest.mark.parametrize("state", ["42501", "42P01", "23505", "22P02", "XX000"])
-def test_what_waiting_does_not_mend_is_raised_at_once(postgres_url: str, state: str) -> None:
-    with Ledger.open(postgres_url) as ledger:
+def test_what_waiting_does_not_mend_is_raised_at_once(migrated_postgres_url: str, state: str) -> None:
+    with Ledger.open(migrated_postgres_url) as ledger:
         tries = []
 
         def work(conn: Connection, again: bool) -> None:
@@ -59,8 +59,8 @@ def test_what_waiting_does_not_mend_is_raised_at_once(postgres_url: str, state: 
         assert ("4711" in str(caught.value)) == state.startswith("42"), "only class 42 never quotes a row"
 
 
-def test_a_pool_forgets_every_connection_to_a_demoted_server(postgres_url: str) -> None:
-    with Ledger.open(postgres_url) as ledger:
+def test_a_pool_forgets_every_connection_to_a_demoted_server(migrated_postgres_url: str) -> None:
+    with Ledger.open(migrated_postgres_url) as ledger:
         with ledger.read() as one, ledger.read() as two:
             before = {backend(one), backend(two)}
         with pytest.raises(LedgerUnavailable), ledger.write() as conn:

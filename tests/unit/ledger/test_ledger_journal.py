@@ -61,8 +61,8 @@ def wait_for_copy(ledger: Ledger) -> int:
 
 
 @pytest.fixture
-async def books(postgres_url: str) -> AsyncIterator[tuple[Slow, Journal]]:
-    with Slow.open(postgres_url) as ledger:
+async def books(migrated_postgres_url: str) -> AsyncIterator[tuple[Slow, Journal]]:
+    with Slow.open(migrated_postgres_url) as ledger:
         with ledger.write() as conn:
             take_hold(
                 conn, hold_id="h", owner="me", task=TASK, periods=[period(1000)], amounts=[100], now=datetime.now(UTC)

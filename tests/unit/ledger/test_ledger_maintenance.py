@@ -131,8 +131,8 @@ def test_a_ledger_without_rows_is_maintained_too(ledger: Ledger) -> None:
 
 
 @pytest.fixture
-def postgres_ledger(postgres_url: str) -> Any:
-    with Ledger.open(postgres_url) as ledger:
+def postgres_ledger(migrated_postgres_url: str) -> Any:
+    with Ledger.open(migrated_postgres_url) as ledger:
         yield ledger
 
 

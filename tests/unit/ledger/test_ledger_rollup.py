@@ -92,9 +92,9 @@ def daily(ledger: Ledger) -> list[Any]:
         return list(conn.execute(select(llm_cost_daily).order_by(*llm_cost_daily.primary_key)).mappings())
 
 
-def test_a_repair_beside_writers_loses_nothing(postgres_url: str) -> None:
+def test_a_repair_beside_writers_loses_nothing(migrated_postgres_url: str) -> None:
     """Whoever settles while a day is rewritten waits, and is in the rollup afterwards."""
-    with Ledger.open(postgres_url) as ledger:
+    with Ledger.open(migrated_postgres_url) as ledger:
         written(ledger, item(NOW))
         stop = threading.Event()
 

@@ -28,7 +28,7 @@ from airflow_ai_provider.ledger.shared_keys import (
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    url = request.getfixturevalue("migrated_postgres_url") if request.param == "postgresql" else None
     with open_ledger(url, tmp_path) as opened:
         yield opened
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from airflow_ai_provider.ledger.database import Ledger
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
+    if request.param == "sqlite":
+        made = shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "ledger.db")
+        url = f"sqlite:///{made}"
+    else:
+        url = request.getfixturevalue("migrated_postgres_url")
     with Ledger.open(url) as opened:
         yield opened

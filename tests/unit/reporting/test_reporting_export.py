@@ -101,9 +101,9 @@ def test_a_second_run_writes_nothing_and_another_place_gets_the_same_bytes(
     assert contents(other) == contents(place)
 
 
-def test_both_databases_give_the_same_bytes(tmp_path: Path, postgres_url: str) -> None:
+def test_both_databases_give_the_same_bytes(tmp_path: Path, migrated_postgres_url: str) -> None:
     hashes = []
-    for number, url in enumerate((f"sqlite:///{tmp_path / 'l.db'}", postgres_url)):
+    for number, url in enumerate((f"sqlite:///{tmp_path / 'l.db'}", migrated_postgres_url)):
         with Ledger.open(url) as ledger:
             write(ledger, days_of_rows())
             hashes.append(export_ledger(ledger, str(tmp_path / str(number)), now=NOW).manifest_sha256)
