@@ -161,7 +161,7 @@ def reason(log_path: Path) -> str:
 
 
 def show(run_id: str, answers: Path) -> None:
-    from airflow_ai_provider.hooks.audit import verify_audit
+    from airflow_ai_provider.core.administration.audit import verify_audit
     from airflow_ai_provider.hooks.context import run_folder
     from airflow_ai_provider.hooks.settings import settings_from_airflow
     from airflow_ai_provider.ledger import open_ledger

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @command
 def verify(args: Namespace) -> int:
     """``airflow ai audit verify``"""
-    from airflow_ai_provider.hooks.audit import pins_from, verify_audit
+    from airflow_ai_provider.core.administration.audit import pins_from, verify_audit
 
     settings = _settings(args)
     keys = Path(args.keys).expanduser().absolute() if args.keys else None
@@ -45,7 +45,7 @@ def verify(args: Namespace) -> int:
 @command
 def seal(args: Namespace) -> int:
     """``airflow ai audit seal``"""
-    from airflow_ai_provider.hooks.audit import seal_audit
+    from airflow_ai_provider.core.administration.audit import seal_audit
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     report = seal_audit(settings_from_airflow())
@@ -58,7 +58,7 @@ def seal(args: Namespace) -> int:
 @command
 def export(args: Namespace) -> int:
     """``airflow ai audit export``"""
-    from airflow_ai_provider.hooks.audit import export_audit
+    from airflow_ai_provider.core.administration.audit import export_audit
 
     settings = _settings(args)
     with _target(args.output) as stream:
@@ -69,7 +69,7 @@ def export(args: Namespace) -> int:
 @command
 def prove(args: Namespace) -> int:
     """``airflow ai audit prove``"""
-    from airflow_ai_provider.hooks.audit import prove_event
+    from airflow_ai_provider.core.administration.audit import prove_event
 
     proof = prove_event(_settings(args), args.event_id)
     with _target(args.output) as stream:

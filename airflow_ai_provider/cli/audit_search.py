@@ -22,7 +22,7 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 def search(args: Namespace) -> int:
     """``airflow ai audit search``"""
     from airflow_ai_provider.audit.search import FIELDS, Query
-    from airflow_ai_provider.hooks.audit_sinks import open_index
+    from airflow_ai_provider.core.administration.audit_delivery import open_index
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     now = datetime.now(UTC)
@@ -53,7 +53,7 @@ def search(args: Namespace) -> int:
 @command
 def deliver(args: Namespace) -> int:
     """``airflow ai audit deliver``"""
-    from airflow_ai_provider.hooks.audit_sinks import deliver_audit, spool_alarm
+    from airflow_ai_provider.core.administration.audit_delivery import deliver_audit, spool_alarm
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     settings = settings_from_airflow()
@@ -72,10 +72,10 @@ def deliver(args: Namespace) -> int:
 @command
 def dead_letters(args: Namespace) -> int:
     """``airflow ai audit dead-letters``"""
-    from airflow_ai_provider.hooks import audit_sinks
+    from airflow_ai_provider.core.administration import audit_delivery
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-    letters = audit_sinks.dead_letters(settings_from_airflow())
+    letters = audit_delivery.dead_letters(settings_from_airflow())
     if letters or args.output != "table":
         show([asdict(letter) for letter in letters], args.output)
     say(args, f"{len(letters)} dead letters")
@@ -85,7 +85,7 @@ def dead_letters(args: Namespace) -> int:
 @command
 def index_rebuild(args: Namespace) -> int:
     """``airflow ai audit index rebuild``"""
-    from airflow_ai_provider.hooks.audit_sinks import rebuild_audit_index
+    from airflow_ai_provider.core.administration.audit_delivery import rebuild_audit_index
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     report = rebuild_audit_index(settings_from_airflow())
@@ -99,7 +99,7 @@ def index_rebuild(args: Namespace) -> int:
 @command
 def archive(args: Namespace) -> int:
     """``airflow ai audit archive``"""
-    from airflow_ai_provider.hooks.audit_sinks import open_bucket
+    from airflow_ai_provider.core.administration.audit_delivery import open_bucket
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     if args.expire_days is not None and not args.set_up:

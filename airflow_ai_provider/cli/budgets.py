@@ -6,19 +6,20 @@ from argparse import Namespace
 from typing import Any
 
 from airflow_ai_provider.cli.output import GOOD, command, say, show
+from airflow_ai_provider.core.administration.people import current_person
 from airflow_ai_provider.errors import LedgerError
-from airflow_ai_provider.hooks.context import whoever_runs_this
 
 
 @command
 def list_budgets(args: Namespace) -> int:
     """``airflow ai budgets list``"""
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.reports import budget_report
 
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         show(budget_report(ledger, now=None if args.all else ledger.now()), args.output)
     return GOOD
 
@@ -26,7 +27,7 @@ def list_budgets(args: Namespace) -> int:
 @command
 def set_budget(args: Namespace) -> int:
     """``airflow ai budgets set``"""
-    from airflow_ai_provider.hooks.budgets import set_budget as set_by_hand
+    from airflow_ai_provider.core.administration.budgets import set_budget as set_by_hand
     from airflow_ai_provider.hooks.settings import settings_from_airflow
     from airflow_ai_provider.ledger.money import usd_from_nano
     from airflow_ai_provider.policy import parse_budget
@@ -36,7 +37,7 @@ def set_budget(args: Namespace) -> int:
     names = ("team", "dag", "route", "period", "timezone")
     budget = parse_budget({name: getattr(args, name) for name in names} | {"limit_usd": args.limit_usd or 0})
     change = set_by_hand(
-        settings_from_airflow(), budget, clear=args.clear, caller=whoever_runs_this(args.by), reason=args.reason
+        settings_from_airflow(), budget, clear=args.clear, caller=current_person(args.by), reason=args.reason
     )
     if change.new_nano is None:
         say(args, f"{change.name}: the policy's limit holds from the next hold on")
@@ -48,13 +49,13 @@ def set_budget(args: Namespace) -> int:
 @command
 def history(args: Namespace) -> int:
     """``airflow ai budgets history``"""
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.limits import limit_history
     from airflow_ai_provider.ledger.money import usd_from_nano
 
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+    with Installation(settings) as installation, installation.ledger.read() as conn:
         changes = limit_history(conn, args.budget)
     show(
         [
@@ -78,13 +79,13 @@ def history(args: Namespace) -> int:
 @command
 def list_stopped(args: Namespace) -> int:
     """``airflow ai deployments stopped``"""
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.money import usd_from_nano
     from airflow_ai_provider.ledger.stops import stopped_deployments
 
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+    with Installation(settings) as installation, installation.ledger.read() as conn:
         stops = stopped_deployments(conn)
     show(
         [
@@ -105,10 +106,10 @@ def list_stopped(args: Namespace) -> int:
 @command
 def resume(args: Namespace) -> int:
     """``airflow ai deployments resume``"""
-    from airflow_ai_provider.hooks.budgets import resume_deployment
+    from airflow_ai_provider.core.administration.budgets import resume_deployment
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-    resume_deployment(settings_from_airflow(), args.deployment, caller=whoever_runs_this(args.by), reason=args.reason)
+    resume_deployment(settings_from_airflow(), args.deployment, caller=current_person(args.by), reason=args.reason)
     say(args, f"{args.deployment}: calls may go to it again")
     return GOOD
 
@@ -116,12 +117,12 @@ def resume(args: Namespace) -> int:
 @command
 def sweep(args: Namespace) -> int:
     """``airflow ai ledger sweep``"""
-    from airflow_ai_provider.hooks.budgets import sweep_holds
+    from airflow_ai_provider.core.administration.budgets import sweep_holds
     from airflow_ai_provider.hooks.settings import settings_from_airflow
     from airflow_ai_provider.hooks.tasks import states_from_database
     from airflow_ai_provider.ledger.money import usd_from_nano
 
-    swept = sweep_holds(settings_from_airflow(), states_from_database, caller=whoever_runs_this(), dry_run=args.dry_run)
+    swept = sweep_holds(settings_from_airflow(), states_from_database, caller=current_person(), dry_run=args.dry_run)
     row: dict[str, Any] = {
         "silent": swept.holders,
         "over": swept.over,

@@ -17,12 +17,13 @@ _DAYS = {"d": 1, "w": 7}
 @command
 def cost(args: Namespace) -> int:
     """``airflow ai cost``"""
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.reports import cost_report, dearest, rows_since, total
 
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         since, until = period_of(args, ledger.now())
         rows = cost_report(ledger, by=args.by, since=since, until=until)
         kept = rows_since(ledger, args.by)

@@ -27,11 +27,11 @@ _CONNECTION = "keyring_conn_id"
 @command
 def list_keys(args: Namespace) -> int:
     """``airflow ai keys list``"""
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.privacy.keyring import open_keyring
 
     settings = settings_from_airflow()
-    keyring = open_keyring(settings.keyring, settings.home, create=False)
+    keyring = Installation(settings).own_keyring()
     rows = [
         {
             "key_id": key_id,
@@ -73,9 +73,9 @@ def generate(args: Namespace) -> int:
 @command
 def rotate(args: Namespace) -> int:
     """``airflow ai keys rotate``"""
-    from airflow_ai_provider.gateway.shared_keyring import keyring_of, open_shared_keyring
+    from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.gateway.shared_keyring import keyring_of
     from airflow_ai_provider.hooks.settings import option, settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.shared_keys import check_keys
     from airflow_ai_provider.privacy.keyring import Keyring, with_fresh_key, write_private
 
@@ -83,8 +83,9 @@ def rotate(args: Namespace) -> int:
     if settings.keyring is None:
         if args.out:
             raise KeyringError(f"--out: the keyring is {settings.home / 'keyring.json'}, which is changed in place")
-        with open_ledger(settings.ledger_url, settings.home) as ledger:
-            open_shared_keyring(settings, ledger, create=False)
+        with Installation(settings) as installation:
+            ledger = installation.ledger
+            installation.keyring(create=False)
             # In the trail first: no key writes that the trail does not name.
             keyring = Keyring.rotate(settings.home / "keyring.json", announce=partial(_record, "keys.rotated"))
             check_keys(ledger, keyring_of(settings, keyring))
@@ -92,8 +93,8 @@ def rotate(args: Namespace) -> int:
         return GOOD
     if not args.out:
         raise _no_file(conn_id)
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
-        open_shared_keyring(settings, ledger)
+    with Installation(settings) as installation:
+        installation.keyring()
     content = with_fresh_key(settings.keyring)
     write_private(Path(args.out).expanduser(), content)
     _record("keys.rotated", content["active"])
@@ -104,10 +105,10 @@ def rotate(args: Namespace) -> int:
 @command
 def reencrypt(args: Namespace) -> int:
     """``airflow ai keys reencrypt``"""
+    from airflow_ai_provider.core.administration.people import current_person
     from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.core.jobs.transform import RowsJob, transform_rows
     from airflow_ai_provider.core.jobs.transforms import ReencryptStep
-    from airflow_ai_provider.hooks.context import whoever_runs_this
     from airflow_ai_provider.hooks.settings import settings_from_airflow
     from airflow_ai_provider.privacy.fields import Fields
     from airflow_ai_provider.rows.shard import Shard
@@ -117,7 +118,7 @@ def reencrypt(args: Namespace) -> int:
         keyring = installation.keyring(create=False)
         fields = Fields(keyring, team=args.team, table=args.table)
         step = ReencryptStep(_columns(args.columns), fields=fields, table=args.table, key_id=keyring.active)
-        summary = transform_rows(job, step, whoever_runs_this(), installation, log=logging.getLogger(__name__))
+        summary = transform_rows(job, step, current_person(), installation, log=logging.getLogger(__name__))
     kept = f", {summary.skipped} of them by an earlier try" if summary.skipped else ""
     say(args, f"{summary.sink}: {summary.ok} of {summary.rows} rows are under key {keyring.active}{kept}")
     if not summary.error:
@@ -139,17 +140,17 @@ def adopt(args: Namespace) -> int:
 
 def _adopt(settings: Settings, kind: str) -> HostKeys:
     """Make this host's keys those of all hosts on its ledger; the trail names the keys that are given up."""
+    from airflow_ai_provider.core.administration.audit import open_signer, signing_keys
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.gateway.shared_keyring import keyring_of
-    from airflow_ai_provider.hooks.audit import open_signer, signing_keys
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.shared_keys import adopt_keys, current_key, registered_keys
-    from airflow_ai_provider.privacy.keyring import open_keyring
 
     if kind == "signing":
         keys = signing_keys(settings, open_signer(settings))
     else:
-        keys = keyring_of(settings, open_keyring(settings.keyring, settings.home, create=False))
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+        keys = keyring_of(settings, Installation(settings).own_keyring())
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         registered = registered_keys(ledger, keys.purpose)
         for key in registered:
             if key.key_id not in keys.fingerprints:
@@ -162,10 +163,11 @@ def _adopt(settings: Settings, kind: str) -> HostKeys:
 
 def _has_lost_keyring(settings: Settings) -> bool:
     """Whether this host had a keyring. Raises ``KeyringError`` where another host on the same ledger has one."""
-    from airflow_ai_provider.ledger import open_ledger
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.ledger.shared_keys import KEYRING, current_key, registered_keys
 
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         current = current_key(registered_keys(ledger, KEYRING))
     if current is not None and current.host != socket.gethostname():
         raise KeyringError(
@@ -201,7 +203,7 @@ def _words(path: str, conn_id: str, verb: str) -> str:
 
 
 def _record(action: str, key_id: str) -> None:
-    from airflow_ai_provider.hooks.audit import record
+    from airflow_ai_provider.core.administration.audit import record
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     settings: Settings = settings_from_airflow()

@@ -28,15 +28,16 @@ def reprice(args: Namespace) -> int:
         )
     if args.since and args.until and args.since > args.until:
         raise LedgerError(f"--since {args.since} is after --until {args.until}")
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.money import usd_from_nano
     from airflow_ai_provider.ledger.reprice import count_rows, reprice
 
     settings = settings_from_airflow()
     book = _book(args.prices, settings)
     period = {"since": args.since, "until": args.until}
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         with progress("rows priced", lambda: count_rows(ledger, **period)) as on_rows:
             found = reprice(ledger, book, by=args.by, on_rows=on_rows, **period)
         if not found.groups:
@@ -82,7 +83,7 @@ def _finder(deployments: dict[str, Deployment], settings: Settings) -> Callable[
 @command
 def reconcile(args: Namespace) -> int:
     """``airflow ai ledger reconcile``"""
-    from airflow_ai_provider.hooks.reconcile import reconcile_invoice
+    from airflow_ai_provider.core.administration.invoices import reconcile_invoice
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     with bars("lines read", "attempts matched") as (read, matched):

@@ -51,7 +51,7 @@ def command(run: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
 
 def refuse_inside_task() -> None:
     """Print an error and exit with status 2 inside an Airflow task."""
-    from airflow_ai_provider.hooks.context import require_person
+    from airflow_ai_provider.core.administration.people import require_person
 
     try:
         require_person("this command changes the installation and cannot run")

@@ -23,7 +23,7 @@ _SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 @command
 def stats(args: Namespace) -> int:
     """``airflow ai reuse stats``"""
-    from airflow_ai_provider.hooks.reuse import reuse_stats
+    from airflow_ai_provider.core.administration.reuse import reuse_stats
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     found = reuse_stats(settings_from_airflow(), args.team)
@@ -37,8 +37,8 @@ def stats(args: Namespace) -> int:
 @command
 def purge(args: Namespace) -> int:
     """``airflow ai reuse purge``"""
+    from airflow_ai_provider.core.administration.reuse import purge_reuse
     from airflow_ai_provider.gateway.reuse.upkeep import Selection
-    from airflow_ai_provider.hooks.reuse import purge_reuse
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     settings = settings_from_airflow()
@@ -61,7 +61,7 @@ def purge(args: Namespace) -> int:
 
 
 def _subjects(settings: Settings, args: Namespace) -> Subjects | None:
-    from airflow_ai_provider.hooks.reuse import subjects_of
+    from airflow_ai_provider.core.administration.reuse import subjects_of
 
     values = _values(args.subjects) if args.subjects else []
     if args.subjects and not values:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 from airflow_ai_provider.cli.output import GOOD, command, say, show
-from airflow_ai_provider.hooks.context import whoever_runs_this
+from airflow_ai_provider.core.administration.people import current_person
 
 _LISTED = ("team_id", "dag_id", "run_id", "row_key", "reason_kind", "status", "decision")
 
@@ -14,14 +14,14 @@ _LISTED = ("team_id", "dag_id", "run_id", "row_key", "reason_kind", "status", "d
 @command
 def list_reviews(args: Namespace) -> int:
     """``airflow ai review list``"""
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.reviews import list_reviews
 
     wanted = {"team": args.team, "dag_id": args.dag, "run_id": args.run, "reason_kind": args.kind}
     status = None if args.status == "all" else args.status
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+    with Installation(settings) as installation, installation.ledger.read() as conn:
         items = list_reviews(conn, **wanted, status=status, limit=args.limit)
     show(
         [{"item": item["item_id"], "created_at": _time(item["created_at"]), **_some(item, _LISTED)} for item in items],
@@ -33,12 +33,12 @@ def list_reviews(args: Namespace) -> int:
 @command
 def show_review(args: Namespace) -> int:
     """``airflow ai review show``"""
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.reviews import review_of
 
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
+    with Installation(settings) as installation, installation.ledger.read() as conn:
         item = review_of(conn, args.item)
     times = {name: _time(item[name]) for name in ("created_at", "decided_at", "updated_at")}
     # SQLAlchemy's names of columns are texts of a kind of their own, which YAML does not take.
@@ -51,10 +51,10 @@ def show_review(args: Namespace) -> int:
 @command
 def decide(args: Namespace) -> int:
     """``airflow ai review decide``"""
-    from airflow_ai_provider.hooks.reviews import decide_reviews
+    from airflow_ai_provider.core.administration.reviews import decide_reviews
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
-    caller = whoever_runs_this(args.by)
+    caller = current_person(args.by)
     decide_reviews(settings_from_airflow(), args.items, args.decision, caller=caller, note=args.note)
     for item in dict.fromkeys(args.items):
         say(args, f"{item}: {args.decision} by {caller.user}")

@@ -22,7 +22,7 @@ _CHECKED_DAYS = 7
 @command
 def maintain(args: Namespace) -> int:
     """``airflow ai ledger maintain``"""
-    from airflow_ai_provider.hooks.ledger import maintain_ledger
+    from airflow_ai_provider.core.administration.ledger import maintain_ledger
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     settings = settings_from_airflow()
@@ -52,13 +52,14 @@ def _months(done: Maintenance, would: str) -> list[dict[str, Any]]:
 @command
 def check(args: Namespace) -> int:
     """``airflow ai ledger check``"""
-    from airflow_ai_provider.hooks.ledger import repair_ledger
+    from airflow_ai_provider.core.administration.ledger import repair_ledger
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.rollup import days_to_check
 
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         since, until = _days_asked(args, ledger.now().date())
         with ledger.read() as conn:
             days, lost = days_to_check(conn, since, until)
@@ -79,13 +80,14 @@ def check(args: Namespace) -> int:
 @command
 def grant(args: Namespace) -> int:
     """``airflow ai ledger grant``"""
-    from airflow_ai_provider.hooks.ledger import grant_ledger
+    from airflow_ai_provider.core.administration.ledger import grant_ledger
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.access import grant_statements
 
     settings = settings_from_airflow()
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         statements = grant_statements(ledger, args.role)
         if args.print_sql:
             print("\n".join(f"{statement};" for statement in statements))

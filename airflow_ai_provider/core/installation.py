@@ -62,6 +62,12 @@ class Installation:
 
         return open_shared_keyring(self.settings, self.ledger, create=create, register=register)
 
+    def own_keyring(self) -> Keyring:
+        """This host's keyring, compared with no other host's. Raises ``KeyringError`` where there is none."""
+        from airflow_ai_provider.privacy.keyring import open_keyring
+
+        return open_keyring(self.settings.keyring, self.settings.home, create=False)
+
     def existing_keyring(self) -> Keyring | None:
         """The keyring where the installation has one; makes and registers none."""
         from airflow_ai_provider.ledger.shared_keys import KEYRING, registered_keys

@@ -41,6 +41,11 @@ def no_connections(conn_id: str) -> Endpoint:
     raise LookupError(f"connection {conn_id!r} cannot be resolved here: no connections are configured")
 
 
+def no_kms(conn_id: str) -> Any:
+    """The resolver of an installation without connections: any use is an error."""
+    raise LookupError(f"KMS connection {conn_id!r} cannot be resolved here: no connections are configured")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The parts of one installation."""
@@ -76,6 +81,8 @@ class Settings:
     """Contents of a keyring; ``None`` is the 0600 file in ``home``."""
     endpoint: Callable[[str], Endpoint] = no_connections
     """Resolves the ``connection`` of a deployment."""
+    kms: Callable[[str], Any] = no_kms
+    """Opens a client of AWS KMS by connection id, for the signing key."""
     database: Callable[[str], Any] | None = None
     """Opens a DB-API connection by connection id, for ``sql://`` sources."""
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from airflow_ai_provider.audit.lateness import SEAL_WITHIN
 from airflow_ai_provider.audit.spool import SPOOL_BYTES
-from airflow_ai_provider.errors import PermanentError, PolicyError, TransientError
+from airflow_ai_provider.errors import KeyringError, PermanentError, PolicyError, TransientError
 from airflow_ai_provider.gateway.settings import RETENTION_DAYS, Endpoint, Settings
 from airflow_ai_provider.hooks import connections
 
@@ -60,6 +60,7 @@ def settings_from_airflow(*, policy: str | None = None) -> Settings:
         vectors_token=vectors_token,
         keyring=_from("keyring_conn_id", connections.keyring),
         endpoint=resolve_endpoint,
+        kms=kms_client,
         database=open_database,
         storage_options=storage_options,
     )
@@ -156,6 +157,18 @@ def open_database(conn_id: str) -> Any:
     if not hasattr(hook, "get_conn"):
         raise PermanentError(f"connection {conn_id!r}: type {conn.conn_type!r} is no database")
     return hook.get_conn()
+
+
+def kms_client(conn_id: str) -> Any:
+    """A KMS client of an ``aws`` connection. Raises ``PermanentError`` and ``TransientError`` of the look-up."""
+    require_connection(conn_id, f"[{SECTION}] audit_signing_key")
+    try:
+        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+    except ImportError:
+        raise KeyringError(
+            f"[{SECTION}] audit_signing_key is in KMS, which needs: pip install 'airflow-ai-provider[amazon]'"
+        ) from None
+    return AwsBaseHook(aws_conn_id=conn_id, client_type="kms").get_conn()
 
 
 def _policy_path(home: Path) -> Path:

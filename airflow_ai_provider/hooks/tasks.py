@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.hooks.budgets import TaskState
+    from airflow_ai_provider.core.administration.budgets import TaskState
     from airflow_ai_provider.ledger.sweep import Holder
 
 

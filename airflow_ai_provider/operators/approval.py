@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.core.jobs.plan import SpendPlan
     from airflow_ai_provider.gateway.job import Caller, MapJob
-    from airflow_ai_provider.gateway.settings import Settings
 
 APPROVE, REJECT = "Approve", "Reject"
 RESUME = "resume_decided"
@@ -101,27 +100,28 @@ def require_approval(
     _ask(rule, plan, job, caller, installation, context, state, tries)
 
 
-def take_decision(context: Context, caller: Caller, settings: Settings, asked: Mapping[str, Any], event: Any) -> None:
+def take_decision(
+    context: Context, caller: Caller, installation: Installation, asked: Mapping[str, Any], event: Any
+) -> None:
     """Keep and record what was decided. Returns if it was approved, else raises ``AirflowFailException``."""
     from airflow_ai_provider.audit.events import format_time
     from airflow_ai_provider.core.jobs.plan_text import dollars
-    from airflow_ai_provider.hooks.audit import record
 
     fields = {name: asked[name] for name in ("plan_hash", "cost_nano", "worst_nano")}
     fields |= {"team": asked["team"], "route": asked["route"]}
     amount = dollars(asked["cost_nano"])
     if "error" in event:
         kind = str(event.get("error_type") or "unknown")
-        record(settings, "plan.rejected", caller, outcome="error", reason=kind, **fields)
+        installation.record("plan.rejected", caller, outcome="error", reason=kind, **fields)
         waited = "nobody decided in time" if kind == "timeout" else f"the request for approval failed ({kind})"
         raise AirflowFailException(f"{waited}: expected {amount}, nothing was spent; clear the task to ask again")
     user = event.get("responded_by_user") or {}
     by, at = str(user.get("name") or user.get("id") or "unknown"), format_time(event["responded_at"])
     fields |= {"decided_by": by[:256].replace("\n", " "), "decided_at": at}
     if event["chosen_options"] != [APPROVE]:
-        record(settings, "plan.rejected", caller, outcome="error", reason="rejected", **fields)
+        installation.record("plan.rejected", caller, outcome="error", reason="rejected", **fields)
         raise AirflowFailException(f"{by} rejected the plan at {at}: expected {amount}, nothing was spent")
-    record(settings, "plan.approved", caller, **fields)
+    installation.record("plan.approved", caller, **fields)
     approved = {"plan": asked["plan_hash"], "nano": asked["cost_nano"], "by": by, "at": at}
     _store(context).set(_STATE, {**_state(context), "approved": approved})
 

@@ -42,8 +42,8 @@ class AuditSealOperator(HeartOperator):
         self.pin_file = pin_file
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.audit import seal_audit, write_pin
-        from airflow_ai_provider.hooks.audit_sinks import spool_alarm
+        from airflow_ai_provider.core.administration.audit import seal_audit, write_pin
+        from airflow_ai_provider.core.administration.audit_delivery import spool_alarm
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
         settings = settings_from_airflow()
@@ -84,7 +84,7 @@ class AuditSealOperator(HeartOperator):
 
     def _deliver(self, settings: Settings) -> dict[str, int]:
         """Deliver to archive and index, and tell what is left; no trouble of a sink keeps the trail from its seal."""
-        from airflow_ai_provider.hooks.audit_sinks import deliver_audit
+        from airflow_ai_provider.core.administration.audit_delivery import deliver_audit
 
         try:
             sinks = deliver_audit(settings).sinks
@@ -121,7 +121,7 @@ class AuditVerifyOperator(HeartOperator):
         self.pin_file = pin_file
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.audit import pins_from, verify_audit
+        from airflow_ai_provider.core.administration.audit import pins_from, verify_audit
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
         since = datetime.now(UTC).date() - timedelta(days=self.days - 1) if self.days else None

@@ -19,7 +19,7 @@ class SweepHoldsOperator(HeartOperator):
     ui_color = "#f4f1e8"
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.budgets import sweep_holds
+        from airflow_ai_provider.core.administration.budgets import sweep_holds
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
         from airflow_ai_provider.hooks.tasks import states_from_task

@@ -56,13 +56,14 @@ class CostReportOperator(HeartOperator):
         self.target = target
 
     def run(self, context: Context) -> dict[str, Any]:
+        from airflow_ai_provider.core.installation import Installation
         from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.ledger import open_ledger
         from airflow_ai_provider.ledger.reports import cost_report
 
         settings = settings_from_airflow()
         since, until = day_of(self.since), day_of(self.until)
-        with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with Installation(settings) as installation:
+            ledger = installation.ledger
             rows = cost_report(ledger, by=self.by, since=since, until=until)
             self.log.info("Cost by %s\n%s", ", ".join(self.by), text_table(rows))
             drawn = {"report": self._draw(settings, ledger, since, until)} if self.target else {}

@@ -40,8 +40,8 @@ class LedgerMaintenanceOperator(HeartOperator):
         self.force = force
 
     def run(self, context: Context) -> dict[str, Any]:
+        from airflow_ai_provider.core.administration.ledger import maintain_ledger
         from airflow_ai_provider.hooks.context import caller_from_context
-        from airflow_ai_provider.hooks.ledger import maintain_ledger
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
         settings = settings_from_airflow()
@@ -61,10 +61,11 @@ class LedgerMaintenanceOperator(HeartOperator):
 
     def _check(self, settings: Any) -> int:
         """Number of days checked. Raises ``AirflowFailException`` where a figure differs."""
-        from airflow_ai_provider.ledger import open_ledger
+        from airflow_ai_provider.core.installation import Installation
         from airflow_ai_provider.ledger.rollup import check_days, days_to_check
 
-        with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with Installation(settings) as installation:
+            ledger = installation.ledger
             today = ledger.now().date()
             with ledger.read() as conn:
                 days, _ = days_to_check(conn, today - timedelta(days=self.check_days - 1), today)
@@ -102,15 +103,16 @@ class LedgerExportOperator(HeartOperator):
         self.until = until
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.hooks.audit import record
+        from airflow_ai_provider.core.administration.audit import record
+        from airflow_ai_provider.core.installation import Installation
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow, store
-        from airflow_ai_provider.ledger import open_ledger
         from airflow_ai_provider.reporting.export import export_ledger
 
         settings = settings_from_airflow()
         uri, options = store(settings, self.target, f"target of {self.task_id}")
-        with open_ledger(settings.ledger_url, settings.home) as ledger:
+        with Installation(settings) as installation:
+            ledger = installation.ledger
             done = export_ledger(
                 ledger,
                 uri,
@@ -176,8 +178,8 @@ class LedgerReconcileOperator(HeartOperator):
         self.fail_on_findings = fail_on_findings
 
     def run(self, context: Context) -> dict[str, Any]:
+        from airflow_ai_provider.core.administration.invoices import reconcile_invoice
         from airflow_ai_provider.hooks.context import caller_from_context
-        from airflow_ai_provider.hooks.reconcile import reconcile_invoice
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 
         report = reconcile_invoice(

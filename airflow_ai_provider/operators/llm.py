@@ -23,6 +23,7 @@ from airflow_ai_provider.operators.base import (
 from airflow_ai_provider.rows.shard import Shard
 
 if TYPE_CHECKING:
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary, Prompt
     from airflow_ai_provider.ledger.notices import Notice
 
@@ -128,37 +129,43 @@ class LLMMapOperator(HeartOperator):
         self.approval = approval_rule(approve_over_usd, approvers, approval_timeout)
 
     def run(self, context: Context) -> dict[str, Any]:
+        with self._installation() as installation:
+            return self._answer(context, installation)
+
+    def resume_decided(self, context: Context, asked: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """Airflow calls this when a person has decided, or none has in time. The job is planned again before it runs:
+        the days in between may have changed what it costs."""
+        from airflow_ai_provider.hooks.context import caller_from_context
+
+        with airflow_errors(), self._installation() as installation:
+            take_decision(context, caller_from_context(context), installation, asked, event)
+            return self._answer(context, installation)
+
+    def _installation(self) -> Installation:
         from airflow_ai_provider.core.installation import Installation
+        from airflow_ai_provider.hooks.settings import settings_from_airflow
+
+        return Installation(settings_from_airflow(policy=self.policy))
+
+    def _answer(self, context: Context, installation: Installation) -> dict[str, Any]:
+        """Plan where an approval may be needed, run, and wait for budget where the route says so."""
         from airflow_ai_provider.core.jobs.error_rate import check_error_rate
         from airflow_ai_provider.core.jobs.llm_map import run_map
         from airflow_ai_provider.hooks.context import caller_from_context
-        from airflow_ai_provider.hooks.settings import settings_from_airflow
         from airflow_ai_provider.hooks.tasks import watch_supervisor
 
         wanted = watch_supervisor()
         job, caller, log = self.make_job(context), caller_from_context(context), cast("Logger", self.log)
+        if self.approval is not None:
+            tries = (self.retries or 0) + 1
+            require_approval(self.approval, job, caller, installation, context, log, tries=tries)
         on_notice = partial(tell, self.on_budget_threshold, context) if self.on_budget_threshold else None
-        with Installation(settings_from_airflow(policy=self.policy)) as installation:  # plan and run have one policy
-            if self.approval is not None:
-                tries = (self.retries or 0) + 1
-                require_approval(self.approval, job, caller, installation, context, log, tries=tries)
-            summary = run_map(job, caller, installation, log=log, on_notice=on_notice, wanted=wanted)
+        summary = run_map(job, caller, installation, log=log, on_notice=on_notice, wanted=wanted)
         summary = replace(summary, cost_usd=str(Decimal(summary.cost_usd) + self._spent_before))
         if summary.over_budget and summary.over_budget_then == "wait":
             self._wait_for_room(summary, caller)
         check_error_rate(summary, self.max_error_rate)
         return to_xcom(summary)
-
-    def resume_decided(self, context: Context, asked: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
-        """Airflow calls this when somebody has decided, or nobody has in time. The job is planned anew before it runs:
-        the days in between may have changed what it costs."""
-        from airflow_ai_provider.hooks.context import caller_from_context
-        from airflow_ai_provider.hooks.settings import settings_from_airflow
-
-        with airflow_errors():
-            settings = settings_from_airflow(policy=self.policy)
-            take_decision(context, caller_from_context(context), settings, asked, event)
-            return self.run(context)
 
     def make_job(self, context: Context) -> MapJob:
         """What is asked, from the rendered fields."""

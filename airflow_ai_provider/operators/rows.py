@@ -48,12 +48,11 @@ class PlanShardsOperator(HeartOperator):
         self.columns = list(columns)
 
     def run(self, context: Context) -> list[str]:
+        from airflow_ai_provider.core.installation import Installation
         from airflow_ai_provider.hooks.settings import settings_from_airflow
         from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, inspect
-        from airflow_ai_provider.rows.source import open_source
 
-        settings = settings_from_airflow()
-        source = open_source(self.source, storage_options=settings.storage_options, database=settings.database)
+        source = Installation(settings_from_airflow()).source(self.source)
         wanted = [self.key] if isinstance(self.key, str) else list(self.key)
         known = {*source.columns(), ROW_NUMBER_KEY}
         key = next((name for name in wanted if name in known), wanted[0])

@@ -72,7 +72,7 @@ class BudgetSensor(BaseSensorOperator):
         require_room(event)
 
     def _trigger(self, context: Context) -> BudgetTrigger:
-        from airflow_ai_provider.hooks.budgets import usd
+        from airflow_ai_provider.core.administration.budgets import usd
 
         try:
             wanted = int(usd(self.room_usd) * _NANO)

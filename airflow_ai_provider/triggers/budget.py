@@ -70,7 +70,7 @@ class BudgetTrigger(BaseTrigger):
 
     def has_room(self) -> bool:
         """Look once. Raises errors of ``airflow_ai_provider.errors``."""
-        from airflow_ai_provider.hooks.budgets import room_now
+        from airflow_ai_provider.core.administration.budgets import room_now
         from airflow_ai_provider.hooks.settings import settings_from_airflow
         from airflow_ai_provider.ledger.room import Scope, has_room, worth_going_on
 

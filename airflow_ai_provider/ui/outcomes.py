@@ -71,7 +71,7 @@ def _mode() -> str:
 
 
 def _write(ti: Any, error: Any) -> None:
-    from airflow_ai_provider.hooks.audit import record
+    from airflow_ai_provider.core.administration.audit import record
     from airflow_ai_provider.hooks.context import caller_from_context
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 

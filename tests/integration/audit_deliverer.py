@@ -9,10 +9,10 @@ from typing import Any
 
 from airflow_ai_provider.audit.search import SearchAddress
 from airflow_ai_provider.audit.spool import Spool
+from airflow_ai_provider.core.administration.audit import seal_audit
+from airflow_ai_provider.core.administration.audit_delivery import deliver_audit
 from airflow_ai_provider.errors import TransientError
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit import seal_audit
-from airflow_ai_provider.hooks.audit_sinks import deliver_audit
 
 
 def settings_of(place: dict[str, Any]) -> Settings:

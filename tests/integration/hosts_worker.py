@@ -67,8 +67,8 @@ def _run_jobs(spec: Spec, folder: Path) -> None:
 
 
 def _run_sealer(settings: Settings, folder: Path, every: float) -> None:
-    from airflow_ai_provider.hooks.audit import seal_audit
-    from airflow_ai_provider.hooks.audit_sinks import deliver_audit
+    from airflow_ai_provider.core.administration.audit import seal_audit
+    from airflow_ai_provider.core.administration.audit_delivery import deliver_audit
 
     _log_to(folder / "sealer.txt")
     while True:

@@ -29,8 +29,8 @@ from airflow_ai_provider.audit.search import STREAM, SearchAddress
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.audit.verify import verify
+from airflow_ai_provider.core.administration.audit_delivery import dead_letters
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit_sinks import dead_letters
 from airflow_ai_provider.ledger import open_ledger
 
 EVENTS = 100_000

@@ -14,7 +14,7 @@ from map_worker import JobProcess
 from services import PostgresServer, postgres_server
 from services_ha import pgbouncer, standby
 
-from airflow_ai_provider.hooks.audit import seal_audit, verify_audit
+from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import Vendor, VendorProcess
 

@@ -25,14 +25,14 @@ import yaml
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from airflow_ai_provider.core.administration.budgets import resume_deployment, set_budget
+from airflow_ai_provider.core.administration.invoices import reconcile_invoice
+from airflow_ai_provider.core.administration.people import current_person
+from airflow_ai_provider.core.administration.pins import pin_policy, pinned_policies, unpin_policy
 from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.decorators.llm_map import llm_map_task
 from airflow_ai_provider.errors import AIProviderError, PermanentError, PolicyError, SourceError
 from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.hooks.budgets import resume_deployment, set_budget
-from airflow_ai_provider.hooks.context import whoever_runs_this
-from airflow_ai_provider.hooks.policy import pin_policy, pinned_policies, unpin_policy
-from airflow_ai_provider.hooks.reconcile import reconcile_invoice
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.limits import limit_history
@@ -402,7 +402,7 @@ OTHER_POLICY = [through_the_environment, by_writing_the_file, by_a_link_in_its_p
 
 @pytest.mark.parametrize("way", OTHER_POLICY)
 def test_a_policy_that_is_not_pinned_makes_no_call(place: Place, way: Callable[[Place], None]) -> None:
-    pin_policy(settings_from_airflow(), caller=whoever_runs_this("ada"), reason="reviewed")
+    pin_policy(settings_from_airflow(), caller=current_person("ada"), reason="reviewed")
     assert place.ask()["ok"] == 1
     place.vendor.reset()
     way(place)
@@ -433,14 +433,14 @@ def test_without_a_pin_another_policy_leaves_its_digest_and_path(place: Place, w
 
 
 def test_comments_and_order_of_a_pinned_policy_may_change(place: Place) -> None:
-    pin_policy(settings_from_airflow(), caller=whoever_runs_this("ada"), reason="reviewed")
+    pin_policy(settings_from_airflow(), caller=current_person("ada"), reason="reviewed")
     path = place.folder / "policy.yaml"
     path.write_text("# reviewed\n" + yaml.safe_dump(dict(reversed(list(yaml.safe_load(path.read_text()).items())))))
     assert place.ask()["ok"] == 1
 
 
 def test_two_policies_are_accepted_while_a_new_one_is_rolled_out(place: Place) -> None:
-    ada = whoever_runs_this("ada")
+    ada = current_person("ada")
     old = pin_policy(settings_from_airflow(), caller=ada, reason="first")
     place.policy(limit(0.4))
     new = pin_policy(settings_from_airflow(), caller=ada, reason="lower")
@@ -460,11 +460,11 @@ def test_two_policies_are_accepted_while_a_new_one_is_rolled_out(place: Place) -
 @pytest.mark.parametrize("digest", ["", "0" * 12, "not a digest"])
 def test_a_pin_that_is_none_cannot_be_taken_back(place: Place, digest: str) -> None:
     with pytest.raises(PermanentError, match="is no pinned policy"):
-        unpin_policy(settings_from_airflow(), digest, caller=whoever_runs_this("ada"), reason="x")
+        unpin_policy(settings_from_airflow(), digest, caller=current_person("ada"), reason="x")
 
 
 def test_settings_handed_to_the_gateway_meet_the_pin(place: Place) -> None:
-    pin_policy(settings_from_airflow(), caller=whoever_runs_this("ada"), reason="reviewed")
+    pin_policy(settings_from_airflow(), caller=current_person("ada"), reason="reviewed")
     own = place.policy(in_route(masking="off"), "own.yaml")
     settings = replace(settings_from_airflow(), policy_path=own)
     job = MapJob(str(place.folder / "rows.jsonl"), str(place.folder / "out"), "{{ text }}", "id", "support", "support")
@@ -502,7 +502,7 @@ def test_a_policy_that_must_be_pinned_makes_no_call_with_another_ledger(
     place.policy(lambda policy: policy.update(ledger={"pinned": True}))
     with pytest.raises(AirflowFailException, match="which has pinned: none"):
         place.ask()
-    pin_policy(settings_from_airflow(), caller=whoever_runs_this("ada"), reason="reviewed")
+    pin_policy(settings_from_airflow(), caller=current_person("ada"), reason="reviewed")
     assert place.ask()["ok"] == 1
     place.vendor.reset()
     way(place)
@@ -711,7 +711,7 @@ def pin_in_another_process(place: Place) -> None:
     mine = os.environ["AIRFLOW__AI__POLICY_PATH"]
     place.monkeypatch.delenv("AIRFLOW_CTX_DAG_ID")
     place.option("policy_path", place.folder / "policy.yaml")
-    pin_policy(settings_from_airflow(), caller=whoever_runs_this("boss"), reason="reviewed")
+    pin_policy(settings_from_airflow(), caller=current_person("boss"), reason="reviewed")
     place.option("policy_path", mine)
 
 
@@ -737,14 +737,14 @@ BY_PEOPLE: dict[str, Callable[[], Any]] = {
         settings_from_airflow(),
         Budget(team="support", period="total", limit_usd=10**6),
         clear=False,
-        caller=whoever_runs_this("boss"),
+        caller=current_person("boss"),
         reason="more",
     ),
     "a stopped deployment": lambda: resume_deployment(
-        settings_from_airflow(), "small", caller=whoever_runs_this("boss"), reason="more"
+        settings_from_airflow(), "small", caller=current_person("boss"), reason="more"
     ),
-    "a pin": lambda: pin_policy(settings_from_airflow(), caller=whoever_runs_this("boss"), reason="more"),
-    "no pin": lambda: unpin_policy(settings_from_airflow(), "0", caller=whoever_runs_this("boss"), reason="more"),
+    "a pin": lambda: pin_policy(settings_from_airflow(), caller=current_person("boss"), reason="more"),
+    "no pin": lambda: unpin_policy(settings_from_airflow(), "0", caller=current_person("boss"), reason="more"),
 }
 
 
@@ -779,7 +779,7 @@ def test_a_command_that_a_task_starts_is_refused(place: Place, name: str) -> Non
 @pytest.mark.parametrize("clean", ["env -i", "env -u AIRFLOW_CTX_DAG_ID", "env AIRFLOW_CTX_DAG_ID="])
 def test_a_cleaned_environment_does_not_hide_the_task(place: Place, clean: str) -> None:
     """The shell that a task starts still has the variable, whatever it gives to its children."""
-    asked = "from airflow_ai_provider.hooks.context import dag_of_this_process as f; print(f())"
+    asked = "from airflow_ai_provider.core.administration.people import dag_of_this_process as f; print(f())"
     script = f'{clean} "$0" -c "$1"; true'
     environment = {**os.environ, "AIRFLOW_CTX_DAG_ID": "mine"}
     done = subprocess.run(
@@ -831,7 +831,7 @@ def test_workers_with_a_role_of_their_own_cannot_pin(place: Place, postgres_url:
     workers = url.render_as_string(hide_password=False)
     mine = replace(settings_from_airflow(), ledger_url=postgres_url)
     theirs = replace(mine, ledger_url=workers)
-    pin_policy(mine, caller=whoever_runs_this("ada"), reason="reviewed")
+    pin_policy(mine, caller=current_person("ada"), reason="reviewed")
     try:
         with owner.connect() as conn:
             for statement in (
@@ -848,10 +848,10 @@ def test_workers_with_a_role_of_their_own_cannot_pin(place: Place, postgres_url:
         with pytest.raises(PolicyError, match="is not pinned"):
             run_map(job, Caller("governed", "r2", "t"), theirs, log=quiet())
         with pytest.raises((AIProviderError, sa.exc.DBAPIError), match="permission"):
-            pin_policy(theirs, caller=whoever_runs_this("eve"), reason="mine")
+            pin_policy(theirs, caller=current_person("eve"), reason="mine")
         (kept,) = pinned_policies(mine)
         with pytest.raises((AIProviderError, sa.exc.DBAPIError), match="permission"):
-            unpin_policy(theirs, kept["policy_hash"], caller=whoever_runs_this("eve"), reason="mine")
+            unpin_policy(theirs, kept["policy_hash"], caller=current_person("eve"), reason="mine")
         assert pinned_policies(mine) == [kept]
     finally:
         with owner.connect() as conn:

@@ -24,9 +24,9 @@ from airflow_ai_provider.audit.archive import FolderArchive
 from airflow_ai_provider.audit.database import LedgerAuditStore
 from airflow_ai_provider.audit.keys import load_or_create_signing_key
 from airflow_ai_provider.audit.seal import SealReport, seal_trail
+from airflow_ai_provider.core.administration.audit import record, seal_audit, verify_audit
 from airflow_ai_provider.errors import AuditError, LedgerError, LedgerUnavailable
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit import record, seal_audit, verify_audit
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.database import Ledger
 from airflow_ai_provider.ledger.invoices import open_invoice
@@ -123,7 +123,9 @@ def test_a_sealer_that_dies_with_the_lock_keeps_nobody_out(pooler: PgBouncer, po
 def test_sealing_that_stopped_is_an_error_and_a_finding(
     tmp_path: Path, pooled_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_ai_provider.hooks.audit._TURN_SECONDS", 0)  # nobody gives the lock back here
+    monkeypatch.setattr(
+        "airflow_ai_provider.core.administration.audit._TURN_SECONDS", 0
+    )  # nobody gives the lock back here
     lab = Lab(tmp_path, None, ledger_url=pooled_url)  # type: ignore[arg-type]
     record(lab.settings, "keys.generated", None, key_id="k1")
     assert seal_audit(lab.settings).sequence == 1

@@ -26,9 +26,9 @@ from airflow_ai_provider.audit.reader import Visitor, check_segment
 from airflow_ai_provider.audit.s3_archive import s3_client
 from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
+from airflow_ai_provider.core.administration.audit_delivery import deliver_audit, open_archive
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit import seal_audit, verify_audit
-from airflow_ai_provider.hooks.audit_sinks import deliver_audit, open_archive
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.schema import audit_writers, llm_requests
 from airflow_ai_provider.privacy.keyring import fresh_keyring

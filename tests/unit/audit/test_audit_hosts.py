@@ -31,9 +31,9 @@ from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.audit.trail import SEGMENT_AGE, Trail
 from airflow_ai_provider.audit.verify import verify
 from airflow_ai_provider.audit.writers import host_sign, is_from, new_writer_id
+from airflow_ai_provider.core.administration.audit import record, seal_audit
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit import record, seal_audit
 from airflow_ai_provider.ledger import open_ledger
 
 

@@ -13,7 +13,7 @@ from test_gateway_shared_keys import hosts as _two_hosts
 from test_gateway_shared_keys import share
 
 from airflow_ai_provider.audit.findings import VerifyReport
-from airflow_ai_provider.hooks.audit import seal_audit, verify_audit
+from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.schema import llm_requests, review_items
 

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from gateway_making import House
 
 from airflow_ai_provider.audit.keys import SIGNING_KEY
+from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
+from airflow_ai_provider.core.administration.reuse import subjects_of
 from airflow_ai_provider.core.jobs.plan import plan_spend
 from airflow_ai_provider.errors import KeyringError
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.hooks.audit import seal_audit, verify_audit
-from airflow_ai_provider.hooks.reuse import subjects_of
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.schema import ai_keys
 from airflow_ai_provider.privacy.keyring import Keyring, fresh_keyring, with_fresh_key

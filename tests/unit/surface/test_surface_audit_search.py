@@ -17,10 +17,10 @@ from services_s3 import S3Store
 
 from airflow_ai_provider.audit.s3_archive import s3_client
 from airflow_ai_provider.cli.audit_search import moment
+from airflow_ai_provider.core.administration.audit import record, seal_audit
+from airflow_ai_provider.core.administration.audit_delivery import open_index
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.hooks.audit import record, seal_audit
-from airflow_ai_provider.hooks.audit_sinks import open_index
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.operators.audit import AuditSealOperator
 

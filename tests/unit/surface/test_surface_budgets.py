@@ -15,8 +15,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from sqlalchemy import select, update
 
-from airflow_ai_provider.hooks.budgets import resume_deployment, set_budget, usd
-from airflow_ai_provider.hooks.context import whoever_runs_this
+from airflow_ai_provider.core.administration.budgets import resume_deployment, set_budget, usd
+from airflow_ai_provider.core.administration.people import current_person
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, open_attempts
@@ -38,7 +38,7 @@ routes:
   support: {tiers: {simple: [offline]}, masking: "off", over_budget: wait, max_tokens: 100}
 budgets: [{team: support, period: total, limit_usd: LIMIT, thresholds: [10, 50]}]
 """
-ADA = whoever_runs_this("ada")
+ADA = current_person("ada")
 SUPPORT = Budget(team="support", period="total", limit_usd=Decimal(100))
 
 

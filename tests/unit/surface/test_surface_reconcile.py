@@ -15,11 +15,11 @@ from airflow.cli.cli_parser import get_parser
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_ai_provider.cli import arguments
+from airflow_ai_provider.core.administration.audit import record, seal_audit, verify_audit
+from airflow_ai_provider.core.administration.invoices import reconcile_invoice
 from airflow_ai_provider.errors import LedgerError, SourceError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.recorder import call_fields
-from airflow_ai_provider.hooks.audit import record, seal_audit, verify_audit
-from airflow_ai_provider.hooks.reconcile import reconcile_invoice
 from airflow_ai_provider.hooks.settings import settings_from_airflow
 from airflow_ai_provider.ledger import open_ledger
 from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled, open_attempts, settle

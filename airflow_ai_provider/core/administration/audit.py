@@ -4,7 +4,7 @@
 [ai] home/audit/keys       the sealer's key and, for whoever verifies, its public half
 [ai] archive_uri           sealed segments and signed manifests; home/audit/archive by default
 
-Where the trail is delivered to is in ``audit_sinks``.
+Where the trail is delivered to is in ``audit_delivery``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from airflow_ai_provider.core.administration.audit_delivery import open_archive
+from airflow_ai_provider.core.administration.people import current_person
+from airflow_ai_provider.core.installation import Installation, opened
 from airflow_ai_provider.errors import AuditError, KeyringError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit_sinks import open_archive
-from airflow_ai_provider.hooks.context import whoever_runs_this
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,17 +49,15 @@ def seal_audit(settings: Settings) -> SealReport:
     from airflow_ai_provider.audit.database import LedgerAuditStore
     from airflow_ai_provider.audit.recover import recover_open
     from airflow_ai_provider.audit.seal import seal_trail
-    from airflow_ai_provider.audit.trail import Trail
-    from airflow_ai_provider.ledger import open_ledger
 
     spool = settings.audit_spool()
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         signer, now = _signer(settings, ledger), ledger.now()
-        store = LedgerAuditStore(ledger)
         if recovered := recover_open(spool, now):
-            with Trail(spool, store, clock=ledger.now) as trail:
+            with installation.trail() as trail:
                 trail.emit_many([("segment.recovered", "unknown", recovery.fields()) for recovery in recovered])
-        archive = open_archive(settings, checked=True)
+        archive, store = open_archive(settings, checked=True), LedgerAuditStore(ledger)
         deadline = time.monotonic() + _TURN_SECONDS
         while True:
             report = seal_trail(spool, archive, store, signer, ledger.now(), within=settings.audit_seal_within)
@@ -67,22 +66,15 @@ def seal_audit(settings: Settings) -> SealReport:
             time.sleep(random.uniform(0.2, 1.0))  # noqa: S311
 
 
-def record(settings: Settings, action: str, caller: Caller | None, *, outcome: str = "ok", **fields: Any) -> None:
-    """Write one event on behalf of a task, or of whoever runs this command. Durable on return.
+def record(
+    where: Settings | Installation, action: str, caller: Caller | None, *, outcome: str = "ok", **fields: Any
+) -> None:
+    """Write one event on behalf of a task, or of the person at the command line. Durable on return.
 
     Raises ``AuditError`` and ``LedgerUnavailable``.
     """
-    from airflow_ai_provider.audit.database import LedgerAuditStore
-    from airflow_ai_provider.audit.trail import Trail
-    from airflow_ai_provider.gateway.recorder import context_of
-    from airflow_ai_provider.ledger import open_ledger
-
-    context = context_of(caller or whoever_runs_this())
-    with (
-        open_ledger(settings.ledger_url, settings.home) as ledger,
-        Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context, clock=ledger.now) as trail,
-    ):
-        trail.emit(action, outcome, **fields)
+    with opened(where) as installation:
+        installation.record(action, caller or current_person(), outcome=outcome, **fields)
 
 
 def verify_audit(
@@ -106,15 +98,15 @@ def verify_audit(
     from airflow_ai_provider.audit.reconcile import Reconciliation
     from airflow_ai_provider.audit.verify import verify
     from airflow_ai_provider.audit.verify_overlays import check_overlays
-    from airflow_ai_provider.ledger import open_ledger
 
     folder = keys or _keys(settings)
     trusted = load_verify_keys(folder) if folder.exists() else {}
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         if keys is None:
             _check_verify_keys(settings, ledger, trusted)
         store, archive, spool = LedgerAuditStore(ledger), open_archive(settings), settings.audit_spool()
-        with Reconciliation(ledger, since=since, until=until, hash_keys=_hash_keys(settings, ledger)) as reconciliation:
+        with Reconciliation(ledger, since=since, until=until, hash_keys=_hash_keys(installation)) as reconciliation:
             see = both(reconciliation.visit, visit) if visit else reconciliation.visit
             report = verify(
                 archive,
@@ -216,7 +208,7 @@ def open_signer(settings: Settings) -> Signer:
     if match := _KMS_KEY.match(place):
         from airflow_ai_provider.audit.kms import KmsSigner
 
-        return KmsSigner(_kms_client(match["conn_id"]), match["key"])
+        return KmsSigner(settings.kms(match["conn_id"]), match["key"])
     if "://" in place:
         raise KeyringError(f"[ai] audit_signing_key {place}: expected a folder, or kms://CONN_ID/KEY")
     return load_or_create_signing_key(_signing_folder(settings))
@@ -256,28 +248,13 @@ def _check_verify_keys(settings: Settings, ledger: Ledger, trusted: PublicKeys) 
         raise KeyringError(explain(keys.purpose, mismatch, keys.remedy))
 
 
-def _kms_client(conn_id: str) -> Any:
-    """A KMS client of an ``aws`` connection. Raises ``PermanentError`` and ``TransientError`` of the look-up."""
-    from airflow_ai_provider.hooks.settings import require_connection
-
-    require_connection(conn_id, "[ai] audit_signing_key")
-    try:
-        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
-    except ImportError:
-        raise KeyringError(
-            "[ai] audit_signing_key is in KMS, which needs: pip install 'airflow-ai-provider[amazon]'"
-        ) from None
-    return AwsBaseHook(aws_conn_id=conn_id, client_type="kms").get_conn()
-
-
-def _hash_keys(settings: Settings, ledger: Ledger) -> dict[str, bytes]:
+def _hash_keys(installation: Installation) -> dict[str, bytes]:
     """The keys of content hashes by id; none where there is no keyring, as on an auditor's host."""
     from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE
-    from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 
-    if not settings.keyring and not (settings.home / "keyring.json").exists():
+    if not installation.has_keyring:
         return {}
-    keyring = open_shared_keyring(settings, ledger, create=False, register=False)
+    keyring = installation.keyring(create=False, register=False)
     return {key_id: keyring.derive(HASH_KEY_PURPOSE, key_id=key_id) for key_id in keyring.key_ids}
 
 

@@ -1,4 +1,4 @@
-"""Budgets from Airflow's side: room now, limits set by people, holds of tasks that are over."""
+"""Budgets: what is left of them, limits set by people, holds of tasks that are over."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+from airflow_ai_provider.core.administration.people import require_person
+from airflow_ai_provider.core.installation import Installation
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.context import require_person
 from airflow_ai_provider.policy import Budget
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.audit.trail import Trail
     from airflow_ai_provider.ledger.attempts import Settled
-    from airflow_ai_provider.ledger.database import Ledger
     from airflow_ai_provider.ledger.limits import LimitChange
     from airflow_ai_provider.ledger.room import Room, Scope
     from airflow_ai_provider.ledger.sweep import Holder
@@ -39,19 +38,20 @@ class Swept:
 
 def room_now(settings: Settings, scope: Scope) -> list[Room]:
     """The budgets that apply to a scope, and what each has left. Raises ``PolicyError`` where there is none."""
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.limits import budgets_in_force
     from airflow_ai_provider.ledger.pins import require_pinned
     from airflow_ai_provider.ledger.room import rooms
 
-    loaded = settings.load_policy()
-    policy = loaded.policy
-    policy.require_team(scope.team, dag=scope.dag_id)
-    with open_ledger(settings.ledger_url, settings.home) as ledger, ledger.read() as conn:
-        require_pinned(conn, loaded.file, always=policy.ledger.pinned)
-        in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
-        policy.budgets_for(team=scope.team, dag=scope.dag_id, route=scope.route, in_force=in_force)
-        return rooms(conn, policy.budgets, scope, ledger.now())
+    with Installation(settings) as installation:
+        loaded = installation.policy
+        policy = loaded.policy
+        policy.require_team(scope.team, dag=scope.dag_id)
+        ledger = installation.ledger
+        with ledger.read() as conn:
+            require_pinned(conn, loaded.file, always=policy.ledger.pinned)
+            in_force = [budget for budget, _ in budgets_in_force(conn, policy.budgets)]
+            policy.budgets_for(team=scope.team, dag=scope.dag_id, route=scope.route, in_force=in_force)
+            return rooms(conn, policy.budgets, scope, ledger.now())
 
 
 def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Caller, reason: str) -> LimitChange:
@@ -62,15 +62,15 @@ def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Calle
     ``PermanentError`` inside a task.
     """
     require_person("a limit cannot be set")
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.limits import planned_change, set_limit
 
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         with ledger.read() as conn:
             change = planned_change(conn, budget, clear=clear, by=caller.user, reason=reason)
         said = {"limit_nano": change.new_nano or 0, "old_limit_nano": change.old_nano}
         why = _one_line(f"back to the policy: {reason}" if clear else reason)
-        with _trail(settings, ledger, caller) as trail:
+        with installation.trail(caller) as trail:
             trail.emit("budget.changed", budget=change.name, period=change.period, reason=why, **said)
         with ledger.write() as conn:
             return set_limit(conn, budget, clear=clear, by=caller.user, reason=reason, now=ledger.now())
@@ -82,12 +82,13 @@ def resume_deployment(settings: Settings, deployment: str, *, caller: Caller, re
     Raises ``LedgerError`` where it is not stopped, and ``PermanentError`` inside a task.
     """
     require_person("a deployment cannot be resumed")
-    from airflow_ai_provider.ledger import open_ledger, stops
+    from airflow_ai_provider.ledger import stops
 
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         with ledger.read() as conn:
             stops.require_stopped(conn, deployment)
-        with _trail(settings, ledger, caller) as trail:
+        with installation.trail(caller) as trail:
             trail.emit("deployment.resumed", deployment=deployment, reason=_one_line(reason))
         with ledger.write() as conn:
             stops.resume_deployment(conn, deployment)
@@ -97,10 +98,10 @@ def sweep_holds(
     settings: Settings, states: Callable[[Sequence[Holder]], Sequence[TaskState]], *, caller: Caller, dry_run: bool
 ) -> Swept:
     """Capture what tasks that are over left open, and release what they hold. ``states`` asks Airflow about them."""
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.sweep import is_over, silent_holders, sweep
 
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         now = ledger.now()
         with ledger.read() as conn:
             silent = silent_holders(conn, now)
@@ -111,7 +112,7 @@ def sweep_holds(
         ]
         if dry_run or not over:
             return Swept(len(silent), len(over), 0, 0, 0)
-        with _trail(settings, ledger, caller) as trail:
+        with installation.trail(caller) as trail:
             trail.prepare()
             with ledger.write() as conn:
                 holds, settled = sweep(conn, over, now)
@@ -128,14 +129,6 @@ def _call_event(settled: Settled) -> tuple[str, str, dict[str, Any]]:
 
     whose = asdict(settled.request.task)
     return "llm.call", settled.status, {**call_fields(settled), "team": whose.pop("team_id"), **whose}
-
-
-def _trail(settings: Settings, ledger: Ledger, caller: Caller) -> Trail:
-    from airflow_ai_provider.audit.database import LedgerAuditStore
-    from airflow_ai_provider.audit.trail import Trail
-    from airflow_ai_provider.gateway.recorder import context_of
-
-    return Trail(settings.audit_spool(), LedgerAuditStore(ledger), context=context_of(caller), clock=ledger.now)
 
 
 def usd(text: str) -> Decimal:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from airflow_ai_provider.core.administration.people import dag_of_this_process
+from airflow_ai_provider.core.installation import Installation
 from airflow_ai_provider.errors import LedgerError, SourceError
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.context import dag_of_this_process
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.ledger.database import Ledger
     from airflow_ai_provider.ledger.reconciled import ReconcileReport
 
 
@@ -31,7 +31,6 @@ def reconcile_invoice(
     ``covers`` is ``FROM..TO``. Raises ``SourceError``, ``StoreUnavailable``, ``LedgerError``, ``LedgerUnavailable``,
     ``AuditError``, and ``PolicyError`` in a task that may only compare.
     """
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.invoices import FORMATS, open_invoice
     from airflow_ai_provider.ledger.reconcile import reconcile
     from airflow_ai_provider.ledger.reconciled import parse_span
@@ -42,12 +41,13 @@ def reconcile_invoice(
     span = parse_span(covers) if covers else None
     filesystem, path = resolve(uri, settings.storage_options)
     with (
-        open_ledger(settings.ledger_url, settings.home) as ledger,
+        Installation(settings) as installation,
         translated(uri, SourceError),
         filesystem.open(path, "rb") as file,
     ):
+        ledger = installation.ledger
         if not dry_run:
-            _require_allowed(ledger, settings, caller)
+            _require_allowed(installation, caller)
         report = reconcile(
             ledger,
             open_invoice(file, shown(uri), wanted),
@@ -62,23 +62,23 @@ def reconcile_invoice(
     return report
 
 
-def _require_allowed(ledger: Ledger, settings: Settings, caller: Caller | None) -> None:
+def _require_allowed(installation: Installation, caller: Caller | None) -> None:
     """Ask the policy, where there is one, whether a task may change the ledger; people may. Raises ``PolicyError``."""
     from airflow_ai_provider.ledger.pins import pins, require_pinned
 
     dag = (caller.dag_id if caller else "") or dag_of_this_process()
     if not dag:
         return
-    with ledger.read() as conn:
-        if not settings.policy_path.is_file() and not pins(conn):
+    with installation.ledger.read() as conn:
+        if not installation.settings.policy_path.is_file() and not pins(conn):
             return
-        loaded = settings.load_policy()
+        loaded = installation.policy
         require_pinned(conn, loaded.file, always=loaded.policy.ledger.pinned)
     loaded.policy.ledger.require_reconciler(dag)
 
 
 def _record(settings: Settings, report: ReconcileReport, caller: Caller | None) -> None:
-    from airflow_ai_provider.hooks.audit import record
+    from airflow_ai_provider.core.administration.audit import record
 
     record(
         settings,

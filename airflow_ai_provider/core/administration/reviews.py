@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_ai_provider.core.installation import Installation
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
 
@@ -22,19 +23,15 @@ def decide_reviews(
     A decision is in the trail before it is in the ledger; its note, which may speak of a row, is in the ledger alone.
     Raises ``LedgerError``, with nothing decided, where an item is not open, and for what no item can be given.
     """
-    from airflow_ai_provider.audit.database import LedgerAuditStore
-    from airflow_ai_provider.audit.trail import Trail
-    from airflow_ai_provider.gateway.recorder import context_of
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.reviews import check_decision, decide, require_open
 
     check_decision(decision, caller.user, note)
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        ledger = installation.ledger
         with ledger.read() as conn:
             items = [require_open(conn, item_id) for item_id in dict.fromkeys(item_ids)]
-        alone = replace(caller, dag_id="", run_id="", task_id="")  # whose answer it is, each event says for itself
-        store, who = LedgerAuditStore(ledger), context_of(alone)
-        with Trail(settings.audit_spool(), store, context=who, clock=ledger.now) as trail:
+        alone = replace(caller, dag_id="", run_id="", task_id="")  # each event names the task whose answer it is
+        with installation.trail(alone) as trail:
             for item in items:
                 trail.emit("review.decided", decision=decision, **_fields(item))
         for item in items:

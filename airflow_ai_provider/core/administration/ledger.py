@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
+from airflow_ai_provider.core.administration.audit import record
+from airflow_ai_provider.core.installation import Installation
 from airflow_ai_provider.gateway.job import Caller
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.hooks.audit import record
 
 if TYPE_CHECKING:
     from airflow_ai_provider.ledger.database import Ledger
@@ -28,14 +29,14 @@ def maintain_ledger(
 
     Raises ``PolicyError`` where the policy that would say it is wrong, ``LedgerError`` and ``LedgerUnavailable``.
     """
-    from airflow_ai_provider.ledger import open_ledger
     from airflow_ai_provider.ledger.maintenance import maintain
 
-    keep = keep_months if keep_months is not None else _retention(settings)
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
+    with Installation(settings) as installation:
+        keep = keep_months if keep_months is not None else _retention(settings)
+        ledger = installation.ledger
         done = maintain(ledger, now=ledger.now(), keep_months=keep, dry_run=dry_run, force=force, progress=progress)
-    for month in () if dry_run else done.dropped:
-        record(settings, "ledger.dropped", caller, period=month.name, rows=month.rows)
+        for month in () if dry_run else done.dropped:
+            record(installation, "ledger.dropped", caller, period=month.name, rows=month.rows)
     return done
 
 

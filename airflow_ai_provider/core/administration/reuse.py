@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_ai_provider.gateway.reuse import FILE_NAME, open_responses
+from airflow_ai_provider.core.administration.audit import record
+from airflow_ai_provider.core.installation import Installation
 from airflow_ai_provider.gateway.reuse.backend import ResponseBackend
 from airflow_ai_provider.gateway.reuse.upkeep import Purged, Selection, TeamStats, count, purge
 from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
-from airflow_ai_provider.hooks.audit import record
-from airflow_ai_provider.ledger import open_ledger
 
 if TYPE_CHECKING:
     from airflow_ai_provider.gateway.reuse.subjects import Subjects
@@ -59,8 +57,8 @@ def purge_reuse(
 
 
 def _keyring(settings: Settings) -> Keyring:
-    with open_ledger(settings.ledger_url, settings.home) as ledger:
-        return open_shared_keyring(settings, ledger, create=False)
+    with Installation(settings) as installation:
+        return installation.keyring(create=False)
 
 
 def _record_purge(settings: Settings, selection: Selection, done: Purged, outcome: str) -> None:
@@ -74,11 +72,12 @@ def _record_purge(settings: Settings, selection: Selection, done: Purged, outcom
 
 def _with_store(settings: Settings, work: Callable[[ResponseBackend], Awaitable[_Result]], empty: _Result) -> _Result:
     """Work with the store; a file that is not there is not made."""
-    if not settings.cache_url and not (settings.home / FILE_NAME).exists():
+    installation = Installation(settings)
+    if not installation.has_responses:
         return empty
 
     async def run() -> _Result:
-        backend = open_responses(settings.cache_url, settings.home)
+        backend = installation.responses()
         try:
             return await work(backend)
         finally:
