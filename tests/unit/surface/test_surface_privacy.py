@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from test_surface_operators import FakeTaskInstance, context
 
 from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.core.jobs import transform
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.operators.privacy import (
     DecryptColumnsOperator,
@@ -105,6 +109,48 @@ def events(home: Path) -> list[dict[str, Any]]:
 
 
 # Masking and restoring
+
+
+def test_a_kill_stops_between_rows_and_a_retry_goes_on_after_the_finished_parts(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(home / "in.parquet", [{"id": f"r{n}", "text": "ann@example.com"} for n in range(40)])
+    operator = MaskRowsOperator(
+        task_id="t",
+        source=str(home / "in.parquet"),
+        sink=str(home / "masked"),
+        key="id",
+        team="support",
+        profile="standard",
+        batch_rows=20,
+    )
+    masked, stopping = [], threading.Event()
+    for_row, stop = Masker.for_row, transform._Transform.stop
+
+    def kill_at_the_25th(masker: Masker, row: Any, key: str | None) -> RowMask:
+        masked.append(row)
+        if len(masked) == 25:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stopping.wait(60)
+        return for_row(masker, row, key)
+
+    async def stop_and_tell(job: transform._Transform, grace_seconds: float) -> None:
+        await stop(job, grace_seconds)
+        stopping.set()
+
+    before = signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(Masker, "for_row", kill_at_the_25th)
+            patched.setattr(transform._Transform, "stop", stop_and_tell)
+            with pytest.raises(SystemExit):
+                operator.execute(context())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(masked) == 25
+    assert read_manifest(str(home / "masked")) is None
+    summary = mask(home, batch_rows=20)
+    assert (summary["rows"], summary["ok"], summary["skipped"]) == (40, 40, 20)
 
 
 def test_a_policy_edited_during_a_task_does_not_mix_with_the_one_it_began_with(
