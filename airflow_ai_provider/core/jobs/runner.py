@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
 from airflow_ai_provider.core.jobs.tally import Progress, Tally, progress_line
@@ -220,4 +220,4 @@ def fingerprint(caller: Caller, feed: Feed, version: object, **decides: object) 
         "rows": (feed.source.uri, version, feed.key, feed.batch_rows),
         **decides,
     }
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -7,6 +7,8 @@ import csv
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,13 @@ def test_a_fingerprint_is_one_for_all_shards_and_another_for_another_job(rows: P
         fingerprint(CALLER, feed_of(rows), "v1", prompt="q"),
     ]
     assert len({one, *others}) == 7
+
+
+@pytest.mark.parametrize("odd", [10**30, float("nan"), "\ud800", Decimal("0.1"), date(2026, 1, 2), {"a": {"b": ()}}])
+def test_a_fingerprint_takes_whatever_a_dag_file_may_hold(rows: Path, odd: object) -> None:
+    feed = feed_of(rows)
+    assert fingerprint(CALLER, feed, None, columns={"n": odd}) == fingerprint(CALLER, feed, None, columns={"n": odd})
+    assert fingerprint(CALLER, feed, None, columns={"n": odd}) != fingerprint(CALLER, feed, None, columns={"n": 1})
 
 
 def test_progress_without_a_known_number_of_rows_promises_no_end() -> None:
