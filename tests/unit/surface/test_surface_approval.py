@@ -7,6 +7,7 @@ import json
 import types
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def test_a_task_below_the_amount_runs_at_once(home: Path, airflow: Airflow) -> N
     assert airflow.requests == []
 
 
-@pytest.mark.parametrize("decision", ["not needed", "approved before"])
+@pytest.mark.parametrize("decision", ["not needed", "approved before", "decided now"])
 def test_a_policy_edited_after_the_plan_does_not_govern_the_run_of_the_plan(
     home: Path, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, decision: str
 ) -> None:
@@ -152,6 +153,10 @@ def test_a_policy_edited_after_the_plan_does_not_govern_the_run_of_the_plan(
     if decision == "approved before":
         operator = task(home)
         approve(airflow, ask(operator, airflow), nano=1_030_000)
+    run = partial(operator.run, airflow.context)
+    if decision == "decided now":
+        operator = task(home)
+        run = partial(operator.resume_decided, airflow.context, event=decided(), **ask(operator, airflow))
     planned = load_policy(home / "policy.yaml").digest
     weigh = approval.whole_nano
 
@@ -160,7 +165,7 @@ def test_a_policy_edited_after_the_plan_does_not_govern_the_run_of_the_plan(
         return weigh(plan)
 
     monkeypatch.setattr(approval, "whole_nano", edit_then_weigh)
-    assert operator.run(airflow.context)["ok"] == 10
+    assert run()["ok"] == 10
     assert load_policy(home / "policy.yaml").digest != planned
     assert started_under(home) == [planned]
 
