@@ -23,11 +23,11 @@ import aiohttp
 import orjson
 import uvloop
 
-from airflow_ai_provider.gateway.providers.base import ModelRequest
-from airflow_ai_provider.gateway.providers.openai_compatible import OpenAICompatibleProvider
-from airflow_ai_provider.gateway.providers.vendors import address_of
-from airflow_ai_provider.gateway.settings import Endpoint
-from airflow_ai_provider.policy import Deployment
+from airflow_ai_provider.core.policy import Deployment
+from airflow_ai_provider.core.providers.base import ModelRequest
+from airflow_ai_provider.core.providers.openai_compatible import OpenAICompatibleProvider
+from airflow_ai_provider.core.providers.vendors import address_of
+from airflow_ai_provider.core.settings import Endpoint
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 _CONCURRENCY = 32
@@ -105,14 +105,14 @@ def _ours(base: str) -> tuple[Call, Closer]:
 
 
 def _litellm(base: str) -> tuple[Call, Closer]:
-    from airflow_ai_provider.gateway.providers.litellm import LitellmProvider
+    from airflow_ai_provider.core.providers.litellm import LitellmProvider
 
     provider = LitellmProvider("bench", _DEPLOYMENT, _endpoint(base))
     return lambda text: provider.complete(_request(text)), provider.close
 
 
 def _bare(base: str) -> tuple[Call, Closer]:
-    from airflow_ai_provider.gateway.providers.litellm import _import_litellm
+    from airflow_ai_provider.core.providers.litellm import _import_litellm
 
     litellm = _import_litellm()
 

@@ -21,16 +21,16 @@ from typing import Any
 
 import rfc8785
 
-from airflow_ai_provider.audit.archive import FolderArchive
-from airflow_ai_provider.audit.canonical import canonical_unchecked
-from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.events import build_event, utc_now
-from airflow_ai_provider.audit.keys import load_or_create_signing_key, public_keys
-from airflow_ai_provider.audit.seal import seal_trail
-from airflow_ai_provider.audit.spool import Spool
-from airflow_ai_provider.audit.trail import Trail
-from airflow_ai_provider.audit.verify import verify
-from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.core.audit.sealing.seal import seal_trail
+from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key, public_keys
+from airflow_ai_provider.core.audit.sinks.archive import FolderArchive
+from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+from airflow_ai_provider.core.audit.trail.chain import canonical_unchecked
+from airflow_ai_provider.core.audit.trail.events import build_event, utc_now
+from airflow_ai_provider.core.audit.trail.spool import Spool
+from airflow_ai_provider.core.audit.trail.trail import Trail
+from airflow_ai_provider.core.audit.verify.verify import verify
+from airflow_ai_provider.core.ledger.database import Ledger
 
 EVENTS, BATCH = 100_000, 250
 WHO = {

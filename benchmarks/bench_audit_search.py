@@ -19,9 +19,9 @@ from typing import Any
 
 import orjson
 
-from airflow_ai_provider.audit.events import build_event, format_time
-from airflow_ai_provider.audit.search import Query
-from airflow_ai_provider.audit.sqlite_index import SqliteIndex
+from airflow_ai_provider.core.audit.sinks.search import Query
+from airflow_ai_provider.core.audit.sinks.sqlite_index import SqliteIndex
+from airflow_ai_provider.core.audit.trail.events import build_event, format_time
 
 EVENTS = 1_000_000
 DAYS = 90

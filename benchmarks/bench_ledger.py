@@ -19,13 +19,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from services import postgres_server
 
-from airflow_ai_provider.gateway.identity import attempt_id
-from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled, open_attempts, settle
-from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.holds import TaskRef, close_holds, take_hold
-from airflow_ai_provider.ledger.journal import Journal
-from airflow_ai_provider.ledger.money import Usage
-from airflow_ai_provider.ledger.periods import BudgetPeriod
+from airflow_ai_provider.core.identity import attempt_id
+from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Request, Settled, open_attempts, settle
+from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
+from airflow_ai_provider.core.ledger.budgets.holds import TaskRef, close_holds, take_hold
+from airflow_ai_provider.core.ledger.budgets.limits import BudgetPeriod
+from airflow_ai_provider.core.ledger.call_costs import Usage
+from airflow_ai_provider.core.ledger.database import Ledger
 
 _ROWS = 100_000
 _BATCH = 256

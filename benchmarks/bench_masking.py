@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_ai_provider.privacy.detect import Detector
-from airflow_ai_provider.privacy.spans import Span
+from airflow_ai_provider.core.privacy.detectors.detector import Detector
+from airflow_ai_provider.core.privacy.detectors.text_view import Span
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {

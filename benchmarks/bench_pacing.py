@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from pacing_worker import Load, Report, start
 from services import RedisServer, redis_server
 
-from airflow_ai_provider.gateway.traffic import open_gates
-from airflow_ai_provider.policy import Deployment
+from airflow_ai_provider.core.policy import Deployment
+from airflow_ai_provider.core.ratelimit import open_gates
 from airflow_ai_provider.testing.behaviour import Faults, Latency, Limits
 from airflow_ai_provider.testing.journal import read_requests
 from airflow_ai_provider.testing.vendor import VendorProcess

@@ -27,11 +27,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.core.jobs.plan import plan_spend
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.ledger.money import nano_from_usd
+from airflow_ai_provider.core.ledger.call_costs import nano_from_usd
+from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.testing.behaviour import Faults
 from airflow_ai_provider.testing.invoice import Price
 from airflow_ai_provider.testing.vendor import VendorProcess

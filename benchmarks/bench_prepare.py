@@ -17,12 +17,12 @@ import orjson
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from airflow_ai_provider.gateway.checks import AnswerChecks
-from airflow_ai_provider.gateway.prepare import Preparer, profile_masker
-from airflow_ai_provider.gateway.render import Renderer
-from airflow_ai_provider.gateway.routing import Router, terms_of
-from airflow_ai_provider.policy import MaskingProfile, Route
-from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.core.checks.answer_checks import AnswerChecks
+from airflow_ai_provider.core.pipeline.prepare import Preparer, profile_masker
+from airflow_ai_provider.core.policy import MaskingProfile, Route
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
+from airflow_ai_provider.core.prompts.templates import Renderer
+from airflow_ai_provider.core.routing.router import Router, terms_of
 
 SYSTEM = "You are a helpful support agent of a bank. Answer briefly, in the customer's language, from the context only."
 ROWS = 2_000

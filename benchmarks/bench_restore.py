@@ -13,8 +13,8 @@ import re
 import time
 from collections.abc import Callable
 
-from airflow_ai_provider.privacy.detect import DETECTORS
-from airflow_ai_provider.privacy.masking import Masker, MaskingRules, RowMask
+from airflow_ai_provider.core.privacy.detectors.detector import DETECTORS
+from airflow_ai_provider.core.privacy.masking.masker import Masker, MaskingRules, RowMask
 from airflow_ai_provider.testing.mangling import MANGLINGS
 
 ROWS = int(os.environ.get("ROWS", "10000"))

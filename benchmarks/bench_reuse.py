@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from services import redis_server
 
-from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, open_responses
-from airflow_ai_provider.gateway.reuse.stored import Codec
-from airflow_ai_provider.privacy.keyring import Keyring, fresh_keyring
+from airflow_ai_provider.core.cache import ResponseStore, Stored, open_responses
+from airflow_ai_provider.core.cache.backend import Codec
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring, fresh_keyring
 
 _BATCH = 250
 _BATCHES = 40

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_ai_provider.gateway.routing import Needs, Router
-from airflow_ai_provider.ledger.prices import ModelFacts, model_facts
-from airflow_ai_provider.policy import Deployment, parse_policy
+from airflow_ai_provider.core.ledger.prices import ModelFacts, model_facts
+from airflow_ai_provider.core.policy import Deployment, parse_policy
+from airflow_ai_provider.core.routing.router import Needs, Router
 
 _ENGLISH = ("Please help me with my order, it has not arrived in Berlin yet. " * 20)[:1000]
 _CHINESE = ("请帮我查一下订单 1234 的物流，已经等了三天了。" * 40)[:1000]

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from services import postgres_server
 
-from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.partitions import make_months, midnight, months_from
-from airflow_ai_provider.ledger.rollup import check_day
+from airflow_ai_provider.core.ledger.database import Ledger
+from airflow_ai_provider.core.ledger.maintenance.partitions import make_months, midnight, months_from
+from airflow_ai_provider.core.ledger.maintenance.upkeep import check_day
 
 _DAYS = 90
 _ASKED_DAYS = 30

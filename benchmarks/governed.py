@@ -8,10 +8,10 @@ from pathlib import Path
 
 from lab import Figures, Stopwatch, answer
 
+from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.jobs.llm_map import run_map
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.core.settings import Settings
 
 
 def run(

@@ -123,7 +123,7 @@ def policy(path: Path, *, model: str = f"openai/{MODEL}", adapter: str | None = 
 
 def knows_adapters() -> bool:
     """Whether a deployment can name its adapter; where not, every vendor is reached through litellm."""
-    from airflow_ai_provider.policy import Deployment
+    from airflow_ai_provider.core.policy import Deployment
 
     return "adapter" in Deployment.model_fields
 

@@ -24,10 +24,10 @@ import aiohttp
 import orjson
 import uvloop
 
+from airflow_ai_provider.core.ledger.call_costs import Usage
+from airflow_ai_provider.core.policy import Deployment
+from airflow_ai_provider.core.ratelimit import CircuitChanged, Gate, open_gates
 from airflow_ai_provider.errors import DeploymentResting, VendorTransientError
-from airflow_ai_provider.gateway.traffic import CircuitChanged, Gate, open_gates
-from airflow_ai_provider.ledger.money import Usage
-from airflow_ai_provider.policy import Deployment
 
 
 @dataclass(frozen=True)

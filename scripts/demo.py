@@ -162,12 +162,12 @@ def reason(log_path: Path) -> str:
 
 def show(run_id: str, answers: Path) -> None:
     from airflow_ai_provider.core.administration.audit import verify_audit
+    from airflow_ai_provider.core.ledger import open_ledger
+    from airflow_ai_provider.core.ledger.reports.costs import cost_report
+    from airflow_ai_provider.core.rows.manifest import read_manifest
     from airflow_ai_provider.hooks.context import run_folder
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger import open_ledger
-    from airflow_ai_provider.ledger.reports import cost_report
     from airflow_ai_provider.operators.cost import text_table
-    from airflow_ai_provider.rows.manifest import read_manifest
 
     settings = settings_from_airflow()
     folder = answers / run_folder(run_id)

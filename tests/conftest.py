@@ -65,7 +65,7 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def migrated_database(postgres: PostgresServer) -> str:
     """Name of a database with the ledger's tables, to be copied: a migration takes longer than most tests."""
-    from airflow_ai_provider.ledger.database import Ledger
+    from airflow_ai_provider.core.ledger.database import Ledger
 
     Ledger.open(postgres.create_database("migrated")).close()
     return "migrated"
@@ -83,7 +83,7 @@ def migrated_postgres_url(postgres: PostgresServer, migrated_database: str) -> I
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same as a SQLite file."""
-    from airflow_ai_provider.ledger.database import Ledger
+    from airflow_ai_provider.core.ledger.database import Ledger
 
     path = tmp_path_factory.mktemp("migrated") / "ledger.db"
     Ledger.open(f"sqlite:///{path}").close()

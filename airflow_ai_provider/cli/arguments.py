@@ -1,15 +1,22 @@
-"""How the commands' arguments are read. Every ``airflow`` call imports this, so it imports nothing of the heart."""
+"""Arguments of the commands, and which commands change something.
+
+How the commands' arguments are read. Every ``airflow`` call imports this, so it imports nothing of the heart.
+
+What a command calls when it runs, and whether it changes anything: changes are refused inside a task.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
+from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from airflow.cli.cli_config import Arg
+from airflow.cli.cli_config import Arg, lazy_load_command
 
 CLI = "airflow_ai_provider.cli"
 """Where the commands are; they are imported when they run."""
@@ -87,3 +94,46 @@ def count(text: str) -> int:
 def arg(*flags: str, **settings: Any) -> Arg:
     """An argument; ``settings`` are those of ``argparse``."""
     return Arg(flags, **settings)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class CommandCall:
+    """Runs a command's function; imports it only then. Made by ``reads``, ``changes`` and ``seals``."""
+
+    function: str
+    """``module.function`` below ``airflow_ai_provider.cli``."""
+    kind: str
+    """``reads``, ``changes``, or ``seals`` (adds to archive and index what the trail already holds)."""
+    only_with: str = ""
+    """Option without which the command only reads."""
+    unless: str = ""
+    """Option with which the command only reads."""
+
+    def __call__(self, args: Namespace) -> None:
+        """Run the command. Exits with status 2 where it would change something inside a task."""
+        if self.changes_with(args):
+            from airflow_ai_provider.cli.output import refuse_inside_task
+
+            refuse_inside_task()
+        lazy_load_command(f"{CLI}.{self.function}")(args)
+
+    def changes_with(self, args: Namespace) -> bool:
+        """Tell whether the command changes something when it is given these arguments."""
+        if self.kind != "changes" or (self.unless and getattr(args, self.unless)):
+            return False
+        return not self.only_with or bool(getattr(args, self.only_with))
+
+
+def reads(function: str) -> CommandCall:
+    """Declare a command that changes nothing; files that it is told to write do not count."""
+    return CommandCall(function, "reads")
+
+
+def changes(function: str, *, only_with: str = "", unless: str = "") -> CommandCall:
+    """Declare a command that changes limits, pins, keys, reviews, stops, stored answers or the ledger."""
+    return CommandCall(function, "changes", only_with, unless)
+
+
+def seals(function: str) -> CommandCall:
+    """Declare a command that only moves evidence on, as the operators of the audit trail do inside tasks."""
+    return CommandCall(function, "seals")

@@ -1,21 +1,96 @@
-"""``airflow ai budgets …`` and ``airflow ai deployments …``: limits set by people, and what was stopped."""
+"""``airflow ai cost``, ``budgets`` and ``deployments``.
+
+``airflow ai cost``.
+
+``airflow ai budgets …`` and ``airflow ai deployments …``: limits set by people, and what was stopped.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from argparse import Namespace
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from airflow_ai_provider.cli.output import GOOD, command, say, show
 from airflow_ai_provider.core.administration.people import current_person
-from airflow_ai_provider.errors import LedgerError
+from airflow_ai_provider.core.errors import LedgerError
+
+_LAST = re.compile(r"([1-9]\d{0,4})([hdw])")
+_DAYS = {"d": 1, "w": 7}
+
+
+@command
+def cost(args: Namespace) -> int:
+    """``airflow ai cost``"""
+    from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.ledger.reports.costs import cost_report, dearest, rows_since, total
+    from airflow_ai_provider.hooks.settings import settings_from_airflow
+
+    settings = settings_from_airflow()
+    with Installation(settings) as installation:
+        ledger = installation.ledger
+        since, until = period_of(args, ledger.now())
+        rows = cost_report(ledger, by=args.by, since=since, until=until)
+        kept = rows_since(ledger, args.by)
+        if not rows:
+            print(f"nothing in ledger {ledger.place} for these days", file=sys.stderr)
+    if kept and (since is None or date(since.year, since.month, since.day) < kept):
+        print(f"rows from before {kept} are no longer kept; day, team, dag and model reach further", file=sys.stderr)
+    shown = dearest(rows, args.top) if args.top else rows
+    if rows and args.output == "table":
+        named = dict.fromkeys(args.by, "") | {args.by[0]: f"total of {len(rows)}"}
+        shown = [*shown, {**named, **total(rows)}]
+    show(shown, args.output)
+    return GOOD
+
+
+def period_of(args: Namespace, now: datetime) -> tuple[date | datetime | None, date | None]:
+    """First and last day (UTC) that the arguments ask for, or the moment that ``--last`` hours began.
+
+    Raises ``LedgerError`` where they contradict each other.
+    """
+    given = [name for name in ("last", "this") if getattr(args, name)]
+    if args.since or args.until:
+        given.append("since and --until")
+    if len(given) > 1:
+        raise LedgerError(f"--{given[0]} cannot stand beside --{given[1]}; give one period")
+    today = now.date()
+    if args.last:
+        return _last(args.last, now), today
+    if args.this:
+        return _first_of(args.this, today), today
+    if args.since and args.until and args.since > args.until:
+        raise LedgerError(f"--since {args.since} is after --until {args.until}")
+    return args.since, args.until
+
+
+def _last(text: str, now: datetime) -> date | datetime:
+    match = _LAST.fullmatch(text)
+    assert match, "checked by the parser"
+    number, unit = int(match[1]), match[2]
+    return now - timedelta(hours=number) if unit == "h" else now.date() - timedelta(days=number * _DAYS[unit] - 1)
+
+
+def _first_of(period: str, today: date) -> date:
+    match period:
+        case "week":
+            return today - timedelta(days=today.weekday())
+        case "month":
+            return today.replace(day=1)
+        case "year":
+            return today.replace(month=1, day=1)
+        case _:
+            return today
 
 
 @command
 def list_budgets(args: Namespace) -> int:
     """``airflow ai budgets list``"""
     from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.ledger.reports.costs import budget_report
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger.reports import budget_report
 
     settings = settings_from_airflow()
     with Installation(settings) as installation:
@@ -28,9 +103,9 @@ def list_budgets(args: Namespace) -> int:
 def set_budget(args: Namespace) -> int:
     """``airflow ai budgets set``"""
     from airflow_ai_provider.core.administration.budgets import set_budget as set_by_hand
+    from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
+    from airflow_ai_provider.core.policy import parse_budget
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger.money import usd_from_nano
-    from airflow_ai_provider.policy import parse_budget
 
     if args.clear == (args.limit_usd is not None):
         raise LedgerError("give one of --limit-usd AMOUNT, and --clear, which gives the budget back to the policy")
@@ -50,9 +125,9 @@ def set_budget(args: Namespace) -> int:
 def history(args: Namespace) -> int:
     """``airflow ai budgets history``"""
     from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.ledger.budgets.limits import limit_history
+    from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger.limits import limit_history
-    from airflow_ai_provider.ledger.money import usd_from_nano
 
     settings = settings_from_airflow()
     with Installation(settings) as installation, installation.ledger.read() as conn:
@@ -80,9 +155,9 @@ def history(args: Namespace) -> int:
 def list_stopped(args: Namespace) -> int:
     """``airflow ai deployments stopped``"""
     from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.ledger.attempts.disabled_deployments import stopped_deployments
+    from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.ledger.money import usd_from_nano
-    from airflow_ai_provider.ledger.stops import stopped_deployments
 
     settings = settings_from_airflow()
     with Installation(settings) as installation, installation.ledger.read() as conn:
@@ -118,9 +193,9 @@ def resume(args: Namespace) -> int:
 def sweep(args: Namespace) -> int:
     """``airflow ai ledger sweep``"""
     from airflow_ai_provider.core.administration.budgets import sweep_holds
+    from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
     from airflow_ai_provider.hooks.settings import settings_from_airflow
     from airflow_ai_provider.hooks.tasks import states_from_database
-    from airflow_ai_provider.ledger.money import usd_from_nano
 
     swept = sweep_holds(settings_from_airflow(), states_from_database, caller=current_person(), dry_run=args.dry_run)
     row: dict[str, Any] = {

@@ -18,10 +18,10 @@ from typing import Any
 import jinja2
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from airflow_ai_provider.errors import PermanentError, TransientError
-from airflow_ai_provider.gateway.job import Caller, MapJob
+from airflow_ai_provider.core.errors import PermanentError, TransientError
+from airflow_ai_provider.core.job import Caller, MapJob
+from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.operators.llm import LLMMapOperator
-from airflow_ai_provider.rows.shard import Shard
 
 NO_RUN = "plan"
 """Stands for the run id of a run that is not there yet."""
@@ -226,7 +226,7 @@ def _rendered(operator: Any, name: str, value: Any, context: dict[str, Any]) -> 
 
 def _assume(operator: Any, name: str, error: NeedsRun) -> str:
     """What stands for a field that only a run knows; returns what to tell people. Raises ``PermanentError``."""
-    from airflow_ai_provider.rows.keys import ROW_NUMBER_KEY
+    from airflow_ai_provider.core.rows.keys import ROW_NUMBER_KEY
 
     match name:
         case "key":

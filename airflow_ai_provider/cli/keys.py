@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_ai_provider.cli.output import FINDING, GOOD, command, say, show
-from airflow_ai_provider.errors import KeyringError
+from airflow_ai_provider.core.errors import KeyringError
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.settings import Settings
-    from airflow_ai_provider.ledger.shared_keys import HostKeys
+    from airflow_ai_provider.core.ledger.installation_checks import HostKeys
+    from airflow_ai_provider.core.settings import Settings
 
 _CONNECTION = "keyring_conn_id"
 
@@ -47,8 +47,8 @@ def list_keys(args: Namespace) -> int:
 @command
 def generate(args: Namespace) -> int:
     """``airflow ai keys generate``"""
+    from airflow_ai_provider.core.privacy.crypto.keyring import fresh_keyring, write_private
     from airflow_ai_provider.hooks.settings import ai_home, option, settings_from_airflow
-    from airflow_ai_provider.privacy.keyring import fresh_keyring, write_private
 
     content, conn_id = fresh_keyring(), option(_CONNECTION)
     if conn_id and not args.out:
@@ -73,11 +73,10 @@ def generate(args: Namespace) -> int:
 @command
 def rotate(args: Namespace) -> int:
     """``airflow ai keys rotate``"""
-    from airflow_ai_provider.core.installation import Installation
-    from airflow_ai_provider.gateway.shared_keyring import keyring_of
+    from airflow_ai_provider.core.installation import Installation, keyring_of
+    from airflow_ai_provider.core.ledger.installation_checks import check_keys
+    from airflow_ai_provider.core.privacy.crypto.keyring import Keyring, with_fresh_key, write_private
     from airflow_ai_provider.hooks.settings import option, settings_from_airflow
-    from airflow_ai_provider.ledger.shared_keys import check_keys
-    from airflow_ai_provider.privacy.keyring import Keyring, with_fresh_key, write_private
 
     settings, conn_id = settings_from_airflow(), option(_CONNECTION)
     if settings.keyring is None:
@@ -109,9 +108,9 @@ def reencrypt(args: Namespace) -> int:
     from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.core.jobs.transform import RowsJob, transform_rows
     from airflow_ai_provider.core.jobs.transforms import ReencryptStep
+    from airflow_ai_provider.core.privacy.crypto.fields import Fields
+    from airflow_ai_provider.core.rows.shard import Shard
     from airflow_ai_provider.hooks.settings import settings_from_airflow
-    from airflow_ai_provider.privacy.fields import Fields
-    from airflow_ai_provider.rows.shard import Shard
 
     job = RowsJob(args.source, args.sink, args.key, args.team, Shard(0, 1), args.batch_rows)
     with Installation(settings_from_airflow()) as installation:
@@ -141,9 +140,8 @@ def adopt(args: Namespace) -> int:
 def _adopt(settings: Settings, kind: str) -> HostKeys:
     """Make this host's keys those of all hosts on its ledger; the trail names the keys that are given up."""
     from airflow_ai_provider.core.administration.audit import open_signer, signing_keys
-    from airflow_ai_provider.core.installation import Installation
-    from airflow_ai_provider.gateway.shared_keyring import keyring_of
-    from airflow_ai_provider.ledger.shared_keys import adopt_keys, current_key, registered_keys
+    from airflow_ai_provider.core.installation import Installation, keyring_of
+    from airflow_ai_provider.core.ledger.installation_checks import adopt_keys, current_key, registered_keys
 
     if kind == "signing":
         keys = signing_keys(settings, open_signer(settings))
@@ -164,7 +162,7 @@ def _adopt(settings: Settings, kind: str) -> HostKeys:
 def _has_lost_keyring(settings: Settings) -> bool:
     """Whether this host had a keyring. Raises ``KeyringError`` where another host on the same ledger has one."""
     from airflow_ai_provider.core.installation import Installation
-    from airflow_ai_provider.ledger.shared_keys import KEYRING, current_key, registered_keys
+    from airflow_ai_provider.core.ledger.installation_checks import KEYRING, current_key, registered_keys
 
     with Installation(settings) as installation:
         ledger = installation.ledger

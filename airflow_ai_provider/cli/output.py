@@ -17,7 +17,7 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from rich.markup import escape
 
-from airflow_ai_provider.errors import AIProviderError, PermanentError
+from airflow_ai_provider.core.errors import AIProviderError, PermanentError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

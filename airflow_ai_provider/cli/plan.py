@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.cli.output import FINDING, GOOD, command, progress, say, show
-from airflow_ai_provider.errors import PermanentError, PromptError, SourceError
+from airflow_ai_provider.core.errors import PermanentError, PromptError, SourceError
 
 if TYPE_CHECKING:
     from airflow_ai_provider.cli.dags import Asking, Known
@@ -108,7 +108,7 @@ def _print(args: Namespace, plans: Sequence[tuple[Asking, SpendPlan]]) -> None:
 
 
 def _head(asking: Asking) -> dict[str, Any]:
-    from airflow_ai_provider.rows.fs import shown
+    from airflow_ai_provider.core.rows.filesystem import shown
 
     task = f"{asking.caller.dag_id}.{asking.caller.task_id}"
     return {"task": task, "source": shown(asking.job.source.split("?", 1)[0]), "notes": list(asking.notes)}

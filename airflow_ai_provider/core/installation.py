@@ -2,6 +2,8 @@
 
 Each part is opened at its first use, once, and closed with the installation. A job reads its policy once: whatever
 happens to the file meanwhile, its plan, its approval and its calls follow the same policy.
+
+The keyring of an installation, once it is known to be the one that all hosts on its ledger use.
 """
 
 from __future__ import annotations
@@ -12,19 +14,28 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.core.errors import KeyringError
+from airflow_ai_provider.core.ledger.database import Ledger
+from airflow_ai_provider.core.ledger.installation_checks import (
+    KEYRING,
+    HostKeys,
+    check_keys,
+    current_key,
+    explain,
+    registered_keys,
+)
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring, open_keyring
+from airflow_ai_provider.core.settings import Settings
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.audit.trail import Trail
-    from airflow_ai_provider.gateway.job import Caller
-    from airflow_ai_provider.gateway.reuse.backend import ResponseBackend
-    from airflow_ai_provider.ledger.database import Ledger
-    from airflow_ai_provider.policy.loading import LoadedPolicy
-    from airflow_ai_provider.privacy.keyring import Keyring
-    from airflow_ai_provider.rows.shard import Shard
-    from airflow_ai_provider.rows.sink import PartSink
-    from airflow_ai_provider.rows.source import Source
-    from airflow_ai_provider.vectors.store import MilvusStore
+    from airflow_ai_provider.core.audit.trail.trail import Trail
+    from airflow_ai_provider.core.cache.backend import ResponseBackend
+    from airflow_ai_provider.core.job import Caller
+    from airflow_ai_provider.core.policy.loading import LoadedPolicy
+    from airflow_ai_provider.core.rows.shard import Shard
+    from airflow_ai_provider.core.rows.sink import PartSink
+    from airflow_ai_provider.core.rows.source import Source
+    from airflow_ai_provider.core.vectors.store import MilvusStore
 
 
 class Installation:
@@ -50,7 +61,7 @@ class Installation:
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger's database. Raises ``LedgerUnavailable``."""
-        from airflow_ai_provider.ledger import open_ledger
+        from airflow_ai_provider.core.ledger import open_ledger
 
         return self._closing.enter_context(open_ledger(self.settings.ledger_url, self.settings.home))
 
@@ -58,19 +69,18 @@ class Installation:
         """The keyring, compared with the one in the ledger. ``create`` makes one where there is none, ``register``
         enters new keys into the ledger. Raises ``KeyringError`` and ``LedgerUnavailable``.
         """
-        from airflow_ai_provider.gateway.shared_keyring import open_shared_keyring
 
         return open_shared_keyring(self.settings, self.ledger, create=create, register=register)
 
     def own_keyring(self) -> Keyring:
         """This host's keyring, compared with no other host's. Raises ``KeyringError`` where there is none."""
-        from airflow_ai_provider.privacy.keyring import open_keyring
+        from airflow_ai_provider.core.privacy.crypto.keyring import open_keyring
 
         return open_keyring(self.settings.keyring, self.settings.home, create=False)
 
     def existing_keyring(self) -> Keyring | None:
         """The keyring where the installation has one; makes and registers none."""
-        from airflow_ai_provider.ledger.shared_keys import KEYRING, registered_keys
+        from airflow_ai_provider.core.ledger.installation_checks import KEYRING, registered_keys
 
         if not self.has_keyring and not registered_keys(self.ledger, KEYRING):
             return None
@@ -84,9 +94,9 @@ class Installation:
     @contextmanager
     def trail(self, caller: Caller | None = None, team: str | None = None) -> Iterator[Trail]:
         """The audit trail, for events on behalf of a caller. Raises ``AuditError`` and ``LedgerUnavailable``."""
-        from airflow_ai_provider.audit.database import LedgerAuditStore
-        from airflow_ai_provider.audit.trail import Trail
-        from airflow_ai_provider.gateway.recorder import context_of
+        from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+        from airflow_ai_provider.core.audit.trail.trail import Trail
+        from airflow_ai_provider.core.pipeline.audit_log import context_of
 
         context = None if caller is None else context_of(caller, team)
         spool, store = self.settings.audit_spool(), LedgerAuditStore(self.ledger)
@@ -101,26 +111,25 @@ class Installation:
     @property
     def has_responses(self) -> bool:
         """Whether there is a response store; an embedded one is made at the first answer."""
-        from airflow_ai_provider.gateway.reuse import FILE_NAME
+        from airflow_ai_provider.core.cache import FILE_NAME
 
         return bool(self.settings.cache_url) or (self.settings.home / FILE_NAME).exists()
 
     def responses(self) -> ResponseBackend:
         """The response store, which the caller closes. Raises ``StoreUnavailable``."""
-        from airflow_ai_provider.gateway.reuse import open_responses
+        from airflow_ai_provider.core.cache import open_responses
 
         return open_responses(self.settings.cache_url, self.settings.home)
 
     def vectors(self) -> MilvusStore:
         """The vector store, not yet entered: a local one serves one process at a time, so enter it late."""
-        from airflow_ai_provider.vectors.store import MilvusStore
+        from airflow_ai_provider.core.vectors.store import MilvusStore
 
         return MilvusStore(self.settings.vectors_uri or self.settings.home / "vectors", self.settings.vectors_token)
 
     def source(self, uri: str, defaults: Mapping[str, str] | None = None) -> Source:
         """The rows at a URI; ``defaults`` are columns that they get where they lack them. Raises ``SourceError``."""
-        from airflow_ai_provider.rows.defaults import DefaultedSource
-        from airflow_ai_provider.rows.source import open_source
+        from airflow_ai_provider.core.rows.source import DefaultedSource, open_source
 
         settings = self.settings
         source = open_source(uri, storage_options=settings.storage_options, database=settings.database)
@@ -128,7 +137,7 @@ class Installation:
 
     def sink(self, uri: str, fingerprint: str, shard: Shard) -> PartSink:
         """The parts at a URI. Raises ``SinkError``."""
-        from airflow_ai_provider.rows.sink import PartSink
+        from airflow_ai_provider.core.rows.sink import PartSink
 
         return PartSink(uri, fingerprint=fingerprint, shard=shard, storage_options=self.settings.storage_options)
 
@@ -141,3 +150,31 @@ def opened(where: Settings | Installation) -> Iterator[Installation]:
         return
     with Installation(where) as installation:
         yield installation
+
+
+def open_shared_keyring(settings: Settings, ledger: Ledger, *, create: bool = True, register: bool = True) -> Keyring:
+    """Open the keyring and compare it with the one that is registered in the ledger.
+
+    The file is made where there is none (``create``) and no other host has one; keys that are new are registered
+    (``register``). Raises ``KeyringError`` where the keyring cannot be opened or is not the installation's, and
+    ``LedgerUnavailable``.
+    """
+    current = current_key(registered_keys(ledger, KEYRING))  # before the file is looked for, which is made first
+    if create and current is not None and not settings.keyring and not (settings.home / "keyring.json").exists():
+        mismatch = f"there is none, and host {current.host} writes with key {current.key_id}"
+        raise KeyringError(explain(KEYRING, mismatch, _remedy(settings)))
+    keyring = open_keyring(settings.keyring, settings.home, create=create)
+    check_keys(ledger, keyring_of(settings, keyring), register=register)
+    return keyring
+
+
+def keyring_of(settings: Settings, keyring: Keyring) -> HostKeys:
+    """A keyring as it is compared with other hosts'."""
+    return HostKeys(KEYRING, keyring.fingerprints(), keyring.active, _remedy(settings))
+
+
+def _remedy(settings: Settings) -> str:
+    return (
+        "Give all hosts the same keyring: name one connection in [ai] keyring_conn_id, or copy that host's keyring.json"
+        f" to {settings.home / 'keyring.json'}. Only where that key is lost for good: airflow ai keys adopt keyring"
+    )

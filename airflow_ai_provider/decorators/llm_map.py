@@ -28,7 +28,7 @@ from airflow_ai_provider.operators.base import parse_time_shard
 from airflow_ai_provider.operators.llm import LLMMapOperator
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.job import MapJob
+    from airflow_ai_provider.core.job import MapJob
 
 _AT_CALL = ("source", "sink", "shard")
 """Arguments of the task that may be given where the decorated function is called."""

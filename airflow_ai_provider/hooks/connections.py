@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from airflow_ai_provider.audit.search import SearchAddress
-from airflow_ai_provider.errors import KeyringError
-from airflow_ai_provider.gateway.settings import Endpoint
-from airflow_ai_provider.hooks.endpoints import endpoint
-from airflow_ai_provider.hooks.fields import ConnectionLike, bracketed, extra_of, text_of, truth_of, wrong
+from airflow_ai_provider.core.audit.sinks.search import SearchAddress
+from airflow_ai_provider.core.errors import KeyringError
+from airflow_ai_provider.core.settings import Endpoint
+from airflow_ai_provider.hooks.endpoints import ConnectionLike, bracketed, endpoint, extra_of, text_of, truth_of, wrong
 
 __all__ = [
     "ConnectionLike",

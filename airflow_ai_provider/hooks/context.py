@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.core.job import Caller
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 _READABLE_CHARS = 80

@@ -1,4 +1,6 @@
-"""Model vendors behind the connections that Airflow's own providers define, read as those providers store them.
+"""Fields of an Airflow connection, read with care: JSON may arrive as text, as it does from a URI's query.
+
+Model vendors behind the connections that Airflow's own providers define, read as those providers store them.
 
 Each reader turns the fields of one connection type into an ``Endpoint``. What a provider's hook would use and this
 package decides elsewhere, such as a default model or a client's time-out, is named in ``Endpoint.unused``. What changes
@@ -11,10 +13,65 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from airflow_ai_provider.gateway.settings import Endpoint
-from airflow_ai_provider.hooks.fields import ConnectionLike, bracketed, extra_of, mapping_of, text_of, wrong
+from airflow_ai_provider.core.errors import PermanentError
+from airflow_ai_provider.core.settings import Endpoint
+
+
+class ConnectionLike(Protocol):
+    """The part of ``airflow.sdk.Connection`` that is read here."""
+
+    conn_id: str
+    conn_type: str | None
+    host: str | None
+    login: str | None
+    password: str | None
+    schema: str | None
+    port: int | None
+
+    @property
+    def extra_dejson(self) -> dict[str, Any]: ...
+
+
+def extra_of(conn: ConnectionLike) -> dict[str, Any]:
+    """The extra. Raises ``PermanentError`` where it is no JSON object."""
+    extra = conn.extra_dejson
+    if not isinstance(extra, dict):
+        raise wrong(conn, "extra is no JSON object")
+    return extra
+
+
+def mapping_of(conn: ConnectionLike, name: str, value: Any) -> dict[str, Any]:
+    """A field of the extra that holds a JSON object, or its text; empty where there is none."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise wrong(conn, f"extra.{name} is no JSON object") from None
+    if not value:
+        return {}
+    if not isinstance(value, Mapping):
+        raise wrong(conn, f"extra.{name} is no JSON object")
+    return dict(value)
+
+
+def text_of(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def truth_of(value: Any) -> bool:
+    return value is True or str(value).strip().lower() in ("true", "1", "yes", "on")
+
+
+def bracketed(host: str) -> str:
+    """An IPv6 address stands in brackets in a URL."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def wrong(conn: ConnectionLike, problem: str) -> PermanentError:
+    return PermanentError(f"connection {conn.conn_id!r}: {problem}")
+
 
 _OWN = frozenset({"api_base", "base_url", "api_key", "headers"})
 _SCHEMES = ("http", "https")

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
-from airflow_ai_provider.errors import PermanentError
-from airflow_ai_provider.gateway.settings import Endpoint
+from airflow_ai_provider.core.errors import PermanentError
+from airflow_ai_provider.core.settings import Endpoint
 from airflow_ai_provider.hooks.settings import resolve_endpoint
 
 _TEST_SECONDS = 10

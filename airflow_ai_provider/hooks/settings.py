@@ -17,10 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from airflow_ai_provider.audit.lateness import SEAL_WITHIN
-from airflow_ai_provider.audit.spool import SPOOL_BYTES
-from airflow_ai_provider.errors import KeyringError, PermanentError, PolicyError, TransientError
-from airflow_ai_provider.gateway.settings import RETENTION_DAYS, Endpoint, Settings
+from airflow_ai_provider.core.audit.trail.spool import SEAL_WITHIN, SPOOL_BYTES
+from airflow_ai_provider.core.errors import KeyringError, PermanentError, PolicyError, TransientError
+from airflow_ai_provider.core.settings import RETENTION_DAYS, Endpoint, Settings
 from airflow_ai_provider.hooks import connections
 
 log = logging.getLogger(__name__)

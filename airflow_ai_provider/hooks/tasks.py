@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_ai_provider.core.administration.budgets import TaskState
-    from airflow_ai_provider.ledger.sweep import Holder
+    from airflow_ai_provider.core.ledger.budgets.orphaned_holds import Holder
 
 
 def watch_supervisor() -> Callable[[], bool] | None:

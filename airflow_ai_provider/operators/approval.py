@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.job import Caller, MapJob
     from airflow_ai_provider.core.jobs.plan import SpendPlan
-    from airflow_ai_provider.gateway.job import Caller, MapJob
 
 APPROVE, REJECT = "Approve", "Reject"
 RESUME = "resume_decided"
@@ -104,7 +104,7 @@ def take_decision(
     context: Context, caller: Caller, installation: Installation, asked: Mapping[str, Any], event: Any
 ) -> None:
     """Keep and record what was decided. Returns if it was approved, else raises ``AirflowFailException``."""
-    from airflow_ai_provider.audit.events import format_time
+    from airflow_ai_provider.core.audit.trail.events import format_time
     from airflow_ai_provider.core.jobs.plan_text import dollars
 
     fields = {name: asked[name] for name in ("plan_hash", "cost_nano", "worst_nano")}
@@ -143,7 +143,7 @@ def covers(approved_nano: int, wanted_nano: int) -> bool:
 def request_text(plan: SpendPlan, rule: ApprovalRule, job: MapJob, caller: Caller, tries: int) -> tuple[str, str]:
     """Subject and body of the request, in Markdown."""
     from airflow_ai_provider.core.jobs.plan_text import dollars, plan_figures, verdict
-    from airflow_ai_provider.rows.fs import shown
+    from airflow_ai_provider.core.rows.filesystem import shown
 
     share = "" if job.shard.count == 1 else f", shard {job.shard}, which is {plan.rows:,} of its rows"
     rows = [f"| {name} | {value} |" for name, value in plan_figures(plan, tries).items()]
@@ -236,7 +236,7 @@ def _state(context: Context) -> dict[str, Any]:
 
 
 def _spent_since(installation: Installation, caller: Caller, since: datetime) -> int:
-    from airflow_ai_provider.ledger.history import spent_since
+    from airflow_ai_provider.core.ledger.reports.call_history import spent_since
 
     with installation.ledger.read() as conn:
         return spent_since(

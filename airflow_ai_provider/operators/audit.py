@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airflow_ai_provider.errors import AIProviderError
-from airflow_ai_provider.operators.base import HeartOperator, at_least_one
+from airflow_ai_provider.core.errors import AIProviderError
+from airflow_ai_provider.operators.base import AIBaseOperator, at_least_one
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.audit.deliver import SinkReport
-    from airflow_ai_provider.audit.findings import Finding
-    from airflow_ai_provider.audit.spool import Spool
-    from airflow_ai_provider.gateway.settings import Settings
+    from airflow_ai_provider.core.audit.sinks.deliver import SinkReport
+    from airflow_ai_provider.core.audit.trail.spool import Spool
+    from airflow_ai_provider.core.audit.verify.findings import Finding
+    from airflow_ai_provider.core.settings import Settings
 
 _SHOWN = 20
 _ALARM_PERCENT = 80
 """Of the spool's limit, from which on the log says so."""
 
 
-class AuditSealOperator(HeartOperator):
+class AuditSealOperator(AIBaseOperator):
     """Move finished segments of the trail to the archive, sign and pin a manifest of them, and index their events.
 
     A manifest is written even when nothing happened, so that silence is a statement too. Run it often: until a segment
@@ -105,7 +105,7 @@ class AuditSealOperator(HeartOperator):
             self.log.error("%s: %s; the rest waits for the next run", name, sink.error)
 
 
-class AuditVerifyOperator(HeartOperator):
+class AuditVerifyOperator(AIBaseOperator):
     """Read the trail, compare it with its pins and with the ledger, and fail if it is not what was written.
 
     :param days: read only what was written on the last days (UTC, today included); ``None`` reads all.

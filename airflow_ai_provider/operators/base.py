@@ -11,8 +11,8 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
-from airflow_ai_provider.errors import AIProviderError, PermanentError, SourceError, TransientError
-from airflow_ai_provider.rows.shard import Shard, parse_shard
+from airflow_ai_provider.core.errors import AIProviderError, PermanentError, SourceError, TransientError
+from airflow_ai_provider.core.rows.shard import Shard, parse_shard
 
 _TERMINATED = 143
 """Exit status of a process that SIGTERM ended: 128 + 15."""
@@ -32,11 +32,11 @@ def airflow_errors() -> Iterator[None]:
         raise AirflowFailException(str(error)) from None
 
 
-class HeartOperator(BaseOperator):
+class AIBaseOperator(BaseOperator):
     """An operator that hands its work to the heart: subclasses implement ``run``."""
 
     def execute(self, context: Context) -> Any:
-        from airflow_ai_provider.privacy.logs import redact_package_logs  # not while DAG files are parsed
+        from airflow_ai_provider.core.privacy.leak_guard import redact_package_logs  # not while DAG files are parsed
 
         redact_package_logs()
         with airflow_errors():

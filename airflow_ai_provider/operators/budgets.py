@@ -6,10 +6,10 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_ai_provider.operators.base import HeartOperator
+from airflow_ai_provider.operators.base import AIBaseOperator
 
 
-class SweepHoldsOperator(HeartOperator):
+class SweepHoldsOperator(AIBaseOperator):
     """Find processes that hold room and have fallen silent, ask Airflow whether their task is over, and settle those.
 
     What they left open is captured as ``unknown``, at its whole hold, until an invoice says what it cost. A task that
@@ -20,10 +20,10 @@ class SweepHoldsOperator(HeartOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.core.administration.budgets import sweep_holds
+        from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
         from airflow_ai_provider.hooks.tasks import states_from_task
-        from airflow_ai_provider.ledger.money import usd_from_nano
 
         caller = caller_from_context(context)
         swept = sweep_holds(settings_from_airflow(), states_from_task(context), caller=caller, dry_run=False)

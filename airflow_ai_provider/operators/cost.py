@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
-from airflow_ai_provider.operators.base import HeartOperator, day_of
+from airflow_ai_provider.operators.base import AIBaseOperator, day_of
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.settings import Settings
-    from airflow_ai_provider.ledger.database import Ledger
+    from airflow_ai_provider.core.ledger.database import Ledger
+    from airflow_ai_provider.core.settings import Settings
 
 GROUPINGS = tuple("hour day week month team dag task run model provider route tier deployment".split())
 COUNTS = ("requests", "reused", "errors", "unknown", "input_tokens", "output_tokens")
 MONEY = ("cost_usd", "saved_usd")
 
 
-class CostReportOperator(HeartOperator):
+class CostReportOperator(AIBaseOperator):
     """Print what LLM calls have cost and what reuse has saved, and return the totals; with a target, draw them too.
 
     The target gets ``index.html``, one page that needs nothing besides itself, with a chart of each team and every
@@ -57,8 +57,8 @@ class CostReportOperator(HeartOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.core.installation import Installation
+        from airflow_ai_provider.core.ledger.reports.costs import cost_report
         from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.ledger.reports import cost_report
 
         settings = settings_from_airflow()
         since, until = day_of(self.since), day_of(self.until)
@@ -71,9 +71,9 @@ class CostReportOperator(HeartOperator):
 
     def _draw(self, settings: Settings, ledger: Ledger, since: date | None, until: date | None) -> str:
         """The URI of the page, which is written."""
+        from airflow_ai_provider.core.reporting.costs import read_costs
+        from airflow_ai_provider.core.reporting.page import PAGE, write_report
         from airflow_ai_provider.hooks.settings import store
-        from airflow_ai_provider.reporting.costs import read_costs
-        from airflow_ai_provider.reporting.page import PAGE, write_report
 
         assert self.target
         uri, options = store(settings, self.target, f"target of {self.task_id}")

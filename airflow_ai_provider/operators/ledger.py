@@ -9,13 +9,13 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_ai_provider.operators.base import HeartOperator, at_least_one, day_of, require_text
+from airflow_ai_provider.operators.base import AIBaseOperator, at_least_one, day_of, require_text
 from airflow_ai_provider.operators.cost import text_table
 
 _SHOWN = 20
 
 
-class LedgerMaintenanceOperator(HeartOperator):
+class LedgerMaintenanceOperator(AIBaseOperator):
     """Make months ahead, drop those past their retention, and check the daily rollup against its rows.
 
     Months that are still needed stay, and the log says why. A figure that differs fails the task, after everything
@@ -62,7 +62,7 @@ class LedgerMaintenanceOperator(HeartOperator):
     def _check(self, settings: Any) -> int:
         """Number of days checked. Raises ``AirflowFailException`` where a figure differs."""
         from airflow_ai_provider.core.installation import Installation
-        from airflow_ai_provider.ledger.rollup import check_days, days_to_check
+        from airflow_ai_provider.core.ledger.maintenance.upkeep import check_days, days_to_check
 
         with Installation(settings) as installation:
             ledger = installation.ledger
@@ -82,7 +82,7 @@ class LedgerMaintenanceOperator(HeartOperator):
         )
 
 
-class LedgerExportOperator(HeartOperator):
+class LedgerExportOperator(AIBaseOperator):
     """Write closed days of ``llm_requests`` and ``llm_adjustments`` as Parquet, one file for each day and table.
 
     What is there already is passed over, so that a run exports what is new and mends what is missing.
@@ -105,9 +105,9 @@ class LedgerExportOperator(HeartOperator):
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.core.administration.audit import record
         from airflow_ai_provider.core.installation import Installation
+        from airflow_ai_provider.core.reporting.export import export_ledger
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow, store
-        from airflow_ai_provider.reporting.export import export_ledger
 
         settings = settings_from_airflow()
         uri, options = store(settings, self.target, f"target of {self.task_id}")
@@ -142,7 +142,7 @@ class LedgerExportOperator(HeartOperator):
         }
 
 
-class LedgerReconcileOperator(HeartOperator):
+class LedgerReconcileOperator(AIBaseOperator):
     """Hold the ledger against a vendor's invoice, resolve unknown calls, and fail if something differs.
 
     :param invoice: path or object-store URL of the vendor's export (templated).
@@ -178,7 +178,7 @@ class LedgerReconcileOperator(HeartOperator):
         self.fail_on_findings = fail_on_findings
 
     def run(self, context: Context) -> dict[str, Any]:
-        from airflow_ai_provider.core.administration.invoices import reconcile_invoice
+        from airflow_ai_provider.core.administration.ledger import reconcile_invoice
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
 

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 from airflow.sdk import Context
 
+from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.operators.approval import approval_rule, require_approval, take_decision
 from airflow_ai_provider.operators.base import (
-    HeartOperator,
+    AIBaseOperator,
     airflow_errors,
     at_least_one,
     parse_time_shard,
     require_text,
 )
-from airflow_ai_provider.rows.shard import Shard
 
 if TYPE_CHECKING:
     from airflow_ai_provider.core.installation import Installation
-    from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary, Prompt
-    from airflow_ai_provider.ledger.notices import Notice
+    from airflow_ai_provider.core.job import Caller, MapJob, MapSummary, Prompt
+    from airflow_ai_provider.core.ledger.budgets.thresholds import Notice
 
 
-class LLMMapOperator(HeartOperator):
+class LLMMapOperator(AIBaseOperator):
     """Ask one question of every row of a source, and write rows and answers to a sink.
 
     The prompt is not an Airflow template: the gateway renders it in a sandbox, once per row, and what stands in a row
@@ -149,8 +149,8 @@ class LLMMapOperator(HeartOperator):
 
     def _answer(self, context: Context, installation: Installation) -> dict[str, Any]:
         """Plan where an approval may be needed, run, and wait for budget where the route says so."""
-        from airflow_ai_provider.core.jobs.error_rate import check_error_rate
         from airflow_ai_provider.core.jobs.llm_map import run_map
+        from airflow_ai_provider.core.jobs.tally import check_error_rate
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.tasks import watch_supervisor
 
@@ -169,7 +169,7 @@ class LLMMapOperator(HeartOperator):
 
     def make_job(self, context: Context) -> MapJob:
         """What is asked, from the rendered fields."""
-        from airflow_ai_provider.gateway.job import MapJob
+        from airflow_ai_provider.core.job import MapJob
 
         return MapJob(
             source=self.source,
@@ -238,7 +238,7 @@ def to_xcom(summary: MapSummary) -> dict[str, Any]:
 
 def check_prompt(prompt: object) -> None:
     """Raise ``ValueError`` for messages of the wrong shape; templates are read when the task runs."""
-    from airflow_ai_provider.gateway.messages import shape_problem
+    from airflow_ai_provider.core.prompts.messages import shape_problem
 
     if not isinstance(prompt, str) and not callable(prompt) and (problem := shape_problem(prompt)):
         raise ValueError(f"prompt: {problem}")
@@ -246,7 +246,7 @@ def check_prompt(prompt: object) -> None:
 
 def checked_tools(tools: Sequence[Mapping[str, Any]], tool_choice: object) -> tuple[Mapping[str, Any], ...]:
     """The tools. Raises ``ValueError`` where they, or the choice among them, are not as OpenAI defines them."""
-    from airflow_ai_provider.gateway.tools import check_tools
+    from airflow_ai_provider.core.prompts.messages import check_tools
 
     check_tools(tools, tool_choice)
     return tuple(tools)

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context
 
-from airflow_ai_provider.operators.base import HeartOperator, at_least_one, parse_time_shard, require_text
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.operators.base import AIBaseOperator, at_least_one, parse_time_shard, require_text
 
 if TYPE_CHECKING:
     from airflow_ai_provider.core.installation import Installation
+    from airflow_ai_provider.core.job import Caller
     from airflow_ai_provider.core.jobs.transform import Step
-    from airflow_ai_provider.gateway.job import Caller
-    from airflow_ai_provider.privacy.keyring import Keyring
+    from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 
 _SCOPES = ("row", "run", "team")
 
 
-class _RowsOperator(HeartOperator):
+class _RowsOperator(AIBaseOperator):
     """What the operators of this module share: rows, a key that names them, and whose keys are used.
 
     :param source: URI of the rows (templated).
@@ -63,7 +63,7 @@ class _RowsOperator(HeartOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         from airflow_ai_provider.core.installation import Installation
-        from airflow_ai_provider.core.jobs.error_rate import check_error_rate
+        from airflow_ai_provider.core.jobs.tally import check_error_rate
         from airflow_ai_provider.core.jobs.transform import ERROR, RowsJob, transform_rows
         from airflow_ai_provider.hooks.context import caller_from_context
         from airflow_ai_provider.hooks.settings import settings_from_airflow
@@ -115,8 +115,8 @@ class MaskRowsOperator(_RowsOperator):
 
     def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
         from airflow_ai_provider.core.jobs.transforms import MaskStep
-        from airflow_ai_provider.gateway.prepare import profile_masker
-        from airflow_ai_provider.privacy.fields import Fields
+        from airflow_ai_provider.core.pipeline.prepare import profile_masker
+        from airflow_ai_provider.core.privacy.crypto.fields import Fields
 
         profile = installation.policy.policy.profile(self.profile)
         where = [self.team] if self.scope == "team" else [self.team, caller.dag_id, caller.run_id]
@@ -158,7 +158,7 @@ class RestoreRowsOperator(_RowsOperator):
 
     def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
         from airflow_ai_provider.core.jobs.transforms import RestoreStep
-        from airflow_ai_provider.privacy.fields import Fields
+        from airflow_ai_provider.core.privacy.crypto.fields import Fields
 
         return RestoreStep(fields=Fields(keyring, team=self.team), columns=self.columns, whole=self.whole)
 
@@ -188,7 +188,7 @@ class EncryptColumnsOperator(_RowsOperator):
 
     def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
         from airflow_ai_provider.core.jobs.transforms import ProtectStep
-        from airflow_ai_provider.privacy.fields import Fields
+        from airflow_ai_provider.core.privacy.crypto.fields import Fields
 
         fields = Fields(keyring, team=self.team, table=self.table)
         return ProtectStep(self.columns, fields=fields, table=self.table, key_id=keyring.active)
@@ -220,7 +220,7 @@ class DecryptColumnsOperator(_RowsOperator):
 
     def step(self, installation: Installation, keyring: Keyring, caller: Caller) -> Step:
         from airflow_ai_provider.core.jobs.transforms import DecryptStep, domains
-        from airflow_ai_provider.privacy.fields import Fields
+        from airflow_ai_provider.core.privacy.crypto.fields import Fields
 
         fields = Fields(keyring, team=self.team, table=self.table)
         return DecryptStep(domains(self.columns), fields=fields, table=self.table)

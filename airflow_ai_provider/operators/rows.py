@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from airflow.sdk import Context
 
-from airflow_ai_provider.operators.base import HeartOperator, at_least_one, require_text
+from airflow_ai_provider.operators.base import AIBaseOperator, at_least_one, require_text
 from airflow_ai_provider.operators.shards import MAX_SHARDS, shards_for
 
 
-class PlanShardsOperator(HeartOperator):
+class PlanShardsOperator(AIBaseOperator):
     """Look a source over before anything is paid for it, and share it out: returns shards to ``expand`` over.
 
     Every row needs a key of its own; the first of ``key`` that is a column is the one that is checked, and it is
@@ -49,8 +49,8 @@ class PlanShardsOperator(HeartOperator):
 
     def run(self, context: Context) -> list[str]:
         from airflow_ai_provider.core.installation import Installation
+        from airflow_ai_provider.core.rows.source import ROW_NUMBER_KEY, inspect
         from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, inspect
 
         source = Installation(settings_from_airflow()).source(self.source)
         wanted = [self.key] if isinstance(self.key, str) else list(self.key)
@@ -66,7 +66,7 @@ class PlanShardsOperator(HeartOperator):
         return planned
 
 
-class GatherOperator(HeartOperator):
+class GatherOperator(AIBaseOperator):
     """Gather the parts of a finished sink into one file, in the order of the source.
 
     :param source: the sink's folder (templated).
@@ -98,8 +98,8 @@ class GatherOperator(HeartOperator):
         self.formulas: Literal["neutralise", "keep"] = formulas
 
     def run(self, context: Context) -> dict[str, Any]:
+        from airflow_ai_provider.core.rows.gather import gather
         from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.rows.result import gather
 
         options = settings_from_airflow().storage_options
         rows = gather(self.source, self.target, key=self.key or None, storage_options=options, formulas=self.formulas)

@@ -7,11 +7,11 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_ai_provider.operators.base import HeartOperator, at_least_one, parse_time_shard, require_text
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.operators.base import AIBaseOperator, at_least_one, parse_time_shard, require_text
 
 
-class EmbedSyncOperator(HeartOperator):
+class EmbedSyncOperator(AIBaseOperator):
     """Make a collection hold exactly the documents of a folder; only what changed is split and indexed again.
 
     :param source: folder, file or object-store URL of Markdown and text documents (templated).
@@ -61,7 +61,7 @@ class EmbedSyncOperator(HeartOperator):
         return sync_collection(job, caller_from_context(context), settings_from_airflow(), log=self.log)
 
 
-class RetrieveOperator(HeartOperator):
+class RetrieveOperator(AIBaseOperator):
     """Add to every row of a source a column ``context``: the passages of a collection that answer it best.
 
     No model is called and nothing is paid. The query is not an Airflow template: it is rendered in a sandbox, row by

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from airflow_ai_provider.testing import making, wire
+from airflow_ai_provider.testing import answers, wire
 from airflow_ai_provider.testing.behaviour import (
     MARKER,
     OK,
@@ -47,7 +47,7 @@ LOOK_S = 0.05
 """How often a hanging request looks whether its client has left."""
 TRICKLES = 20
 FLOOD_BYTES = 256 * 2**10
-_PATHS = {"/v1/chat/completions": making.CHAT, "/v1/embeddings": making.EMBEDDINGS}
+_PATHS = {"/v1/chat/completions": answers.CHAT, "/v1/embeddings": answers.EMBEDDINGS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class VendorServer:
         """What any vendor refuses before it looks at quotas: the wrong key, a wrong body, an unknown model."""
         if not self._is_authorized(call.request):
             return wire.refusal_of(Fault.UNAUTHORIZED, 0)
-        if refusal := making.wrong(call.endpoint, call.body):
+        if refusal := answers.wrong(call.endpoint, call.body):
             return refusal
         if call.model not in self._prices and "*" not in self._prices:
             return wire.unknown_model(call.model)
@@ -241,7 +241,7 @@ class VendorServer:
         return self._response(call, 200, known.body, known.content_type, headers)
 
     async def _answer(self, call: Call, key: str | None = None) -> web.StreamResponse:
-        tokens = making.input_tokens(call.endpoint, call.body, self.behaviour)
+        tokens = answers.input_tokens(call.endpoint, call.body, self.behaviour)
         if refusal := self._quotas.refusal(call.model, tokens, time.monotonic()):
             return self._refuse(call, refusal, "over_limit")
         try:
@@ -288,7 +288,7 @@ class VendorServer:
 
     def _produce(self, call: Call, tokens: int) -> Produced:
         """Make the answer and charge for it."""
-        made = making.make(call.endpoint, call.body, tokens, call.fault, self.behaviour, call.request_id)
+        made = answers.make(call.endpoint, call.body, tokens, call.fault, self.behaviour, call.request_id)
         self._charge(
             call, made.usage, (self._prices.get(call.model) or self._prices["*"]).cost(made.usage) + self._on_top(call)
         )

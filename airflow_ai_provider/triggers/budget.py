@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_ai_provider.errors import AIProviderError, TransientError
+from airflow_ai_provider.core.errors import AIProviderError, TransientError
 
 
 class BudgetTrigger(BaseTrigger):
@@ -71,8 +71,8 @@ class BudgetTrigger(BaseTrigger):
     def has_room(self) -> bool:
         """Look once. Raises errors of ``airflow_ai_provider.errors``."""
         from airflow_ai_provider.core.administration.budgets import room_now
+        from airflow_ai_provider.core.ledger.budgets.availability import Scope, has_room, worth_going_on
         from airflow_ai_provider.hooks.settings import settings_from_airflow
-        from airflow_ai_provider.ledger.room import Scope, has_room, worth_going_on
 
         scope = Scope(self.team, self.dag_id, self.run_id, self.route)
         found = room_now(settings_from_airflow(policy=self.policy), scope)

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from airflow_ai_provider.audit.search import SearchAddress
-from airflow_ai_provider.audit.spool import Spool
 from airflow_ai_provider.core.administration.audit import seal_audit
 from airflow_ai_provider.core.administration.audit_delivery import deliver_audit
+from airflow_ai_provider.core.audit.sinks.search import SearchAddress
+from airflow_ai_provider.core.audit.trail.spool import Spool
+from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.errors import TransientError
-from airflow_ai_provider.gateway.settings import Settings
 
 
 def settings_of(place: dict[str, Any]) -> Settings:

@@ -12,8 +12,8 @@ from typing import Any
 
 from map_worker import _CONTEXT, Spec
 
+from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.errors import TransientError
-from airflow_ai_provider.gateway.settings import Settings
 
 
 class Host:

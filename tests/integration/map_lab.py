@@ -16,18 +16,18 @@ import sqlalchemy as sa
 import yaml
 from map_worker import JobProcess, Spec
 
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.schema import (
+from airflow_ai_provider.core.job import Caller, MapJob
+from airflow_ai_provider.core.ledger import open_ledger
+from airflow_ai_provider.core.ledger.database import Ledger
+from airflow_ai_provider.core.ledger.schema import (
     llm_budgets,
     llm_cost_daily,
     llm_holds,
     llm_open_attempts,
     llm_requests,
 )
-from airflow_ai_provider.rows.source import open_source
+from airflow_ai_provider.core.rows.source import open_source
+from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.testing import answers
 from airflow_ai_provider.testing.invoice import InvoiceLine, Price
 from airflow_ai_provider.testing.vendor import Vendor

@@ -22,13 +22,13 @@ from typing import Any
 import orjson
 from services_ha import faketime_library
 
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.core.job import Caller, MapJob
+from airflow_ai_provider.core.settings import Settings
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        *("airflow_ai_provider.core.jobs.llm_map", "airflow_ai_provider.gateway.providers.openai_compatible"),
+        *("airflow_ai_provider.core.jobs.llm_map", "airflow_ai_provider.core.providers.openai_compatible"),
         *("sqlalchemy.dialects.postgresql.psycopg", "alembic.command", "redis.asyncio", "pandas"),
     ]
 )

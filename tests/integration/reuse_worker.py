@@ -15,8 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from airflow_ai_provider.gateway.reuse import ResponseStore, Stored, on_redis, on_sqlite, open_responses, store
-from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.core.cache import ResponseStore, Stored, open_responses, redis_backend, sqlite_backend, store
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 
 OWNER_SECONDS = 2.0
 """Of the workers and whoever tests them, so that a dead one is soon believed dead."""
@@ -28,8 +28,8 @@ def key_of(number: int) -> bytes:
 
 
 def shorten_lives() -> None:
-    store.OWNER_SECONDS = on_sqlite.OWNER_SECONDS = OWNER_SECONDS  # type: ignore[attr-defined, misc]
-    on_redis._OWNER_MS = int(OWNER_SECONDS * 1000)
+    store.OWNER_SECONDS = sqlite_backend.OWNER_SECONDS = OWNER_SECONDS  # type: ignore[attr-defined, misc]
+    redis_backend._OWNER_MS = int(OWNER_SECONDS * 1000)
 
 
 def open_store(home: Path, url: str | None) -> ResponseStore:

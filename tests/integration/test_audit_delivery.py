@@ -22,16 +22,16 @@ from fault_proxy import FaultProxy, Faults
 from search_double import SearchDouble
 from services_s3 import S3Store
 
-from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.keys import load_verify_keys
-from airflow_ai_provider.audit.s3_archive import S3Archive, s3_client
-from airflow_ai_provider.audit.search import STREAM, SearchAddress
-from airflow_ai_provider.audit.spool import Spool
-from airflow_ai_provider.audit.trail import Trail
-from airflow_ai_provider.audit.verify import verify
 from airflow_ai_provider.core.administration.audit_delivery import dead_letters
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.core.audit.sealing.signing import load_verify_keys
+from airflow_ai_provider.core.audit.sinks.s3_archive import S3Archive, s3_client
+from airflow_ai_provider.core.audit.sinks.search import STREAM, SearchAddress
+from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+from airflow_ai_provider.core.audit.trail.spool import Spool
+from airflow_ai_provider.core.audit.trail.trail import Trail
+from airflow_ai_provider.core.audit.verify.verify import verify
+from airflow_ai_provider.core.ledger import open_ledger
+from airflow_ai_provider.core.settings import Settings
 
 EVENTS = 100_000
 WRITERS = 8

@@ -16,9 +16,9 @@ import pytest
 from map_lab import TEAM, Lab, next_try, price_of, questions, write_jsonl
 from sqlalchemy import select
 
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.schema import llm_budgets
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.ledger import open_ledger
+from airflow_ai_provider.core.ledger.schema import llm_budgets
+from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorProcess
 

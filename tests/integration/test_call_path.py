@@ -13,7 +13,7 @@ from map_lab import PRICE, Lab, questions, write_jsonl
 from map_worker import JobProcess
 from services import RedisServer
 
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Behaviour, Faults, Latency
 from airflow_ai_provider.testing.vendor import VendorProcess
 

@@ -10,8 +10,8 @@ import pytest
 from map_lab import TEAM, Lab, price_of, questions, write_jsonl
 
 from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
-from airflow_ai_provider.ledger.schema import llm_budgets, llm_cost_daily
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.ledger.schema import llm_budgets, llm_cost_daily
+from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorProcess
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from map_lab import Lab, next_try, questions, write_jsonl
 
-from airflow_ai_provider.ledger.schema import llm_holds
+from airflow_ai_provider.core.ledger.schema import llm_holds
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 ROWS = 400

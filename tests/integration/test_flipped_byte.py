@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from map_lab import Lab, questions, write_jsonl
 
-from airflow_ai_provider.audit.archive import SEGMENTS, FolderArchive, compress
-from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.findings import VerifyReport
-from airflow_ai_provider.audit.keys import SigningKey, load_or_create_signing_key, public_keys
-from airflow_ai_provider.audit.seal import SealReport, seal_trail
-from airflow_ai_provider.audit.spool import Spool
-from airflow_ai_provider.audit.verify import verify
-from airflow_ai_provider.ledger.database import Ledger
+from airflow_ai_provider.core.audit.sealing.seal import SealReport, seal_trail
+from airflow_ai_provider.core.audit.sealing.signing import SigningKey, load_or_create_signing_key, public_keys
+from airflow_ai_provider.core.audit.sinks.archive import SEGMENTS, FolderArchive, compress
+from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+from airflow_ai_provider.core.audit.trail.spool import Spool
+from airflow_ai_provider.core.audit.verify.findings import VerifyReport
+from airflow_ai_provider.core.audit.verify.verify import verify
+from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 ROWS = 30

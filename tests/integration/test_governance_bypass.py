@@ -26,17 +26,18 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_ai_provider.core.administration.budgets import resume_deployment, set_budget
-from airflow_ai_provider.core.administration.invoices import reconcile_invoice
+from airflow_ai_provider.core.administration.ledger import pin_policy, pinned_policies, reconcile_invoice, unpin_policy
 from airflow_ai_provider.core.administration.people import current_person
-from airflow_ai_provider.core.administration.pins import pin_policy, pinned_policies, unpin_policy
+from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.jobs.llm_map import run_map
+from airflow_ai_provider.core.ledger import open_ledger
+from airflow_ai_provider.core.ledger.budgets.limits import limit_history
+from airflow_ai_provider.core.ledger.schema import llm_budgets, llm_requests
+from airflow_ai_provider.core.policy import Budget, load_policy
+from airflow_ai_provider.core.rows.source import open_source
 from airflow_ai_provider.decorators.llm_map import llm_map_task
 from airflow_ai_provider.errors import AIProviderError, PermanentError, PolicyError, SourceError
-from airflow_ai_provider.gateway.job import Caller, MapJob
 from airflow_ai_provider.hooks.settings import settings_from_airflow
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.limits import limit_history
-from airflow_ai_provider.ledger.schema import llm_budgets, llm_requests
 from airflow_ai_provider.operators.ledger import LedgerReconcileOperator
 from airflow_ai_provider.operators.llm import LLMMapOperator
 from airflow_ai_provider.operators.privacy import (
@@ -45,8 +46,6 @@ from airflow_ai_provider.operators.privacy import (
     MaskRowsOperator,
     RestoreRowsOperator,
 )
-from airflow_ai_provider.policy import Budget, load_policy
-from airflow_ai_provider.rows.source import open_source
 from airflow_ai_provider.sensors.budget import BudgetSensor
 from airflow_ai_provider.testing.vendor import VendorDouble
 from airflow_ai_provider.triggers.budget import BudgetTrigger

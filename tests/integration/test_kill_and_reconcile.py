@@ -21,17 +21,17 @@ import sqlalchemy as sa
 from map_lab import Books, Lab, next_try, questions, write_jsonl
 from map_worker import JobProcess, Spec
 
-from airflow_ai_provider.ledger.invoices import open_invoice
-from airflow_ai_provider.ledger.reconcile import reconcile
-from airflow_ai_provider.ledger.reconciled import ReconcileReport, Span
-from airflow_ai_provider.ledger.schema import (
+from airflow_ai_provider.core.ledger.reconcile.invoices import open_invoice
+from airflow_ai_provider.core.ledger.reconcile.reconcile import reconcile
+from airflow_ai_provider.core.ledger.reconcile.report import ReconcileReport, Span
+from airflow_ai_provider.core.ledger.schema import (
     llm_adjustments,
     llm_budgets,
     llm_cost_daily,
     llm_open_attempts,
     llm_requests,
 )
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Faults, Latency
 from airflow_ai_provider.testing.invoice import write_csv
 from airflow_ai_provider.testing.vendor import Vendor, VendorProcess

@@ -12,13 +12,13 @@ import pytest
 from map_lab import Lab, next_try, questions, write_jsonl
 from map_worker import JobProcess
 
-from airflow_ai_provider.audit.archive import FolderArchive
-from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.keys import load_or_create_signing_key, public_keys
-from airflow_ai_provider.audit.seal import seal_trail
-from airflow_ai_provider.audit.spool import Spool
-from airflow_ai_provider.audit.verify import verify
-from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.core.audit.sealing.seal import seal_trail
+from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key, public_keys
+from airflow_ai_provider.core.audit.sinks.archive import FolderArchive
+from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+from airflow_ai_provider.core.audit.trail.spool import Spool
+from airflow_ai_provider.core.audit.verify.verify import verify
+from airflow_ai_provider.core.ledger import open_ledger
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import Vendor, VendorProcess
 

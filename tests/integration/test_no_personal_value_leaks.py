@@ -18,12 +18,12 @@ import pytest
 from map_lab import Lab
 from map_worker import Spec
 
-from airflow_ai_provider.audit.archive import FolderArchive
-from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.keys import load_or_create_signing_key
-from airflow_ai_provider.audit.seal import seal_trail
-from airflow_ai_provider.audit.spool import Spool
-from airflow_ai_provider.ledger import open_ledger
+from airflow_ai_provider.core.audit.sealing.seal import seal_trail
+from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key
+from airflow_ai_provider.core.audit.sinks.archive import FolderArchive
+from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+from airflow_ai_provider.core.audit.trail.spool import Spool
+from airflow_ai_provider.core.ledger import open_ledger
 from airflow_ai_provider.testing.behaviour import Faults
 from airflow_ai_provider.testing.vendor import VendorProcess
 

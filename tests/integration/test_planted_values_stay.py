@@ -29,7 +29,7 @@ import yaml
 from map_lab import INPUT_USD, OUTPUT_USD
 from test_no_personal_value_leaks import TOKEN, written_forms
 
-from airflow_ai_provider.privacy.detect import Detector
+from airflow_ai_provider.core.privacy.detectors.detector import Detector
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 ROOT = Path(__file__).parents[2]

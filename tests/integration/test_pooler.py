@@ -20,22 +20,22 @@ from services import PostgresServer
 from services_ha import PgBouncer, pgbouncer
 from sqlalchemy import text
 
-from airflow_ai_provider.audit.archive import FolderArchive
-from airflow_ai_provider.audit.database import LedgerAuditStore
-from airflow_ai_provider.audit.keys import load_or_create_signing_key
-from airflow_ai_provider.audit.seal import SealReport, seal_trail
 from airflow_ai_provider.core.administration.audit import record, seal_audit, verify_audit
+from airflow_ai_provider.core.audit.sealing.seal import SealReport, seal_trail
+from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key
+from airflow_ai_provider.core.audit.sinks.archive import FolderArchive
+from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+from airflow_ai_provider.core.ledger import open_ledger
+from airflow_ai_provider.core.ledger.database import Ledger
+from airflow_ai_provider.core.ledger.maintenance.upkeep import maintain
+from airflow_ai_provider.core.ledger.reconcile.invoices import open_invoice
+from airflow_ai_provider.core.ledger.reconcile.reconcile import reconcile
+from airflow_ai_provider.core.ledger.reports.costs import cost_report
+from airflow_ai_provider.core.reporting.export import export_ledger
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.core.rows.sql_source import sql_source
+from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.errors import AuditError, LedgerError, LedgerUnavailable
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.invoices import open_invoice
-from airflow_ai_provider.ledger.maintenance import maintain
-from airflow_ai_provider.ledger.reconcile import reconcile
-from airflow_ai_provider.ledger.reports import cost_report
-from airflow_ai_provider.reporting.export import export_ledger
-from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.rows.sql_source import sql_source
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorProcess
 

@@ -14,12 +14,12 @@ import pytest
 import redis
 from services import RedisServer, redis_server
 
+from airflow_ai_provider.core.cache.backend import StoreRefused
+from airflow_ai_provider.core.cache.redis_backend import RedisResponses
+from airflow_ai_provider.core.policy import Deployment
+from airflow_ai_provider.core.ratelimit import open_gates
+from airflow_ai_provider.core.redis_errors import refusal_of
 from airflow_ai_provider.errors import StoreUnavailable
-from airflow_ai_provider.gateway.redis_refusals import refusal_of
-from airflow_ai_provider.gateway.reuse.backend import StoreRefused
-from airflow_ai_provider.gateway.reuse.on_redis import RedisResponses
-from airflow_ai_provider.gateway.traffic import open_gates
-from airflow_ai_provider.policy import Deployment
 
 SECRET = "s3cret-pass"
 

@@ -17,7 +17,7 @@ import pytest
 import reuse_worker
 from services import RedisServer
 
-from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 
 KEYS = 500
 

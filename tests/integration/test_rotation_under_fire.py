@@ -20,15 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.transform import RowsJob, RowsSummary, transform_rows
 from airflow_ai_provider.core.jobs.transforms import DecryptStep, ProtectStep, ReencryptStep, domains
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.privacy.fields import Fields, key_ids
-from airflow_ai_provider.privacy.keyring import Keyring, open_keyring
-from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.rows.sink import PartSink
-from airflow_ai_provider.rows.source import open_source
+from airflow_ai_provider.core.privacy.crypto.fields import Fields, key_ids
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring, open_keyring
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.core.rows.sink import PartSink
+from airflow_ai_provider.core.rows.source import open_source
+from airflow_ai_provider.core.settings import Settings
 
 ROWS = int(os.environ.get("ROTATION_ROWS", "100000"))
 BATCH = max(1, ROWS // 100)

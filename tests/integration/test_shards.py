@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from map_lab import Lab, questions, write_jsonl
 
-from airflow_ai_provider.rows.shard import Shard
+from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 ROWS = 430

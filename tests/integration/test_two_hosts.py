@@ -18,20 +18,20 @@ from hosts_worker import Host
 from map_lab import Lab, questions, write_jsonl
 from services_s3 import S3Store
 
-from airflow_ai_provider.audit.archive import MANIFESTS, compress, segment_object
-from airflow_ai_provider.audit.findings import VerifyReport
-from airflow_ai_provider.audit.manifest import read_manifest
-from airflow_ai_provider.audit.pins import RegisteredSegment
-from airflow_ai_provider.audit.reader import Visitor, check_segment
-from airflow_ai_provider.audit.s3_archive import s3_client
-from airflow_ai_provider.audit.spool import Spool
-from airflow_ai_provider.audit.trail import Trail
 from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
 from airflow_ai_provider.core.administration.audit_delivery import deliver_audit, open_archive
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.schema import audit_writers, llm_requests
-from airflow_ai_provider.privacy.keyring import fresh_keyring
+from airflow_ai_provider.core.audit.sealing.manifest import read_manifest
+from airflow_ai_provider.core.audit.sinks.archive import MANIFESTS, compress, segment_object
+from airflow_ai_provider.core.audit.sinks.s3_archive import s3_client
+from airflow_ai_provider.core.audit.trail.audit_store import RegisteredSegment
+from airflow_ai_provider.core.audit.trail.spool import Spool
+from airflow_ai_provider.core.audit.trail.trail import Trail
+from airflow_ai_provider.core.audit.verify.findings import VerifyReport
+from airflow_ai_provider.core.audit.verify.segment_reader import Visitor, check_segment
+from airflow_ai_provider.core.ledger import open_ledger
+from airflow_ai_provider.core.ledger.schema import audit_writers, llm_requests
+from airflow_ai_provider.core.privacy.crypto.keyring import fresh_keyring
+from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.testing.behaviour import Faults
 from airflow_ai_provider.testing.vendor import VendorProcess
 

@@ -23,15 +23,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from map_lab import INPUT_USD, OUTPUT_USD, PRICE, PROMPT, Books, questions, write_jsonl
 
+from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.core.jobs.plan import SpendPlan, plan_spend
+from airflow_ai_provider.core.ledger import open_ledger
 from airflow_ai_provider.core.pipeline import retry, transitions
+from airflow_ai_provider.core.ratelimit import feedback
+from airflow_ai_provider.core.rows.manifest import read_manifest
+from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.errors import AIProviderError
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.traffic import breaker
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.rows.manifest import read_manifest
 from airflow_ai_provider.testing.behaviour import Fault, Faults
 from airflow_ai_provider.testing.vendor import VendorProcess
 
@@ -111,7 +111,7 @@ def vendor() -> Iterator[VendorProcess]:
 @pytest.fixture(scope="module", autouse=True)
 def small_waits() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(breaker, "FIRST_PROBE", 0.02)
+        patch.setattr(feedback, "FIRST_PROBE", 0.02)
         patch.setattr(transitions, "_LOOK_AGAIN_SECONDS", 0.05)
         patch.setattr(retry, "LEAST_PATIENCE", 0.5)
         yield

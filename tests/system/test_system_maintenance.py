@@ -27,15 +27,15 @@ home = Path(sys.argv[1])
 from airflow.utils.db import initdb
 initdb()
 from airflow.dag_processing.dagbag import DagBag
-from airflow_ai_provider.audit.reader import check_segment
-from airflow_ai_provider.gateway.job import Caller, MapJob
+from airflow_ai_provider.core.audit.verify.segment_reader import check_segment
+from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.hooks.settings import settings_from_airflow
-from airflow_ai_provider.ledger import open_ledger
-from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, open_attempts
-from airflow_ai_provider.ledger.holds import TaskRef, take_hold
-from airflow_ai_provider.ledger.periods import BudgetPeriod
-from airflow_ai_provider.ledger.schema import llm_holds, llm_open_attempts, llm_requests
+from airflow_ai_provider.core.ledger import open_ledger
+from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Request, open_attempts
+from airflow_ai_provider.core.ledger.budgets.holds import TaskRef, take_hold
+from airflow_ai_provider.core.ledger.budgets.limits import BudgetPeriod
+from airflow_ai_provider.core.ledger.schema import llm_holds, llm_open_attempts, llm_requests
 
 job = MapJob(str(home / "rows.csv"), str(home / "out"), "{{ text }}", "id", "support", "support")
 run_map(job, Caller("d", "r", "t"), settings_from_airflow(), log=logging.getLogger("job"))

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 from map_lab import PRICE
 from test_orphan import stop_an_orphan
 
-from airflow_ai_provider.gateway.reuse.store import OWNER_SECONDS
+from airflow_ai_provider.core.cache.store import OWNER_SECONDS
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 

@@ -22,19 +22,19 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import airflow_ai_provider
-from airflow_ai_provider import errors, policy
-from airflow_ai_provider.audit.schema import ACTIONS
+from airflow_ai_provider.core import errors, policy
+from airflow_ai_provider.core.audit.trail.schema import ACTIONS
+from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Request, Settled, open_attempts, settle
+from airflow_ai_provider.core.ledger.budgets.holds import TaskRef, take_hold
+from airflow_ai_provider.core.ledger.budgets.limits import budget_period
+from airflow_ai_provider.core.ledger.call_costs import Usage
+from airflow_ai_provider.core.ledger.database import Ledger
+from airflow_ai_provider.core.ledger.reconcile.invoices import FORMATS
+from airflow_ai_provider.core.ledger.reconcile.report import FindingKind
+from airflow_ai_provider.core.ledger.reports.reprice import read_price_list
+from airflow_ai_provider.core.ledger.reviews import ReviewItem, open_reviews
+from airflow_ai_provider.core.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, metadata
 from airflow_ai_provider.get_provider_info import get_provider_info
-from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled, open_attempts, settle
-from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.holds import TaskRef, take_hold
-from airflow_ai_provider.ledger.invoices import FORMATS
-from airflow_ai_provider.ledger.money import Usage
-from airflow_ai_provider.ledger.periods import budget_period
-from airflow_ai_provider.ledger.reconciled import FindingKind
-from airflow_ai_provider.ledger.reprice import read_price_list
-from airflow_ai_provider.ledger.reviews import ReviewItem, open_reviews
-from airflow_ai_provider.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, metadata
 from airflow_ai_provider.testing.behaviour import Behaviour, Fault
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -247,7 +247,7 @@ def test_every_public_operator_has_a_page() -> None:
     names = {
         name
         for file in (PACKAGE / "operators").glob("*.py")
-        for name in re.findall(r"^class ([A-Z]\w+)\((?:HeartOperator|_RowsOperator)\)", file.read_text(), re.MULTILINE)
+        for name in re.findall(r"^class ([A-Z]\w+)\((?:AIBaseOperator|_RowsOperator)\)", file.read_text(), re.MULTILINE)
     }
     assert names == {path.rpartition(".")[2] for path in OPERATORS.values() if path.startswith("operators.")}
 

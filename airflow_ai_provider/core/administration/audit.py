@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_ai_provider.core.administration.audit_delivery import open_archive
 from airflow_ai_provider.core.administration.people import current_person
+from airflow_ai_provider.core.errors import AuditError, KeyringError
 from airflow_ai_provider.core.installation import Installation, opened
-from airflow_ai_provider.errors import AuditError, KeyringError
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.core.job import Caller
+from airflow_ai_provider.core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from airflow_ai_provider.audit.findings import VerifyReport
-    from airflow_ai_provider.audit.keys import PublicKeys, Signer
-    from airflow_ai_provider.audit.reader import Visitor
-    from airflow_ai_provider.audit.seal import SealReport
-    from airflow_ai_provider.ledger.database import Ledger
-    from airflow_ai_provider.ledger.shared_keys import HostKeys
+    from airflow_ai_provider.core.audit.sealing.seal import SealReport
+    from airflow_ai_provider.core.audit.sealing.signing import PublicKeys, Signer
+    from airflow_ai_provider.core.audit.verify.findings import VerifyReport
+    from airflow_ai_provider.core.audit.verify.segment_reader import Visitor
+    from airflow_ai_provider.core.ledger.database import Ledger
+    from airflow_ai_provider.core.ledger.installation_checks import HostKeys
 
 _TURN_SECONDS = 60
 _KMS_KEY = re.compile(r"^kms://(?P<conn_id>[^/]+)/(?P<key>.+)$")
@@ -46,9 +46,9 @@ def seal_audit(settings: Settings) -> SealReport:
 
     Raises ``AuditError``, ``KeyringError``, ``StoreUnavailable`` and ``LedgerUnavailable``.
     """
-    from airflow_ai_provider.audit.database import LedgerAuditStore
-    from airflow_ai_provider.audit.recover import recover_open
-    from airflow_ai_provider.audit.seal import seal_trail
+    from airflow_ai_provider.core.audit.sealing.recover import recover_open
+    from airflow_ai_provider.core.audit.sealing.seal import seal_trail
+    from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
 
     spool = settings.audit_spool()
     with Installation(settings) as installation:
@@ -92,12 +92,11 @@ def verify_audit(
     verify keys instead of this installation's; ``visit`` gets every intact event. Raises ``AuditError``,
     ``KeyringError`` and ``LedgerUnavailable``.
     """
-    from airflow_ai_provider.audit.database import LedgerAuditStore
-    from airflow_ai_provider.audit.keys import load_verify_keys
-    from airflow_ai_provider.audit.reader import both
-    from airflow_ai_provider.audit.reconcile import Reconciliation
-    from airflow_ai_provider.audit.verify import verify
-    from airflow_ai_provider.audit.verify_overlays import check_overlays
+    from airflow_ai_provider.core.audit.sealing.signing import load_verify_keys
+    from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
+    from airflow_ai_provider.core.audit.verify.compare_with_ledger import Reconciliation
+    from airflow_ai_provider.core.audit.verify.segment_reader import both
+    from airflow_ai_provider.core.audit.verify.verify import check_overlays, verify
 
     folder = keys or _keys(settings)
     trusted = load_verify_keys(folder) if folder.exists() else {}
@@ -133,7 +132,7 @@ def export_audit(
 
     Returns how many were written, and what the verification found on the way: only intact records are exported.
     """
-    from airflow_ai_provider.audit.export import Exporter
+    from airflow_ai_provider.core.audit.sinks.export import Exporter
 
     exporter = Exporter(stream, form, since, until)
     report = verify_audit(settings, since=since, until=until, visit=exporter.visit)
@@ -150,14 +149,14 @@ def export_audit(
 
 def prove_event(settings: Settings, event_id: str) -> dict[str, Any]:
     """The proof that an event is in the sealed trail. Raises ``AuditError`` and ``StoreUnavailable``."""
-    from airflow_ai_provider.audit.prove import prove
+    from airflow_ai_provider.core.audit.verify.proof import prove
 
     return prove(open_archive(settings), event_id)
 
 
 def pins_from(path: Path) -> Mapping[int, str]:
     """Pins that were written down elsewhere. ``AuditError`` names file and line where they cannot be read."""
-    from airflow_ai_provider.audit.verify import read_pins
+    from airflow_ai_provider.core.audit.verify.verify import read_pins
 
     try:
         return read_pins(path.expanduser().read_text(encoding="utf-8"))
@@ -182,8 +181,8 @@ def write_pin(path: Path, sequence: int, manifest_hash: str) -> None:
 
 def signing_keys(settings: Settings, signer: Signer | None) -> HostKeys:
     """The keys of this host that sign manifests or verify them, as they are compared with other hosts'."""
-    from airflow_ai_provider.audit.keys import fingerprint, key_id, load_verify_keys
-    from airflow_ai_provider.ledger.shared_keys import SIGNING, HostKeys
+    from airflow_ai_provider.core.audit.sealing.signing import fingerprint, key_id, load_verify_keys
+    from airflow_ai_provider.core.ledger.installation_checks import SIGNING, HostKeys
 
     folder = _keys(settings)
     known = dict(load_verify_keys(folder)) if folder.exists() else {}
@@ -202,11 +201,11 @@ def signing_keys(settings: Settings, signer: Signer | None) -> HostKeys:
 
 def open_signer(settings: Settings) -> Signer:
     """The sealer's key as ``[ai] audit_signing_key`` says, made at first use. Raises ``KeyringError``."""
-    from airflow_ai_provider.audit.keys import load_or_create_signing_key
+    from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key
 
     place = settings.audit_signing_key or ""
     if match := _KMS_KEY.match(place):
-        from airflow_ai_provider.audit.kms import KmsSigner
+        from airflow_ai_provider.core.audit.sealing.signing import KmsSigner
 
         return KmsSigner(settings.kms(match["conn_id"]), match["key"])
     if "://" in place:
@@ -221,8 +220,8 @@ def _signing_folder(settings: Settings) -> Path:
 
 def _signer(settings: Settings, ledger: Ledger) -> Signer:
     """The sealer's key, if it is the one that all hosts use; its public half is put where ``verify`` looks for it."""
-    from airflow_ai_provider.audit.keys import SIGNING_KEY, publish_key
-    from airflow_ai_provider.ledger.shared_keys import check_keys
+    from airflow_ai_provider.core.audit.sealing.signing import SIGNING_KEY, publish_key
+    from airflow_ai_provider.core.ledger.installation_checks import check_keys
 
     if "://" not in (settings.audit_signing_key or "") and not (_signing_folder(settings) / SIGNING_KEY).exists():
         # No key is made beside that of another host.
@@ -235,7 +234,7 @@ def _signer(settings: Settings, ledger: Ledger) -> Signer:
 
 def _check_verify_keys(settings: Settings, ledger: Ledger, trusted: PublicKeys) -> None:
     """Raises ``KeyringError`` where manifests were signed with a key whose public half is not on this host."""
-    from airflow_ai_provider.ledger.shared_keys import explain, registered_keys
+    from airflow_ai_provider.core.ledger.installation_checks import explain, registered_keys
 
     keys = signing_keys(settings, None)
     lacking = [
@@ -250,7 +249,7 @@ def _check_verify_keys(settings: Settings, ledger: Ledger, trusted: PublicKeys) 
 
 def _hash_keys(installation: Installation) -> dict[str, bytes]:
     """The keys of content hashes by id; none where there is no keyring, as on an auditor's host."""
-    from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE
+    from airflow_ai_provider.core.pipeline.audit_log import HASH_KEY_PURPOSE
 
     if not installation.has_keyring:
         return {}

@@ -12,23 +12,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_ai_provider.errors import AuditError
-from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.core.errors import AuditError
+from airflow_ai_provider.core.settings import Settings
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.audit.archive import Archive
-    from airflow_ai_provider.audit.cursor import Cursor, DeadLetter
-    from airflow_ai_provider.audit.deliver import DeliveryReport, SinkReport
-    from airflow_ai_provider.audit.s3_archive import S3Archive
-    from airflow_ai_provider.audit.search import SearchIndex
-    from airflow_ai_provider.audit.spool import Spool
+    from airflow_ai_provider.core.audit.sinks.archive import Archive
+    from airflow_ai_provider.core.audit.sinks.deliver import DeliveryReport, SinkReport
+    from airflow_ai_provider.core.audit.sinks.progress import Cursor, DeadLetter
+    from airflow_ai_provider.core.audit.sinks.s3_archive import S3Archive
+    from airflow_ai_provider.core.audit.sinks.search import SearchIndex
+    from airflow_ai_provider.core.audit.trail.spool import Spool
 
     _Fill = Callable[[Spool, Archive, SearchIndex, Cursor, datetime], SinkReport]
 
 
 def open_archive(settings: Settings, *, checked: bool = False) -> Archive:
     """The archive; ``checked`` makes sure, before something is written, that a bucket can keep its lock."""
-    from airflow_ai_provider.audit.archive import FolderArchive
+    from airflow_ai_provider.core.audit.sinks.archive import FolderArchive
 
     uri = (settings.archive_uri or str(settings.home / "audit" / "archive")).removeprefix("file://")
     if uri.startswith("s3://"):
@@ -43,7 +43,7 @@ def open_archive(settings: Settings, *, checked: bool = False) -> Archive:
 
 def open_bucket(settings: Settings) -> S3Archive:
     """The archive where it is in S3. ``AuditError`` where it is not, or its lock is not said."""
-    from airflow_ai_provider.audit.s3_archive import LOCKS, Lock, S3Archive, s3_client
+    from airflow_ai_provider.core.audit.sinks.s3_archive import LOCKS, Lock, S3Archive, s3_client
 
     uri, mode = settings.archive_uri or "", (settings.archive_lock or "").upper()
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
@@ -60,8 +60,8 @@ def deliver_audit(settings: Settings) -> DeliveryReport:
 
     Raises ``AuditError`` where this host's own files cannot be used.
     """
-    from airflow_ai_provider.audit.cursor import Cursor
-    from airflow_ai_provider.audit.deliver import DeliveryReport, deliver_to_archive, deliver_to_index
+    from airflow_ai_provider.core.audit.sinks.deliver import DeliveryReport, deliver_to_archive, deliver_to_index
+    from airflow_ai_provider.core.audit.sinks.progress import Cursor
 
     spool, report = _spool(settings), DeliveryReport()
     with Cursor(_cursor(settings)) as cursor, cursor.holding() as held:
@@ -74,15 +74,15 @@ def deliver_audit(settings: Settings) -> DeliveryReport:
 
 def spool_alarm(settings: Settings, now: datetime) -> str:
     """What to do something about on this host, empty if nothing: a disk that fills up, segments that wait too long."""
-    from airflow_ai_provider.audit.deliver import spool_state
+    from airflow_ai_provider.core.audit.sinks.deliver import spool_state
 
     return spool_state(_spool(settings)).alarm(now)
 
 
 def rebuild_audit_index(settings: Settings) -> SinkReport:
     """Empty the index and fill it from the archive. Raises ``AuditError`` and ``StoreUnavailable``."""
-    from airflow_ai_provider.audit.cursor import Cursor
-    from airflow_ai_provider.audit.deliver import rebuild_index
+    from airflow_ai_provider.core.audit.sinks.deliver import rebuild_index
+    from airflow_ai_provider.core.audit.sinks.progress import Cursor
 
     with Cursor(_cursor(settings)) as cursor, cursor.holding() as held:
         if not held:
@@ -92,8 +92,8 @@ def rebuild_audit_index(settings: Settings) -> SinkReport:
 
 def dead_letters(settings: Settings) -> list[DeadLetter]:
     """Records that the index refused for good. Raises ``AuditError`` and ``StoreUnavailable``."""
-    from airflow_ai_provider.audit.cursor import Cursor
-    from airflow_ai_provider.audit.deliver import index_sink
+    from airflow_ai_provider.core.audit.sinks.deliver import index_sink
+    from airflow_ai_provider.core.audit.sinks.progress import Cursor
 
     with Cursor(_cursor(settings)) as cursor, open_index(settings) as index:
         return cursor.dead_letters(index_sink(index))
@@ -105,10 +105,10 @@ def open_index(settings: Settings) -> SearchIndex:
     Raises ``AuditError`` and ``StoreUnavailable``.
     """
     if settings.search is not None:
-        from airflow_ai_provider.audit.elastic_index import ElasticIndex
+        from airflow_ai_provider.core.audit.sinks.elastic_index import ElasticIndex
 
         return ElasticIndex(settings.search)
-    from airflow_ai_provider.audit.sqlite_index import SqliteIndex
+    from airflow_ai_provider.core.audit.sinks.sqlite_index import SqliteIndex
 
     return SqliteIndex(settings.home / "audit" / "search.db")
 
@@ -120,7 +120,7 @@ def _index(settings: Settings, spool: Spool, cursor: Cursor, fill: _Fill) -> Sin
 
 
 def _spool(settings: Settings) -> Spool:
-    from airflow_ai_provider.audit.spool import Spool
+    from airflow_ai_provider.core.audit.trail.spool import Spool
 
     return Spool(settings.home / "audit" / "spool")
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ai_provider.core.administration.people import require_person
 from airflow_ai_provider.core.installation import Installation
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.policy import Budget
+from airflow_ai_provider.core.job import Caller
+from airflow_ai_provider.core.policy import Budget
+from airflow_ai_provider.core.settings import Settings
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.ledger.attempts import Settled
-    from airflow_ai_provider.ledger.limits import LimitChange
-    from airflow_ai_provider.ledger.room import Room, Scope
-    from airflow_ai_provider.ledger.sweep import Holder
+    from airflow_ai_provider.core.ledger.attempts.attempts import Settled
+    from airflow_ai_provider.core.ledger.budgets.availability import Room, Scope
+    from airflow_ai_provider.core.ledger.budgets.limits import LimitChange
+    from airflow_ai_provider.core.ledger.budgets.orphaned_holds import Holder
 
 TaskState = tuple[bool, str | None]
 """Whether Airflow knows a task instance, and its state."""
@@ -38,9 +38,9 @@ class Swept:
 
 def room_now(settings: Settings, scope: Scope) -> list[Room]:
     """The budgets that apply to a scope, and what each has left. Raises ``PolicyError`` where there is none."""
-    from airflow_ai_provider.ledger.limits import budgets_in_force
-    from airflow_ai_provider.ledger.pins import require_pinned
-    from airflow_ai_provider.ledger.room import rooms
+    from airflow_ai_provider.core.ledger.budgets.availability import rooms
+    from airflow_ai_provider.core.ledger.budgets.limits import budgets_in_force
+    from airflow_ai_provider.core.ledger.installation_checks import require_pinned
 
     with Installation(settings) as installation:
         loaded = installation.policy
@@ -62,7 +62,7 @@ def set_budget(settings: Settings, budget: Budget, *, clear: bool, caller: Calle
     ``PermanentError`` inside a task.
     """
     require_person("a limit cannot be set")
-    from airflow_ai_provider.ledger.limits import planned_change, set_limit
+    from airflow_ai_provider.core.ledger.budgets.limits import planned_change, set_limit
 
     with Installation(settings) as installation:
         ledger = installation.ledger
@@ -82,23 +82,23 @@ def resume_deployment(settings: Settings, deployment: str, *, caller: Caller, re
     Raises ``LedgerError`` where it is not stopped, and ``PermanentError`` inside a task.
     """
     require_person("a deployment cannot be resumed")
-    from airflow_ai_provider.ledger import stops
+    from airflow_ai_provider.core.ledger.attempts import disabled_deployments
 
     with Installation(settings) as installation:
         ledger = installation.ledger
         with ledger.read() as conn:
-            stops.require_stopped(conn, deployment)
+            disabled_deployments.require_stopped(conn, deployment)
         with installation.trail(caller) as trail:
             trail.emit("deployment.resumed", deployment=deployment, reason=_one_line(reason))
         with ledger.write() as conn:
-            stops.resume_deployment(conn, deployment)
+            disabled_deployments.resume_deployment(conn, deployment)
 
 
 def sweep_holds(
     settings: Settings, states: Callable[[Sequence[Holder]], Sequence[TaskState]], *, caller: Caller, dry_run: bool
 ) -> Swept:
     """Capture what tasks that are over left open, and release what they hold. ``states`` asks Airflow about them."""
-    from airflow_ai_provider.ledger.sweep import is_over, silent_holders, sweep
+    from airflow_ai_provider.core.ledger.budgets.orphaned_holds import is_over, silent_holders, sweep
 
     with Installation(settings) as installation:
         ledger = installation.ledger
@@ -125,7 +125,7 @@ def sweep_holds(
 
 
 def _call_event(settled: Settled) -> tuple[str, str, dict[str, Any]]:
-    from airflow_ai_provider.gateway.recorder import call_fields
+    from airflow_ai_provider.core.pipeline.audit_log import call_fields
 
     whose = asdict(settled.request.task)
     return "llm.call", settled.status, {**call_fields(settled), "team": whose.pop("team_id"), **whose}

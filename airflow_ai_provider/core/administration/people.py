@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from getpass import getuser
 from pathlib import Path
 
-from airflow_ai_provider.errors import PermanentError
-from airflow_ai_provider.gateway.job import Caller
+from airflow_ai_provider.core.errors import PermanentError
+from airflow_ai_provider.core.job import Caller
 
 _DAG_ID = "AIRFLOW_CTX_DAG_ID"
 """Variable in which Airflow tells a task's processes its DAG."""

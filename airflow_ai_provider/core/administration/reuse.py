@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_ai_provider.core.administration.audit import record
+from airflow_ai_provider.core.cache.backend import ResponseBackend
+from airflow_ai_provider.core.cache.purge import Purged, Selection, TeamStats, count, purge
 from airflow_ai_provider.core.installation import Installation
-from airflow_ai_provider.gateway.reuse.backend import ResponseBackend
-from airflow_ai_provider.gateway.reuse.upkeep import Purged, Selection, TeamStats, count, purge
-from airflow_ai_provider.gateway.settings import Settings
+from airflow_ai_provider.core.settings import Settings
 
 if TYPE_CHECKING:
-    from airflow_ai_provider.gateway.reuse.subjects import Subjects
-    from airflow_ai_provider.privacy.keyring import Keyring
+    from airflow_ai_provider.core.cache.purge import Subjects
+    from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 
 _Result = TypeVar("_Result")
 
@@ -29,7 +29,7 @@ def subjects_of(settings: Settings, *, named: Iterable[str], values: Iterable[st
 
     Raises ``KeyringError`` and ``PrivacyError``.
     """
-    from airflow_ai_provider.gateway.reuse.subjects import Subjects
+    from airflow_ai_provider.core.cache.purge import Subjects
 
     return Subjects(_keyring(settings), named=named, values=values)
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from airflow_ai_provider.core.errors import SourceError
 from airflow_ai_provider.core.jobs.tally import Tally
+from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
 from airflow_ai_provider.core.pipeline.answer import Answer
-from airflow_ai_provider.errors import SourceError
-from airflow_ai_provider.ledger.money import usd_from_nano
-from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY
+from airflow_ai_provider.core.rows.source import ROW_NUMBER_KEY
 
 ROW_KEY_COLUMN = "row_number"
 """Column of the key where the source has none of its own."""

@@ -25,9 +25,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from airflow_ai_provider.errors import PolicyError, PrivacyError
-from airflow_ai_provider.privacy import display
-from airflow_ai_provider.privacy.fields import Fields
+from airflow_ai_provider.core.errors import PolicyError, PrivacyError
+from airflow_ai_provider.core.privacy.crypto import redaction
+from airflow_ai_provider.core.privacy.crypto.fields import Fields
 
 _PLAIN = frozenset({"string", "int64", "double", "bool", "binary", "date32[day]"})
 """Types that a Python value becomes by itself; others are kept with the value."""
@@ -70,12 +70,12 @@ class Treatment:
             case "tokenise":
                 return lambda row, key: _as_text(fields.tokenise(row[column], options))
             case "mask":
-                return lambda row, key: _as_text(display.mask(row[column]))
+                return lambda row, key: _as_text(redaction.mask(row[column]))
             case "redact":
-                return lambda row, key: display.redact(row[column])
+                return lambda row, key: redaction.redact(row[column])
             case "generalise":
                 read = _moment if _is_nanoseconds(kind) else _same
-                return lambda row, key: _as_text(display.generalise(read(row[column]), options))
+                return lambda row, key: _as_text(redaction.generalise(read(row[column]), options))
             case _:
                 shift = _shift_nanoseconds if _is_nanoseconds(kind) else Fields.date_shift
                 subject = str(self.subject)

@@ -11,10 +11,10 @@ from logging import Logger
 from typing import Any
 
 from airflow_ai_provider.core.installation import Installation, opened
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.vectors.documents import read_documents
-from airflow_ai_provider.vectors.sync import sync
+from airflow_ai_provider.core.job import Caller
+from airflow_ai_provider.core.settings import Settings
+from airflow_ai_provider.core.vectors.documents import read_documents
+from airflow_ai_provider.core.vectors.sync import sync
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,40 +13,39 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from airflow_ai_provider.audit.recover import recover_open
-from airflow_ai_provider.audit.seen import last_seen, remember
-from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.core.audit.sealing.recover import last_seen, recover_open, remember
+from airflow_ai_provider.core.audit.trail.trail import Trail
+from airflow_ai_provider.core.cache import ResponseStore
+from airflow_ai_provider.core.identity import owner_id, request_id, token_scope
 from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.job import Caller, MapJob, MapSummary
 from airflow_ai_provider.core.jobs.answers import AnswerTally, to_table
 from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Part, run_to_sink
 from airflow_ai_provider.core.jobs.validate import JobPlan, plan_job
+from airflow_ai_provider.core.ledger.attempts.attempts import Settled, recover
+from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
+from airflow_ai_provider.core.ledger.budgets.holds import TaskRef
+from airflow_ai_provider.core.ledger.budgets.limits import budgets_in_force
+from airflow_ai_provider.core.ledger.budgets.thresholds import Notice
+from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
+from airflow_ai_provider.core.ledger.database import Ledger
+from airflow_ai_provider.core.ledger.installation_checks import require_pinned
+from airflow_ai_provider.core.ledger.reviews import any_open
 from airflow_ai_provider.core.pipeline.answer import FINAL
+from airflow_ai_provider.core.pipeline.audit_log import HASH_KEY_PURPOSE, Recorder
 from airflow_ai_provider.core.pipeline.batch import Pipeline
 from airflow_ai_provider.core.pipeline.deployments import OpenTiers, batches_at_once, open_deployments
+from airflow_ai_provider.core.pipeline.failure_limits import GivingUp
 from airflow_ai_provider.core.pipeline.job_context import JobContext
 from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
-from airflow_ai_provider.gateway.giving_up import GivingUp
-from airflow_ai_provider.gateway.identity import owner_id, request_id, token_scope
-from airflow_ai_provider.gateway.job import Caller, MapJob, MapSummary
-from airflow_ai_provider.gateway.prepare import Preparer, open_masker
-from airflow_ai_provider.gateway.recorder import HASH_KEY_PURPOSE, Recorder
-from airflow_ai_provider.gateway.reuse import ResponseStore
-from airflow_ai_provider.gateway.reviews import ReviewPlace, Reviews
-from airflow_ai_provider.gateway.routing import Router
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.traffic import CircuitChanged
-from airflow_ai_provider.ledger.attempts import Settled, recover
-from airflow_ai_provider.ledger.database import Ledger
-from airflow_ai_provider.ledger.holds import TaskRef
-from airflow_ai_provider.ledger.journal import Journal
-from airflow_ai_provider.ledger.limits import budgets_in_force
-from airflow_ai_provider.ledger.money import usd_from_nano
-from airflow_ai_provider.ledger.notices import Notice
-from airflow_ai_provider.ledger.pins import require_pinned
-from airflow_ai_provider.ledger.reviews import any_open
-from airflow_ai_provider.policy import Budget
-from airflow_ai_provider.policy.loading import LoadedPolicy, shown_path
-from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.core.pipeline.prepare import Preparer, open_masker
+from airflow_ai_provider.core.pipeline.review_queue import ReviewPlace, Reviews
+from airflow_ai_provider.core.policy import Budget
+from airflow_ai_provider.core.policy.loading import LoadedPolicy, shown_path
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
+from airflow_ai_provider.core.ratelimit import CircuitChanged
+from airflow_ai_provider.core.routing.router import Router
+from airflow_ai_provider.core.settings import Settings
 
 
 def run_map(

@@ -19,10 +19,25 @@ from heapq import nlargest
 
 import numpy as np
 
+from airflow_ai_provider.core.cache import ResponseStore
+from airflow_ai_provider.core.errors import PrivacyError, PromptError
+from airflow_ai_provider.core.identity import token_scope
 from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.job import Caller, MapJob
+from airflow_ai_provider.core.jobs.estimate import (
+    Ask,
+    BudgetLine,
+    DeploymentFigures,
+    Forecast,
+    budget_line,
+)
+from airflow_ai_provider.core.jobs.plan_warnings import warnings_of
 from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Runner
 from airflow_ai_provider.core.jobs.tally import Tally
 from airflow_ai_provider.core.jobs.validate import JobPlan, plan_job
+from airflow_ai_provider.core.ledger.budgets.availability import Room, Scope, rooms
+from airflow_ai_provider.core.ledger.budgets.limits import budgets_in_force
+from airflow_ai_provider.core.ledger.reports.call_history import CallHistory, call_history
 from airflow_ai_provider.core.pipeline import transitions
 from airflow_ai_provider.core.pipeline.deployments import (
     PricedDeployment,
@@ -33,30 +48,15 @@ from airflow_ai_provider.core.pipeline.deployments import (
 from airflow_ai_provider.core.pipeline.job_context import CacheScope
 from airflow_ai_provider.core.pipeline.lookup import RowLookup
 from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
+from airflow_ai_provider.core.pipeline.prepare import Preparer, RowRequest, open_masker
 from airflow_ai_provider.core.pipeline.row import RowState
 from airflow_ai_provider.core.pipeline.transitions import Rules
-from airflow_ai_provider.errors import PrivacyError, PromptError
-from airflow_ai_provider.gateway.advice import warnings_of
-from airflow_ai_provider.gateway.estimate import (
-    Ask,
-    BudgetLine,
-    DeploymentFigures,
-    Forecast,
-    budget_line,
-)
-from airflow_ai_provider.gateway.identity import token_scope
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.prepare import Preparer, RowRequest, open_masker
-from airflow_ai_provider.gateway.reuse import ResponseStore
-from airflow_ai_provider.gateway.routing import Router
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.tokens import ASCII_BYTES_PER_TOKEN, tokens_of
-from airflow_ai_provider.gateway.tools import tools_bytes
-from airflow_ai_provider.ledger.history import CallHistory, call_history
-from airflow_ai_provider.ledger.limits import budgets_in_force
-from airflow_ai_provider.ledger.room import Room, Scope, rooms
-from airflow_ai_provider.policy import Tier
-from airflow_ai_provider.privacy.keyring import Keyring
+from airflow_ai_provider.core.policy import Tier
+from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
+from airflow_ai_provider.core.prompts.messages import tools_bytes
+from airflow_ai_provider.core.prompts.text import ASCII_BYTES_PER_TOKEN, tokens_of
+from airflow_ai_provider.core.routing.router import Router
+from airflow_ai_provider.core.settings import Settings
 
 Watch = Callable[[int, int], None]
 """Called with the rows looked at so far, and how many there are."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from airflow_ai_provider.core.jobs.estimate import BudgetLine, DeploymentFigures
 from airflow_ai_provider.core.jobs.plan import SpendPlan
-from airflow_ai_provider.gateway.estimate import BudgetLine, DeploymentFigures
-from airflow_ai_provider.ledger.money import usd_from_nano
+from airflow_ai_provider.core.ledger.call_costs import usd_from_nano
 
 
 def plan_line(plan: SpendPlan) -> str:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_ai_provider.core.errors import PromptError, SourceError
 from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Feed, Part, fingerprint, run_to_sink
 from airflow_ai_provider.core.jobs.tally import Tally
 from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
-from airflow_ai_provider.errors import PromptError, SourceError
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.render import RowTemplate
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.rows.source import Source
-from airflow_ai_provider.vectors.search import context_text, search
-from airflow_ai_provider.vectors.store import MilvusStore
+from airflow_ai_provider.core.prompts.templates import RowTemplate
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.core.rows.source import Source
+from airflow_ai_provider.core.settings import Settings
+from airflow_ai_provider.core.vectors.search import context_text, search
+from airflow_ai_provider.core.vectors.store import MilvusStore
 
 if TYPE_CHECKING:
     from logging import Logger

@@ -18,14 +18,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from airflow_ai_provider.core.errors import JobStopped
+from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.tally import Progress, Tally, progress_line
 from airflow_ai_provider.core.pipeline.loop_thread import GRACE_SECONDS
-from airflow_ai_provider.errors import JobStopped
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.rows.keys import key_values, keys_digest, rows_digest
-from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.rows.sink import PartSink
-from airflow_ai_provider.rows.source import Source
+from airflow_ai_provider.core.rows.keys import key_values, keys_digest, rows_digest
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.core.rows.sink import PartSink
+from airflow_ai_provider.core.rows.source import Source
 
 
 @dataclass(frozen=True, slots=True)

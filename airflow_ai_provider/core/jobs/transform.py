@@ -20,19 +20,18 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
-from airflow_ai_provider.audit.trail import Trail
+from airflow_ai_provider.core.audit.trail.trail import Trail
+from airflow_ai_provider.core.errors import JobStopped, KeyringError, PolicyError, PrivacyError, SourceError
 from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.column_functions import column_of, values_of
 from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Feed, Part, fingerprint, run_to_sink
 from airflow_ai_provider.core.jobs.tally import Tally
+from airflow_ai_provider.core.ledger.installation_checks import require_pinned
 from airflow_ai_provider.core.pipeline.loop_thread import LoopThread
-from airflow_ai_provider.errors import JobStopped, KeyringError, PolicyError, PrivacyError, SourceError
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.ledger.pins import require_pinned
-from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, inspect, require_columns
-from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.rows.source import Source
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.core.rows.source import ROW_NUMBER_KEY, Source, inspect, require_columns
+from airflow_ai_provider.core.settings import Settings
 
 STATUS, ERROR = "privacy_status", "privacy_error"
 ROW_NUMBER = "row_number"

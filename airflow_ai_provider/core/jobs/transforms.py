@@ -12,13 +12,13 @@ from typing import Any, Literal
 import orjson
 import pyarrow as pa
 
+from airflow_ai_provider.core.errors import PolicyError, PrivacyError, SourceError
 from airflow_ai_provider.core.jobs.column_functions import Row, kind_of, treatment, type_of
 from airflow_ai_provider.core.jobs.transform import ERROR, STATUS, Act, StepPlan, Treated
-from airflow_ai_provider.errors import PolicyError, PrivacyError, SourceError
-from airflow_ai_provider.privacy.fields import Fields
-from airflow_ai_provider.privacy.masking import Masker, RowMask
-from airflow_ai_provider.privacy.nested import RawJson, restore_value
-from airflow_ai_provider.privacy.restoring import Restorer, TokenReport
+from airflow_ai_provider.core.privacy.crypto.fields import Fields
+from airflow_ai_provider.core.privacy.masking.masker import Masker, RowMask
+from airflow_ai_provider.core.privacy.masking.nested_values import RawJson, restore_value
+from airflow_ai_provider.core.privacy.masking.tokens import Restorer, TokenReport
 
 SEALED = "tokens_sealed"
 REPORT = ("tokens_missing", "tokens_unknown", "tokens_repeated")

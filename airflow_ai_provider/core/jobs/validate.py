@@ -9,21 +9,21 @@ from functools import partial
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
+from airflow_ai_provider.core.checks.answer_checks import AnswerChecks
+from airflow_ai_provider.core.errors import AIProviderError, PolicyError
 from airflow_ai_provider.core.installation import Installation, opened
+from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.jobs.answers import check_output_columns
 from airflow_ai_provider.core.jobs.runner import Feed, fingerprint
-from airflow_ai_provider.errors import AIProviderError, PolicyError
-from airflow_ai_provider.gateway.attachments import AttachmentReader
-from airflow_ai_provider.gateway.checks import AnswerChecks
-from airflow_ai_provider.gateway.job import Caller, MapJob
-from airflow_ai_provider.gateway.providers import check_deployment
-from airflow_ai_provider.gateway.render import Renderer, read_system
-from airflow_ai_provider.gateway.routing import Terms, terms_of
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.ledger.prices import model_facts
-from airflow_ai_provider.policy import NO_MASKING, Budget, Policy, Route, Tier, load_policy
-from airflow_ai_provider.policy.loading import LoadedPolicy
-from airflow_ai_provider.rows.inspect import ROW_NUMBER_KEY, Inspection, inspect, require_columns
+from airflow_ai_provider.core.ledger.prices import model_facts
+from airflow_ai_provider.core.policy import NO_MASKING, Budget, Policy, Route, Tier, load_policy
+from airflow_ai_provider.core.policy.loading import LoadedPolicy
+from airflow_ai_provider.core.prompts.attachments import AttachmentReader
+from airflow_ai_provider.core.prompts.templates import Renderer, read_system
+from airflow_ai_provider.core.providers import check_deployment
+from airflow_ai_provider.core.routing.router import Terms, terms_of
+from airflow_ai_provider.core.rows.source import ROW_NUMBER_KEY, Inspection, inspect, require_columns
+from airflow_ai_provider.core.settings import Settings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

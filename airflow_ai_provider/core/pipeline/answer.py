@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from airflow_ai_provider.errors import PrivacyError, PromptError
-from airflow_ai_provider.ledger.money import Usage
+from airflow_ai_provider.core.errors import PrivacyError, PromptError
+from airflow_ai_provider.core.ledger.call_costs import Usage
 
 if TYPE_CHECKING:
+    from airflow_ai_provider.core.cache import Stored
+    from airflow_ai_provider.core.checks.answer_checks import AnswerChecks
     from airflow_ai_provider.core.pipeline.row import AnyRow
-    from airflow_ai_provider.gateway.checks import AnswerChecks
-    from airflow_ai_provider.gateway.reuse import Stored
 
 RowStatus = Literal["ok", "rejected", "over_budget", "error"]
 FINAL: frozenset[RowStatus] = frozenset({"ok", "rejected"})

@@ -13,22 +13,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from airflow_ai_provider.core.cache import ResponseStore, Stored
+from airflow_ai_provider.core.errors import DeploymentResting, JobStopped, VendorError, VendorTransientError
+from airflow_ai_provider.core.job import Message
+from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Settled
+from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
+from airflow_ai_provider.core.pipeline.audit_log import Recorder
 from airflow_ai_provider.core.pipeline.deployments import OpenDeployment, OpenTiers
+from airflow_ai_provider.core.pipeline.failure_limits import GivingUp
 from airflow_ai_provider.core.pipeline.in_flight import InFlight, in_time
 from airflow_ai_provider.core.pipeline.job_context import JobContext
 from airflow_ai_provider.core.pipeline.row import RowState
 from airflow_ai_provider.core.pipeline.settlement import Settlement
-from airflow_ai_provider.errors import DeploymentResting, JobStopped, VendorError, VendorTransientError
-from airflow_ai_provider.gateway.giving_up import GivingUp
-from airflow_ai_provider.gateway.job import Message
-from airflow_ai_provider.gateway.providers.base import Claims, ModelRequest
-from airflow_ai_provider.gateway.recorder import Recorder
-from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
-from airflow_ai_provider.gateway.routing import attachment_tokens
-from airflow_ai_provider.gateway.tokens import tokens_of
-from airflow_ai_provider.gateway.traffic import Pass
-from airflow_ai_provider.ledger.attempts import OpenAttempt, Settled
-from airflow_ai_provider.ledger.journal import Journal
+from airflow_ai_provider.core.prompts.text import tokens_of
+from airflow_ai_provider.core.providers.base import Claims, ModelRequest
+from airflow_ai_provider.core.ratelimit import Pass
+from airflow_ai_provider.core.routing.router import attachment_tokens
 
 log = logging.getLogger(__name__)
 

@@ -10,30 +10,30 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 
+from airflow_ai_provider.core.cache import ResponseStore
+from airflow_ai_provider.core.checks.answer_checks import AnswerChecks
+from airflow_ai_provider.core.errors import JobStopped
+from airflow_ai_provider.core.identity import request_id
+from airflow_ai_provider.core.job import Row as SourceRow
+from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
+from airflow_ai_provider.core.ledger.budgets.thresholds import Notice
 from airflow_ai_provider.core.pipeline.answer import Answer, answer_of, refused_answer
 from airflow_ai_provider.core.pipeline.attempt import Attempts, Row
+from airflow_ai_provider.core.pipeline.audit_log import Recorder
 from airflow_ai_provider.core.pipeline.budget_hold import BudgetHold
 from airflow_ai_provider.core.pipeline.deployments import OpenTiers
 from airflow_ai_provider.core.pipeline.driver import Driver
+from airflow_ai_provider.core.pipeline.failure_limits import GivingUp
 from airflow_ai_provider.core.pipeline.in_flight import InFlight
 from airflow_ai_provider.core.pipeline.job_context import CacheScope, JobContext
 from airflow_ai_provider.core.pipeline.leases import Leases
 from airflow_ai_provider.core.pipeline.lookup import RowLookup
+from airflow_ai_provider.core.pipeline.prepare import Preparer, RowRequest
+from airflow_ai_provider.core.pipeline.review_queue import Reviews
 from airflow_ai_provider.core.pipeline.row import FINAL, RowState
 from airflow_ai_provider.core.pipeline.settlement import Settlement
 from airflow_ai_provider.core.pipeline.transitions import Rules
-from airflow_ai_provider.errors import JobStopped
-from airflow_ai_provider.gateway.checks import AnswerChecks
-from airflow_ai_provider.gateway.giving_up import GivingUp
-from airflow_ai_provider.gateway.identity import request_id
-from airflow_ai_provider.gateway.job import Row as SourceRow
-from airflow_ai_provider.gateway.prepare import Preparer, RowRequest
-from airflow_ai_provider.gateway.recorder import Recorder
-from airflow_ai_provider.gateway.reuse import ResponseStore
-from airflow_ai_provider.gateway.reviews import Reviews
-from airflow_ai_provider.gateway.routing import Router
-from airflow_ai_provider.ledger.journal import Journal
-from airflow_ai_provider.ledger.notices import Notice
+from airflow_ai_provider.core.routing.router import Router
 
 
 class Pipeline:

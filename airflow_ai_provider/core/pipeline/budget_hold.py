@@ -12,16 +12,14 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.ledger.batching import Batcher
-from airflow_ai_provider.ledger.holds import Grant, TaskRef, close_holds, held_now, release, take_hold
-from airflow_ai_provider.ledger.journal import Journal
-from airflow_ai_provider.ledger.limits import LimitChange, budgets_in_force
-from airflow_ai_provider.ledger.notices import Notice, claim_notices
-from airflow_ai_provider.ledger.periods import BudgetPeriod, budget_period
-from airflow_ai_provider.policy import Budget
-from airflow_ai_provider.policy.loading import PolicyFile
-from airflow_ai_provider.policy.money import DagBudget
+from airflow_ai_provider.core.job import Caller
+from airflow_ai_provider.core.ledger.attempts.group_commit import Batcher, Journal
+from airflow_ai_provider.core.ledger.budgets.holds import Grant, TaskRef, close_holds, held_now, release, take_hold
+from airflow_ai_provider.core.ledger.budgets.limits import BudgetPeriod, LimitChange, budget_period, budgets_in_force
+from airflow_ai_provider.core.ledger.budgets.thresholds import Notice, claim_notices
+from airflow_ai_provider.core.policy import Budget
+from airflow_ai_provider.core.policy.budgets import DagBudget
+from airflow_ai_provider.core.policy.loading import PolicyFile
 
 T = TypeVar("T")
 _LOOK_AGAIN_SECONDS = 0.2

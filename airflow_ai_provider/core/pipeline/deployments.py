@@ -8,17 +8,17 @@ from typing import Any
 
 import orjson
 
-from airflow_ai_provider.errors import PolicyError
-from airflow_ai_provider.gateway.identity import ReuseKey, arm_scope
-from airflow_ai_provider.gateway.job import Message
-from airflow_ai_provider.gateway.providers import open_provider
-from airflow_ai_provider.gateway.providers.base import Provider
-from airflow_ai_provider.gateway.providers.vendors import host_of
-from airflow_ai_provider.gateway.routing import Needs, Terms, attachment_tokens
-from airflow_ai_provider.gateway.settings import Settings
-from airflow_ai_provider.gateway.traffic import CircuitChanged, Gate, open_gates
-from airflow_ai_provider.ledger.prices import ModelFacts, model_facts
-from airflow_ai_provider.policy import Deployment, Policy, Route, Tier
+from airflow_ai_provider.core.errors import PolicyError
+from airflow_ai_provider.core.identity import ReuseKey, arm_scope
+from airflow_ai_provider.core.job import Message
+from airflow_ai_provider.core.ledger.prices import ModelFacts, model_facts
+from airflow_ai_provider.core.policy import Deployment, Policy, Route, Tier
+from airflow_ai_provider.core.providers import open_provider
+from airflow_ai_provider.core.providers.base import Provider
+from airflow_ai_provider.core.providers.vendors import host_of
+from airflow_ai_provider.core.ratelimit import CircuitChanged, Gate, open_gates
+from airflow_ai_provider.core.routing.router import Needs, Terms, attachment_tokens
+from airflow_ai_provider.core.settings import Settings
 
 _SCHEMA_OVERHEAD = 512
 """Tokens a vendor may add for a schema; Anthropic documents up to 346 for the tool it becomes there."""

@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 from typing import assert_never
 
+from airflow_ai_provider.core.errors import DeploymentResting, DeploymentStopped, PrivacyError, PromptError
+from airflow_ai_provider.core.ledger.attempts.attempts import Settled
+from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
 from airflow_ai_provider.core.pipeline import transitions
 from airflow_ai_provider.core.pipeline.attempt import Attempts, Row
+from airflow_ai_provider.core.pipeline.audit_log import Recorder
 from airflow_ai_provider.core.pipeline.deployments import OpenDeployment
+from airflow_ai_provider.core.pipeline.failure_limits import GivingUp
 from airflow_ai_provider.core.pipeline.in_flight import in_time
 from airflow_ai_provider.core.pipeline.leases import Leases
 from airflow_ai_provider.core.pipeline.lookup import RowLookup
 from airflow_ai_provider.core.pipeline.row import FINAL
 from airflow_ai_provider.core.pipeline.settlement import Settlement
 from airflow_ai_provider.core.pipeline.transitions import Rules
-from airflow_ai_provider.errors import DeploymentResting, DeploymentStopped, PrivacyError, PromptError
-from airflow_ai_provider.gateway.giving_up import GivingUp
-from airflow_ai_provider.gateway.recorder import Recorder
-from airflow_ai_provider.ledger.attempts import Settled
-from airflow_ai_provider.ledger.journal import Journal
 
 
 class Driver:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from airflow_ai_provider.errors import JobStopped
+from airflow_ai_provider.core.errors import JobStopped
 
 T = TypeVar("T")
 

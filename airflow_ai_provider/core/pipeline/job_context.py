@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from airflow_ai_provider.gateway.identity import reuse_scope, run_tag
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.ledger.holds import TaskRef
-from airflow_ai_provider.policy import Budget, Route
-from airflow_ai_provider.policy.loading import PolicyFile
+from airflow_ai_provider.core.identity import reuse_scope, run_tag
+from airflow_ai_provider.core.job import Caller
+from airflow_ai_provider.core.ledger.budgets.holds import TaskRef
+from airflow_ai_provider.core.policy import Budget, Route
+from airflow_ai_provider.core.policy.loading import PolicyFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from airflow_ai_provider.core.cache import ResponseStore, Stored
 from airflow_ai_provider.core.pipeline.in_flight import in_time
 from airflow_ai_provider.core.pipeline.job_context import CacheScope
 from airflow_ai_provider.core.pipeline.row import AnyRow
-from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
 
 
 @dataclass(slots=True, eq=False)

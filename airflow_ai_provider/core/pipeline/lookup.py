@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Generic
 
+from airflow_ai_provider.core.cache import ResponseStore, Stored
+from airflow_ai_provider.core.checks.answer_checks import AnswerChecks
+from airflow_ai_provider.core.errors import PrivacyError, RoutingError
 from airflow_ai_provider.core.pipeline import transitions
 from airflow_ai_provider.core.pipeline.deployments import answer_keys
 from airflow_ai_provider.core.pipeline.job_context import CacheScope
 from airflow_ai_provider.core.pipeline.row import D, RoutedRequest, RowState
 from airflow_ai_provider.core.pipeline.transitions import Rules
-from airflow_ai_provider.errors import PrivacyError, RoutingError
-from airflow_ai_provider.gateway.checks import AnswerChecks
-from airflow_ai_provider.gateway.reuse import ResponseStore, Stored
-from airflow_ai_provider.gateway.routing import Router
-from airflow_ai_provider.policy import Tier
+from airflow_ai_provider.core.policy import Tier
+from airflow_ai_provider.core.routing.router import Router
 
 
 class RowLookup(Generic[D]):

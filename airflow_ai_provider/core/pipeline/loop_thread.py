@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from airflow_ai_provider.errors import JobStopped
+from airflow_ai_provider.core.errors import JobStopped
 
 T = TypeVar("T")
 GRACE_SECONDS = 20.0

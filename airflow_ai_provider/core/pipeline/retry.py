@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_ai_provider.errors import PermanentError, VendorError
-from airflow_ai_provider.gateway.giving_up import concerns_deployment
-from airflow_ai_provider.policy import Deployment, Retry
+from airflow_ai_provider.core.errors import PermanentError, VendorError
+from airflow_ai_provider.core.pipeline.failure_limits import concerns_deployment
+from airflow_ai_provider.core.policy import Deployment, Retry
 
 LEAST_PATIENCE = 60.0
 """Seconds a row waits at least for open circuits and 429s, whatever its retries would take."""

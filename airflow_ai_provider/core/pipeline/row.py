@@ -10,19 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from airflow_ai_provider.core.cache import Stored
+from airflow_ai_provider.core.job import Message
 from airflow_ai_provider.core.pipeline.answer import RowStatus
 from airflow_ai_provider.core.pipeline.deployments import PricedDeployment
+from airflow_ai_provider.core.pipeline.prepare import RowRequest
 from airflow_ai_provider.core.pipeline.retry import Tries
-from airflow_ai_provider.gateway.job import Message
-from airflow_ai_provider.gateway.prepare import RowRequest
-from airflow_ai_provider.gateway.reuse import Stored
-from airflow_ai_provider.policy import Tier
+from airflow_ai_provider.core.policy import Tier
 
 if TYPE_CHECKING:
+    from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt
     from airflow_ai_provider.core.pipeline.budget_hold import BudgetHold
     from airflow_ai_provider.core.pipeline.leases import Lease
-    from airflow_ai_provider.gateway.traffic import Pass
-    from airflow_ai_provider.ledger.attempts import OpenAttempt
+    from airflow_ai_provider.core.ratelimit import Pass
 
 Step = Literal[
     "prepared",

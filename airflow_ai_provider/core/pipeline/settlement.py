@@ -7,20 +7,20 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
+from airflow_ai_provider.core.cache import Stored
+from airflow_ai_provider.core.errors import VendorError
+from airflow_ai_provider.core.identity import attempt_id, run_tag
+from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Request, Settled
+from airflow_ai_provider.core.ledger.call_costs import Usage
+from airflow_ai_provider.core.pipeline.charging import Charge, charge_of
 from airflow_ai_provider.core.pipeline.deployments import OpenDeployment, OpenTiers, PricedDeployment, schema_bytes
 from airflow_ai_provider.core.pipeline.job_context import JobContext
 from airflow_ai_provider.core.pipeline.row import AnyRow
 from airflow_ai_provider.core.pipeline.transitions import kind_of
-from airflow_ai_provider.errors import VendorError
-from airflow_ai_provider.gateway.charging import Charge, charge_of
-from airflow_ai_provider.gateway.endings import EMPTY, is_blank, reason_against
-from airflow_ai_provider.gateway.identity import attempt_id, run_tag
-from airflow_ai_provider.gateway.providers.base import ModelReply
-from airflow_ai_provider.gateway.reuse import Stored
-from airflow_ai_provider.gateway.tools import tools_bytes
-from airflow_ai_provider.ledger.attempts import OpenAttempt, Request, Settled
-from airflow_ai_provider.ledger.money import Usage
-from airflow_ai_provider.policy import TIERS
+from airflow_ai_provider.core.policy import TIERS
+from airflow_ai_provider.core.prompts.messages import tools_bytes
+from airflow_ai_provider.core.providers.base import ModelReply
+from airflow_ai_provider.core.providers.finish_reasons import EMPTY, is_blank, reason_against
 
 _NOTHING_USED = Usage(0, 0)
 

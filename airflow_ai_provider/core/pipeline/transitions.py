@@ -13,6 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_ai_provider.core.cache import Stored
+from airflow_ai_provider.core.errors import (
+    DeploymentGivenUp,
+    DeploymentResting,
+    DeploymentStopped,
+    ParameterRefused,
+    PrivacyError,
+    PromptError,
+    RoutingError,
+    VendorError,
+)
+from airflow_ai_provider.core.job import Message
+from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt
 from airflow_ai_provider.core.pipeline.answer import RowStatus, kind_of_error
 from airflow_ai_provider.core.pipeline.retry import Again, decide, patience, uses_attempt
 from airflow_ai_provider.core.pipeline.row import (
@@ -26,21 +39,8 @@ from airflow_ai_provider.core.pipeline.row import (
     RowState,
     Step,
 )
-from airflow_ai_provider.errors import (
-    DeploymentGivenUp,
-    DeploymentResting,
-    DeploymentStopped,
-    ParameterRefused,
-    PrivacyError,
-    PromptError,
-    RoutingError,
-    VendorError,
-)
-from airflow_ai_provider.gateway.job import Message
-from airflow_ai_provider.gateway.reuse import Stored
-from airflow_ai_provider.gateway.traffic import Pass
-from airflow_ai_provider.ledger.attempts import OpenAttempt
-from airflow_ai_provider.policy import TIERS, Route, Tier
+from airflow_ai_provider.core.policy import TIERS, Route, Tier
+from airflow_ai_provider.core.ratelimit import Pass
 
 _NOT_WHOLE = frozenset({"truncated", "filtered", "refused"})
 _BY_THE_MODEL = frozenset({"filtered", "refused"})

@@ -15,15 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from airflow_ai_provider.core.jobs.error_rate import check_error_rate
+from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.runner import Batch, BatchJob, Feed, Part, Runner, fingerprint, run_to_sink
-from airflow_ai_provider.core.jobs.tally import Tally, progress_line
+from airflow_ai_provider.core.jobs.tally import Tally, check_error_rate, progress_line
+from airflow_ai_provider.core.rows.manifest import read_manifest
+from airflow_ai_provider.core.rows.shard import Shard
+from airflow_ai_provider.core.rows.sink import PartSink
+from airflow_ai_provider.core.rows.source import Source, open_source
 from airflow_ai_provider.errors import JobStopped, PermanentError, SinkError, SourceError, TransientError
-from airflow_ai_provider.gateway.job import Caller
-from airflow_ai_provider.rows.manifest import read_manifest
-from airflow_ai_provider.rows.shard import Shard
-from airflow_ai_provider.rows.sink import PartSink
-from airflow_ai_provider.rows.source import Source, open_source
 
 CALLER = Caller("dag", "run", "task")
 LOG = logging.getLogger(__name__)

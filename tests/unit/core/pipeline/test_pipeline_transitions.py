@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_ai_provider.core.cache import Stored
+from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt
 from airflow_ai_provider.core.pipeline import transitions
 from airflow_ai_provider.core.pipeline.deployments import PricedDeployment
+from airflow_ai_provider.core.pipeline.prepare import RowRequest
 from airflow_ai_provider.core.pipeline.row import FINAL, RoutedRequest, RowState
 from airflow_ai_provider.core.pipeline.transitions import Rules
+from airflow_ai_provider.core.policy import Deployment, Route, Tier
+from airflow_ai_provider.core.routing.router import Needs, Terms
 from airflow_ai_provider.errors import (
     DeploymentGivenUp,
     DeploymentResting,
@@ -26,11 +31,6 @@ from airflow_ai_provider.errors import (
     VendorPermanentError,
     VendorTransientError,
 )
-from airflow_ai_provider.gateway.prepare import RowRequest
-from airflow_ai_provider.gateway.reuse import Stored
-from airflow_ai_provider.gateway.routing import Needs, Terms
-from airflow_ai_provider.ledger.attempts import OpenAttempt
-from airflow_ai_provider.policy import Deployment, Route, Tier
 
 Row = RowState[PricedDeployment]
 

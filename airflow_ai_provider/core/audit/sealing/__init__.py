@@ -1,0 +1,1 @@
+"""Sealed segments into the archive, with signed manifests."""

@@ -1,0 +1,1 @@
+"""Where the trail is delivered: archives, search indexes, exports."""

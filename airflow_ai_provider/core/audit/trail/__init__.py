@@ -1,0 +1,1 @@
+"""Events as a task writes them: schema, hash chain, segments, spool."""

@@ -1,0 +1,1 @@
+"""Verification of the whole trail, and proofs of single events."""

@@ -1,0 +1,1 @@
+"""Checks of one answer before it is given back."""

@@ -1,0 +1,1 @@
+"""Attempts: opened before a request is sent, settled with its cost."""

@@ -1,0 +1,1 @@
+"""Limits of budgets, and holds against them."""

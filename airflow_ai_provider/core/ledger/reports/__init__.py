@@ -1,0 +1,1 @@
+"""Costs and call history, as queries of the ledger."""

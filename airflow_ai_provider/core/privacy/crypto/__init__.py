@@ -1,0 +1,1 @@
+"""Keys, and functions that encrypt or redact columns."""

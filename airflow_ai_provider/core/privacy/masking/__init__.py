@@ -1,0 +1,1 @@
+"""Replace personal values by tokens, and put them back."""

@@ -1,0 +1,1 @@
+"""From a row to its tier, and from the tier to deployments."""

@@ -1,0 +1,1 @@
+"""Listeners that Airflow calls on changes of task instances."""
