@@ -107,3 +107,24 @@ def completion(content: Any = "yes", *, finish: Any = "stop", usage: Any = None,
         "choices": [{"index": 0, "finish_reason": finish, "message": said}],
         "usage": figures if usage is None else {**figures, **usage},
     }
+
+
+def anthropic_body(**usage: Any) -> dict[str, Any]:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-sonnet-4-5",
+        "content": [{"type": "text", "text": "yes"}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 10, "output_tokens": 7, **usage},
+    }
+
+
+def gemini_body(**usage: Any) -> dict[str, Any]:
+    content = {"role": "model", "parts": [{"text": "yes"}]}
+    return {
+        "responseId": "gem-1",
+        "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 7, "totalTokenCount": 107, **usage},
+    }

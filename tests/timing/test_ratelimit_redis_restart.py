@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from services import RedisServer, redis_server
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "core" / "ratelimit"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 
 from test_call_path import run_over_a_killed_redis

@@ -1,8 +1,8 @@
-"""Traffic: when a call may leave for a deployment, and whether it should.
+"""When a call may be sent to a deployment, and whether it should.
 
-One ``Gate`` per deployment and process; all gates of a deployment share its limits through Redis (``redis_desk.py``)
-or, without one, keep them in the process (``local_desk.py``). The rules are pure and the same for both: ``rates.py``,
-``slots.py``, ``adapt.py`` and ``breaker.py``, put together in ``rules.py``, and again as ``rules.lua``.
+One ``Gate`` per deployment and process; all gates of a deployment share its limits through Redis or, without one, keep
+them in the process (both in ``limiter.py``). The rules are pure and the same for both: ``rules.py``, with the parts
+of it that stand in ``permits.py`` and ``feedback.py``, and again as ``rules.lua``. ``queue.py`` is the gate itself.
 """
 
 from airflow_ai_provider.core.ratelimit.limiter import open_gates

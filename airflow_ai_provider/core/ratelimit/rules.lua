@@ -1,17 +1,17 @@
 -- The desk's rules on Redis: rules.py and the modules it is made of, word for word, in one atomic step.
--- tests/unit/gateway/test_ratelimit_rules.py holds the two against each other.
+-- tests/unit/core/ratelimit/test_ratelimit_rules.py holds the two against each other.
 --
 -- KEYS[1]  the state of one deployment, packed
 -- ARGV[1]  the ask, ARGV[2] the terms, both JSON; constants are those of the Python modules
 -- returns  JSON: the grant. "now" is seconds on Redis' clock as text; all other moments are seconds from now.
 
-local HORIZON, BURST, HUNGRY, CREDIT = 0.1, 0.02, 0.5, 1.0                        -- rates.py
-local LEASE, TURN, NO_SHARE = 10.0, 5.0, 1e-6                                     -- slots.py
-local DOWN_ON_LIMIT, DOWN_ON_LATENCY, TOLERANCE, SHORT, LONG, WARM = 0.7, 0.9, 2.0, 20, 500, 50  -- adapt.py
+local HORIZON, BURST, HUNGRY, CREDIT = 0.1, 0.02, 0.5, 1.0                        -- permits.py
+local LEASE, TURN, NO_SHARE = 10.0, 5.0, 1e-6                                     -- rules.py
+local DOWN_ON_LIMIT, DOWN_ON_LATENCY, TOLERANCE, SHORT, LONG, WARM = 0.7, 0.9, 2.0, 20, 500, 50  -- rules.py
 local START, LEAST, STEP, ROUND, MEMORY, FEW = 0.998, 0.01, 0.005, 1.0, 2.0, 10.0  -- caution.py
 local NARROW, GROWTH, CATCH_UP, MOST_CUT = 30.0, 0.02, 0.5, 0.5                   -- caution.py
 local SEVERAL, CATCH_UP_CUT, CATCH_UP_BACK = 2.5, 0.1, 300.0                      -- caution.py
-local FIRST_PROBE = 1.0                                                           -- breaker.py
+local FIRST_PROBE = 1.0                                                           -- feedback.py
 local SETTLE, LONG_COOL = 0.5, 10.0                                               -- rules.py
 local KEPT = 3600                                                                 -- seconds after the last ask
 
@@ -20,7 +20,7 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
 local ask, terms = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local state
 
--- rates.py
+-- permits.py
 
 local function schedule_of(limit)
   local schedule = state.schedules[limit] or {ahead = 0, lines = {}}
@@ -63,7 +63,7 @@ local function reserve(limit, wanted, first, workers, earliest)
   return {start - now, due * pace / units, units}
 end
 
--- slots.py
+-- rules.py
 
 local function forget_dead()
   for name, worker in pairs(state.workers) do
@@ -132,7 +132,7 @@ local function slots_for()
   return granted
 end
 
--- adapt.py
+-- rules.py
 
 local function average(old, seconds, answers, span)
   if old == 0 then return seconds end
@@ -175,7 +175,7 @@ local function adjust(it)
   end
 end
 
--- breaker.py
+-- feedback.py
 
 local function open(circuit, reason)
   circuit.probes = circuit.state == 'half_open' and circuit.probes + 1 or 0

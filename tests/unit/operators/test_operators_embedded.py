@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import types
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from task_context import FakeTaskInstance, context
 
 from airflow_ai_provider.hooks.context import caller_from_context, run_folder
 from airflow_ai_provider.hooks.settings import settings_from_airflow
@@ -41,17 +41,6 @@ masking: {standard: {detect: [email]}}
 QUESTIONS = ["My card was stolen, what now?", "How do I open an account?", "write to ada@example.com about my card", ""]
 
 
-class FakeTaskInstance(types.SimpleNamespace):
-    """What operators use of a task instance: who it is, and XComs."""
-
-    def __init__(self) -> None:
-        super().__init__(dag_id="d", run_id="run 1", task_id="t", map_index=None, try_number=1, pushed={})
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        json.dumps(value)
-        self.pushed[key] = value
-
-
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AIRFLOW__AI__HOME", str(tmp_path / "ai"))
@@ -70,11 +59,6 @@ def vendor_connection(monkeypatch: pytest.MonkeyPatch) -> Iterator[VendorDouble]
         fields = {"conn_type": "llm", "host": vendor.base_url, "password": "sk-vendor"}
         monkeypatch.setenv("AIRFLOW_CONN_VENDOR", json.dumps(fields))
         yield vendor
-
-
-def context(ti: FakeTaskInstance | None = None) -> Any:
-    ti = ti or FakeTaskInstance()
-    return {"ti": ti, "run_id": ti.run_id, "dag_run": None}
 
 
 def answer(home: Path, **changes: Any) -> LLMMapOperator:

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
-from test_operators_embedded import FakeTaskInstance, context
+from privacy_tables import POLICY, ROWS, decrypt, encrypt, events, mask, read, restore, rows_of, write
+from privacy_tables import home as _home
+from task_context import FakeTaskInstance, context
 
 from airflow_ai_provider.core.audit.trail.trail import Trail
 from airflow_ai_provider.core.jobs import transform
@@ -24,88 +26,15 @@ from airflow_ai_provider.core.policy import load_policy
 from airflow_ai_provider.core.privacy.crypto.fields import Fields
 from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 from airflow_ai_provider.core.privacy.masking.masker import Masker, RowMask
-from airflow_ai_provider.core.rows.manifest import read_manifest
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.operators.privacy import (
     DecryptColumnsOperator,
     EncryptColumnsOperator,
     MaskRowsOperator,
-    RestoreRowsOperator,
 )
 from airflow_ai_provider.operators.rows import GatherOperator
 
-POLICY = """\
-version: 1
-deployments: {offline: {model: offline/extractive, price: {input_per_mtok: 1, output_per_mtok: 2}}}
-routes: {support: {tiers: {simple: [offline]}, masking: standard}}
-budgets: [{team: support, period: day, limit_usd: 5}]
-masking: {standard: {detect: [email, phone], columns: {customer_name: PERSON}}}
-privacy:
-  restore: [{dag: d, team: support}]
-  decrypt: [{dag: d, team: support}, {dag: narrow, team: support, columns: [iban]}]
-"""
-ROWS: list[dict[str, Any]] = [
-    {
-        "id": "r0",
-        "customer_name": "Ann Lee",
-        "text": "I am Ann Lee, ann@example.com, call 13812345678",
-        "n": 13812345678,
-    },
-    {"id": "r1", "customer_name": "李雷", "text": '{"mail": "bo\\u0040example.com", "who": "李雷"}', "n": 7},
-    {"id": "r2", "customer_name": None, "text": "nothing [EMAIL_7K2QM] personal", "n": None},
-]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AIRFLOW__AI__HOME", str(tmp_path / "ai"))
-    monkeypatch.setenv("AIRFLOW__AI__POLICY_PATH", str(tmp_path / "policy.yaml"))
-    (tmp_path / "policy.yaml").write_text(POLICY)
-    write(tmp_path / "in.parquet", ROWS)
-    return tmp_path
-
-
-def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
-    pq.write_table(pa.Table.from_pylist(rows, schema), path)
-
-
-def read(sink: Path) -> pa.Table:
-    manifest = read_manifest(str(sink))
-    assert manifest is not None
-    return pa.concat_tables([pq.read_table(sink / part.name) for part in manifest.parts], promote_options="default")
-
-
-def rows_of(sink: Path) -> list[dict[str, Any]]:
-    return read(sink).to_pylist()
-
-
-def run(kind: Any, home: Path, source: str, sink: str, *, ti: FakeTaskInstance | None = None, **changes: Any) -> Any:
-    common = {"source": str(home / source), "sink": str(home / sink), "key": "id", "team": "support"}
-    return kind(task_id="t", **{**common, **changes}).execute(context(ti))
-
-
-def mask(home: Path, source: str = "in.parquet", sink: str = "masked", **changes: Any) -> Any:
-    return run(MaskRowsOperator, home, source, sink, **{"profile": "standard", **changes})
-
-
-def restore(home: Path, source: str = "masked", sink: str = "restored", **changes: Any) -> Any:
-    return run(RestoreRowsOperator, home, source, sink, **changes)
-
-
-def encrypt(home: Path, source: str = "in.parquet", sink: str = "closed", **changes: Any) -> Any:
-    return run(EncryptColumnsOperator, home, source, sink, **{"table": "customers", **changes})
-
-
-def decrypt(home: Path, source: str = "closed", sink: str = "open", **changes: Any) -> Any:
-    return run(DecryptColumnsOperator, home, source, sink, **{"table": "customers", **changes})
-
-
-def events(home: Path) -> list[dict[str, Any]]:
-    lines = [
-        line for path in sorted((home / "ai/audit/spool/main").iterdir()) for line in path.read_text().splitlines()
-    ]
-    found = [json.loads(line) for line in lines]
-    return [event for event in found if str(event.get("event.action", "")).startswith(("rows.", "keys."))]
+home = _home
 
 
 # Masking and restoring

@@ -11,9 +11,8 @@ import pytest
 from gateway_making import House, deployment, invoiced, policy
 from reuse_place import stored
 from test_pipeline_audited import events
-from test_providers_usage import anthropic_body, gemini_body
 from vendor_zoo import said
-from wire_making import answering, ask, failure, provider
+from wire_making import answering, anthropic_body, ask, failure, gemini_body, provider
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.plan import plan_spend

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from wire_making import ADAPTERS, answering, ask, completion, provider
+from wire_making import ADAPTERS, answering, anthropic_body, ask, completion, gemini_body, provider
 
 from airflow_ai_provider.core.ledger.call_costs import Usage
 from airflow_ai_provider.core.providers.base import ModelReply
@@ -15,27 +15,6 @@ from airflow_ai_provider.testing.vendor import VendorDouble
 
 def openai_body(**usage: Any) -> dict[str, Any]:
     return completion(usage=usage)
-
-
-def anthropic_body(**usage: Any) -> dict[str, Any]:
-    return {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": "claude-sonnet-4-5",
-        "content": [{"type": "text", "text": "yes"}],
-        "stop_reason": "end_turn",
-        "usage": {"input_tokens": 10, "output_tokens": 7, **usage},
-    }
-
-
-def gemini_body(**usage: Any) -> dict[str, Any]:
-    content = {"role": "model", "parts": [{"text": "yes"}]}
-    return {
-        "responseId": "gem-1",
-        "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
-        "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 7, "totalTokenCount": 107, **usage},
-    }
 
 
 async def replies(model: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> list[ModelReply]:
