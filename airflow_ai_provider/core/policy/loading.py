@@ -3,7 +3,7 @@
 A DAG's own policy file: it may restrict what the governing policy allows, and nothing else.
 
 Each function compares one section of the two files and yields what the DAG's file would loosen, as (place, problem).
-Pure: reading the files and putting the two together is in ``loading``.
+Pure: ``load_governing`` reads the files and puts the two together.
 
 The policy that applies to a task: the governing file, narrowed by a file of the DAG's own where there is one.
 

@@ -10,7 +10,7 @@
 JSONL files: one object a line.
 
 The schema must not depend on which lines a batch happens to hold, so the files are read once for their columns and
-types before the first batch (``json_types`` has the rules). Blank lines are passed over. Messages number the line
+types before the first batch (by the rules above). Blank lines are passed over. Messages number the line
 and never quote it.
 """
 

@@ -6,7 +6,7 @@ process ends. Inside one process any number of stores share the one server of a 
 
 One Milvus, opened for a while: Milvus Lite in a local folder, or a server by its URL.
 
-Milvus Lite serves one folder to one process at a time (see ``lite.py``), so a store is opened late and closed early.
+Milvus Lite serves one folder to one process at a time, so a store is opened late and closed early.
 """
 
 from __future__ import annotations

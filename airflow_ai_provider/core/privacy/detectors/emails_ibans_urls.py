@@ -7,7 +7,7 @@ boundaries and structure are decided here.
 
 Addresses in networks: URLs and MAC addresses.
 
-A URL with a user and a password in it is a secret and found as such (``credentials.py``).
+A URL with a user and a password in it is a secret and found as such (see ``credentials.py``).
 """
 
 from __future__ import annotations
