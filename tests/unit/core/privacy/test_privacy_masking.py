@@ -183,7 +183,7 @@ def test_masking_fails_closed_and_says_nothing(monkeypatch: pytest.MonkeyPatch) 
 
     mask = row_mask()
     mask.mask("ann@example.com")
-    monkeypatch.setattr(masking.normalise, "view", broken)
+    monkeypatch.setattr(masking.text_view, "view", broken)
     for action in (mask.mask, mask.restore):
         with pytest.raises(PrivacyError, match="ValueError") as caught:
             action("my secret is 42")
