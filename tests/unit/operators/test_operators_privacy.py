@@ -26,6 +26,7 @@ from airflow_ai_provider.core.policy import load_policy
 from airflow_ai_provider.core.privacy.crypto.fields import Fields
 from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 from airflow_ai_provider.core.privacy.masking.masker import Masker, RowMask
+from airflow_ai_provider.core.rows.manifest import read_manifest
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.operators.privacy import (
     DecryptColumnsOperator,
