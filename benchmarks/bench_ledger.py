@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from services import postgres_server
+from support.postgres import postgres_server
 
 from airflow_ai_provider.core.identity import attempt_id
 from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Request, Settled, open_attempts, settle

@@ -31,7 +31,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from pacing_worker import Load, Report, start
-from services import RedisServer, redis_server
+from support.redis_server import RedisServer, redis_server
 
 from airflow_ai_provider.core.policy import Deployment
 from airflow_ai_provider.core.ratelimit import open_gates

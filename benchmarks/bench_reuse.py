@@ -25,7 +25,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from services import redis_server
+from support.redis_server import redis_server
 
 from airflow_ai_provider.core.cache import ResponseStore, Stored, open_responses
 from airflow_ai_provider.core.cache.backend import Codec

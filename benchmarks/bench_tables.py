@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from services import postgres_server
+from support.postgres import postgres_server
 
 from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.core.ledger.maintenance.partitions import make_months, midnight, months_from

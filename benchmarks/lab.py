@@ -206,7 +206,8 @@ def environment(name: str) -> Path:
 def servers() -> Iterator[dict[str, str]]:
     """PostgreSQL and Redis of their own, as the arguments that ``governed.py`` takes."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from services import postgres_server, redis_server
+    from support.postgres import postgres_server
+    from support.redis_server import redis_server
 
     with postgres_server() as postgres, redis_server() as redis:
         yield {"ledger_url": postgres.create_database("bench"), "cache_url": redis.url}

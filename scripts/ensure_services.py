@@ -19,9 +19,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from services import find_postgres, find_redis  # the look-up the tests themselves use
-from services_ha import find_faketime, find_pgbouncer
-from services_s3 import CEPH_PACKAGES, find_ceph
+from support.clock import find_faketime
+from support.postgres import (
+    find_pgbouncer,
+    find_postgres,  # the look-up the tests themselves use
+)
+from support.redis_server import find_redis
+from support.s3 import CEPH_PACKAGES, find_ceph
 
 FINDERS: dict[str, Callable[[], Path | None]] = {
     "postgresql": find_postgres,

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
-from rows_place import Place
-from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
-from services_s3 import S3Store, s3_store
-from services_search import OpenSearchServer, search_server
-from temporary import use_own_folder
+from support.opensearch import OpenSearchServer, search_server
+from support.postgres import PostgresServer, postgres_server
+from support.redis_server import RedisServer, redis_server
+from support.s3 import S3Store, s3_store
+from support.server import MissingService
+from support.storage import Place
+from support.temporary import use_own_folder
 
 use_own_folder()
 if "airflow" not in sys.modules:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from map_lab import PRICE
+from support.map_jobs import PRICE
 
 from airflow_ai_provider.testing.vendor import VendorProcess
 

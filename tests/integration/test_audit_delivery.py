@@ -18,9 +18,9 @@ from typing import Any
 
 import orjson
 import pytest
-from fault_proxy import FaultProxy, Faults
-from search_double import SearchDouble
-from services_s3 import S3Store
+from support.fault_proxy import FaultProxy, Faults
+from support.s3 import S3Store
+from support.search_double import SearchDouble
 
 from airflow_ai_provider.core.administration.audit_delivery import dead_letters
 from airflow_ai_provider.core.audit.sealing.signing import load_verify_keys
@@ -40,7 +40,6 @@ KILLS = 7
 FAULTS = Faults(unavailable=0.15, dropped=0.07, lost=0.10)
 REJECTED = 0.05
 POISON = 25
-SCRIPT = Path(__file__).parent / "audit_deliverer.py"
 
 
 @dataclass
@@ -51,7 +50,9 @@ class Deliverer:
     double: SearchDouble
 
     def start(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(SCRIPT), str(self.config)], stderr=subprocess.PIPE)
+        command = [sys.executable, "-m", "support.audit_deliverer", str(self.config)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
 
     def kill_at(self, documents: int) -> bool:
         """Run until the index holds so many and takes no more, then ``kill -9``. False when it ended before."""

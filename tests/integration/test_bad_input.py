@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from map_lab import Lab, questions, write_jsonl
-from map_worker import Spec, prompt_with_bad_rows
-from services import free_port
+from support.map_jobs import Lab, questions, write_jsonl
+from support.map_process import Spec, prompt_with_bad_rows
+from support.server import free_port
 
 from airflow_ai_provider.core.jobs.llm_map import run_map
 from airflow_ai_provider.errors import (

@@ -13,8 +13,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from map_lab import TEAM, Lab, next_try, price_of, questions, write_jsonl
 from sqlalchemy import select
+from support.map_jobs import TEAM, Lab, next_try, price_of, questions, write_jsonl
 
 from airflow_ai_provider.core.ledger import open_ledger
 from airflow_ai_provider.core.ledger.schema import llm_budgets

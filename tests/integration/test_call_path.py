@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from map_lab import PRICE, Lab, questions, write_jsonl
-from map_worker import JobProcess
-from services import RedisServer
+from support.map_jobs import PRICE, Lab, questions, write_jsonl
+from support.map_process import JobProcess
+from support.redis_server import RedisServer
 
 from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.testing.behaviour import Behaviour, Faults, Latency

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from map_lab import TEAM, Lab, price_of, questions, write_jsonl
+from support.map_jobs import TEAM, Lab, price_of, questions, write_jsonl
 
 from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
 from airflow_ai_provider.core.ledger.schema import llm_budgets, llm_cost_daily

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from map_lab import Lab, questions, write_jsonl
-from map_worker import JobProcess
-from services import PostgresServer, postgres_server
-from services_ha import pgbouncer, standby
+from support.map_jobs import Lab, questions, write_jsonl
+from support.map_process import JobProcess
+from support.postgres import PostgresServer, pgbouncer, postgres_server, standby
 
 from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
 from airflow_ai_provider.testing.behaviour import Latency

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from map_lab import Lab, next_try, questions, write_jsonl
+from support.map_jobs import Lab, next_try, questions, write_jsonl
 
 from airflow_ai_provider.core.ledger.schema import llm_holds
 from airflow_ai_provider.testing.vendor import VendorProcess

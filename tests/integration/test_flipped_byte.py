@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from map_lab import Lab, questions, write_jsonl
+from support.map_jobs import Lab, questions, write_jsonl
 
 from airflow_ai_provider.core.audit.sealing.seal import SealReport, seal_trail
 from airflow_ai_provider.core.audit.sealing.signing import SigningKey, load_or_create_signing_key, public_keys

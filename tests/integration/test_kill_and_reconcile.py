@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from map_lab import Books, Lab, next_try, questions, write_jsonl
-from map_worker import JobProcess, Spec
+from support.map_jobs import Books, Lab, next_try, questions, write_jsonl
+from support.map_process import JobProcess, Spec
 
 from airflow_ai_provider.core.ledger.reconcile.invoices import open_invoice
 from airflow_ai_provider.core.ledger.reconcile.reconcile import reconcile

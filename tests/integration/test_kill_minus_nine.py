@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from map_lab import Lab, next_try, questions, write_jsonl
-from map_worker import JobProcess
+from support.map_jobs import Lab, next_try, questions, write_jsonl
+from support.map_process import JobProcess
 
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail
 from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key, public_keys

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from map_lab import Lab, questions, write_jsonl
-from services import PostgresServer, postgres_server
+from support.map_jobs import Lab, questions, write_jsonl
+from support.postgres import PostgresServer, postgres_server
 
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import Vendor, VendorProcess

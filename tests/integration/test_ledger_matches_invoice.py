@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from map_lab import Lab, questions, write_jsonl
+from support.map_jobs import Lab, questions, write_jsonl
 
 from airflow_ai_provider.testing.behaviour import Faults
 from airflow_ai_provider.testing.vendor import VendorProcess

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from map_lab import Lab
-from map_worker import Spec
+from support.map_jobs import Lab
+from support.map_process import Spec
 
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail
 from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key

@@ -14,15 +14,14 @@ from typing import Any
 
 import orjson
 import pytest
-from map_lab import Lab, next_try, questions, write_jsonl
-from map_worker import Spec
+from support.map_jobs import Lab, next_try, questions, write_jsonl
+from support.map_process import Spec
 
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorProcess
 
 ROWS = 600
 CONCURRENCY = 4
-_WORKER = Path(__file__).with_name("supervised_worker.py")
 
 
 @contextmanager
@@ -31,8 +30,7 @@ def supervised(spec: Spec, folder: Path, mode: str) -> Iterator[subprocess.Popen
     folder.mkdir()
     (folder / "spec").write_bytes(pickle.dumps(spec))
     command = [
-        sys.executable,
-        str(_WORKER),
+        *(sys.executable, "-m", "support.supervised_process"),
         *(str(folder / name) for name in ("spec", "log.txt", "outcome.json")),
         mode,
     ]

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from map_lab import INPUT_USD, OUTPUT_USD
+from support.map_jobs import INPUT_USD, OUTPUT_USD
 from test_no_personal_value_leaks import TOKEN, written_forms
 
 from airflow_ai_provider.core.privacy.detectors.detector import Detector

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from map_lab import Lab, questions, write_jsonl
-from services import PostgresServer
-from services_ha import PgBouncer, pgbouncer
 from sqlalchemy import text
+from support.map_jobs import Lab, questions, write_jsonl
+from support.postgres import PgBouncer, PostgresServer, pgbouncer
 
 from airflow_ai_provider.core.administration.audit import record, seal_audit, verify_audit
 from airflow_ai_provider.core.audit.sealing.seal import SealReport, seal_trail

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import redis
-from services import RedisServer, redis_server
+from support.redis_server import RedisServer, redis_server
 
 from airflow_ai_provider.core.cache.backend import StoreRefused
 from airflow_ai_provider.core.cache.redis_backend import RedisResponses

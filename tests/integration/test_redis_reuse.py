@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from map_lab import Lab, questions, write_jsonl
-from services import RedisServer
+from support.map_jobs import Lab, questions, write_jsonl
+from support.redis_server import RedisServer
 
 from airflow_ai_provider.testing.behaviour import Latency
 from airflow_ai_provider.testing.vendor import VendorProcess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reuse_worker
-from services import RedisServer
+from support import cache_process
+from support.redis_server import RedisServer
 
 from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 
@@ -35,7 +36,8 @@ class Crew:
         """One of ``of`` workers that begin together."""
         given = {"home": str(self.folder), "url": self.url, "keys": keys, "seed": seed, "log": str(self.log), "of": of}
         process = subprocess.Popen(
-            [sys.executable, reuse_worker.__file__, json.dumps({**given, "hold": hold})],
+            [sys.executable, "-m", "support.cache_process", json.dumps({**given, "hold": hold})],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -90,9 +92,9 @@ def test_the_keys_of_a_killed_holder_come_free(crew: Crew, monkeypatch: pytest.M
     assert json.loads(holder.stdout.readline()) == [True] * 50
 
     async def retry() -> int:
-        opened = reuse_worker.open_store(crew.folder, crew.url)
-        keys = [reuse_worker.key_of(n) for n in range(50)]
-        looked, kill_at = 0, time.monotonic() + 1.5 * reuse_worker.OWNER_SECONDS
+        opened = cache_process.open_store(crew.folder, crew.url)
+        keys = [cache_process.key_of(n) for n in range(50)]
+        looked, kill_at = 0, time.monotonic() + 1.5 * cache_process.OWNER_SECONDS
         while not any(claimed := await opened.claim_many(keys, run="retry", ttl=60)):
             looked += 1
             if time.monotonic() > kill_at and holder.poll() is None:
@@ -105,9 +107,9 @@ def test_the_keys_of_a_killed_holder_come_free(crew: Crew, monkeypatch: pytest.M
         return looked
 
     with monkeypatch.context() as patched:
-        for module, name in ((reuse_worker.store, "OWNER_SECONDS"), (reuse_worker.on_sqlite, "OWNER_SECONDS")):
-            patched.setattr(module, name, reuse_worker.OWNER_SECONDS)
-        patched.setattr(reuse_worker.on_redis, "_OWNER_MS", int(reuse_worker.OWNER_SECONDS * 1000))
+        for module, name in ((cache_process.store, "OWNER_SECONDS"), (cache_process.on_sqlite, "OWNER_SECONDS")):
+            patched.setattr(module, name, cache_process.OWNER_SECONDS)
+        patched.setattr(cache_process.on_redis, "_OWNER_MS", int(cache_process.OWNER_SECONDS * 1000))
         looked = asyncio.run(retry())
     assert holder.poll() is not None, "it was not robbed while it lived"
     assert looked > 0, "nor at the moment that it died"

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hosts_worker import Host
-from map_lab import Lab, questions, write_jsonl
-from services_s3 import S3Store
+from support.hosts import Host
+from support.map_jobs import Lab, questions, write_jsonl
+from support.s3 import S3Store
 
 from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
 from airflow_ai_provider.core.administration.audit_delivery import deliver_audit, open_archive

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from map_lab import INPUT_USD, OUTPUT_USD, PRICE, PROMPT, Books, questions, write_jsonl
+from support.map_jobs import INPUT_USD, OUTPUT_USD, PRICE, PROMPT, Books, questions, write_jsonl
 
 from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.jobs.llm_map import run_map

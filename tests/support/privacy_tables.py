@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from task_context import FakeTaskInstance, context
 
 from airflow_ai_provider.core.rows.manifest import read_manifest
 from airflow_ai_provider.operators.privacy import (
@@ -18,6 +17,7 @@ from airflow_ai_provider.operators.privacy import (
     MaskRowsOperator,
     RestoreRowsOperator,
 )
+from support.task_context import FakeTaskInstance, context
 
 POLICY = """\
 version: 1

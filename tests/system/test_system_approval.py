@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from system_home import make_home, run_in
+from support.airflow_home import make_home, run_in
 
 DAG_FILE = """
 from datetime import timedelta

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from system_home import make_home, run_in
+from support.airflow_home import make_home, run_in
 
 DAG_FILE = """
 from airflow.sdk import dag, task

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 
-from map_lab import PRICE
+from support.map_jobs import PRICE
 from test_orphan import stop_an_orphan
 
 from airflow_ai_provider.core.cache.store import OWNER_SECONDS

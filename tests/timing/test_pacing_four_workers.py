@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import RedisServer, redis_server
+from support.redis_server import RedisServer, redis_server
 
 from airflow_ai_provider.testing.behaviour import Faults, Latency, Limits
 from airflow_ai_provider.testing.journal import read_requests

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from services import RedisServer, redis_server
+from support.redis_server import RedisServer, redis_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "core" / "ratelimit"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 
+from support.ratelimit import OnRedis
 from test_call_path import run_over_a_killed_redis
 from test_ratelimit_redis import PER_SECOND, drive, stop
-from traffic_world import OnRedis
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import airflow, answer, install
 from sqlalchemy import create_engine, text
+from support.cli import airflow, answer, install
 
 from airflow_ai_provider.core.audit.verify.segment_reader import check_segment
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from airflow.cli.cli_parser import get_parser
-from search_double import SearchDouble
-from services_s3 import S3Store
+from support.s3 import S3Store
+from support.search_double import SearchDouble
 
 from airflow_ai_provider.cli.audit import moment
 from airflow_ai_provider.core.administration.audit import record, seal_audit

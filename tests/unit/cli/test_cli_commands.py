@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from airflow.cli.cli_parser import get_parser
-from cli_kit import POLICY, airflow, answer, install
 from sqlalchemy import text
+from support.cli import POLICY, airflow, answer, install
 
 from airflow_ai_provider.cli import arguments
 from airflow_ai_provider.cli.budgets import period_of

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from airflow.cli.cli_parser import get_parser
-from privacy_tables import ROWS, decrypt, encrypt, events, mask, read, restore, rows_of, write
-from privacy_tables import home as _privacy_home
+from support.privacy_tables import ROWS, decrypt, encrypt, events, mask, read, restore, rows_of, write
+from support.privacy_tables import home as _privacy_home
 
 from airflow_ai_provider.core.ledger import open_ledger
 from airflow_ai_provider.core.ledger.schema import ai_keys

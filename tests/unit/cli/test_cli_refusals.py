@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from airflow.cli.cli_config import CLICommand, GroupCommand
-from cli_kit import airflow, install
+from support.cli import airflow, install
 
 from airflow_ai_provider.cli.arguments import CommandCall
 from airflow_ai_provider.cli.definition import get_cli_commands

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import airflow, install
+from support.cli import airflow, install
 
 from airflow_ai_provider.core.cache import ResponseStore, Stored, open_responses
 from airflow_ai_provider.core.pipeline.prepare import profile_masker

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import airflow, install
 from sqlalchemy import text
+from support.cli import airflow, install
 
 from airflow_ai_provider.cli import arguments
 from airflow_ai_provider.core.ledger import open_ledger, reviews

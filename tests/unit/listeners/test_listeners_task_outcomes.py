@@ -12,7 +12,7 @@ from airflow.listeners.listener import get_listener_manager
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.utils.state import TaskInstanceState
-from cli_kit import install
+from support.cli import install
 
 from airflow_ai_provider.core.audit.verify.segment_reader import check_segment
 from airflow_ai_provider.hooks.settings import settings_from_airflow

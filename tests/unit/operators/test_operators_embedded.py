@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from task_context import FakeTaskInstance, context
+from support.task_context import FakeTaskInstance, context
 
 from airflow_ai_provider.hooks.context import caller_from_context, run_folder
 from airflow_ai_provider.hooks.settings import settings_from_airflow

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
-from privacy_tables import POLICY, ROWS, decrypt, encrypt, events, mask, read, restore, rows_of, write
-from privacy_tables import home as _home
-from task_context import FakeTaskInstance, context
+from support.privacy_tables import POLICY, ROWS, decrypt, encrypt, events, mask, read, restore, rows_of, write
+from support.privacy_tables import home as _home
+from support.task_context import FakeTaskInstance, context
 
 from airflow_ai_provider.core.audit.trail.trail import Trail
 from airflow_ai_provider.core.jobs import transform

@@ -13,7 +13,9 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from services import MissingService, PostgresServer, RedisServer, postgres_server, redis_server
+from support.postgres import PostgresServer, postgres_server
+from support.redis_server import RedisServer, redis_server
+from support.server import MissingService
 
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -92,7 +94,7 @@ def test_a_server_ends_and_its_folder_goes_when_the_test_fails(tmp_path: Path) -
 def test_servers_end_when_the_tests_are_killed_outright() -> None:
     """kill -9 of the process that started them leaves no server and no folder behind."""
     script = (
-        f"import sys, time; sys.path.insert(0, {str(TESTS)!r}); from services import redis_server\n"
+        f"import sys, time; sys.path.insert(0, {str(TESTS)!r}); from support.redis_server import redis_server\n"
         "with redis_server() as s:\n    print(s._process.pid, s.folder, flush=True)\n    sys.stdin.read()\n"
     )
     with subprocess.Popen(
@@ -116,7 +118,7 @@ def test_what_a_run_of_the_tests_writes_to_the_temporary_folder_goes_with_it(tmp
     """Also what a process left that it started and that was killed."""
     leaves = "import tempfile, os; print(tempfile.mkdtemp(), flush=True); os.kill(os.getpid(), 9)"
     script = (
-        f"import subprocess, sys; sys.path.insert(0, {str(TESTS)!r}); from temporary import use_own_folder\n"
+        f"import subprocess, sys; sys.path.insert(0, {str(TESTS)!r}); from support.temporary import use_own_folder\n"
         f"use_own_folder(); use_own_folder()\n"
         f"subprocess.run([sys.executable, '-c', {leaves!r}])\n"
         "sys.stdin.read()\n"
@@ -140,8 +142,8 @@ def test_what_a_run_of_the_tests_writes_to_the_temporary_folder_goes_with_it(tmp
 
 
 def test_a_missing_server_is_named_with_the_command_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.find_postgres", lambda: None)
-    monkeypatch.setattr("services.find_redis", lambda: None)
+    monkeypatch.setattr("support.postgres.find_postgres", lambda: None)
+    monkeypatch.setattr("support.redis_server.find_redis", lambda: None)
     with pytest.raises(MissingService, match="apt-get install postgresql"), postgres_server():
         pass
     with pytest.raises(MissingService, match="apt-get install redis-server"), redis_server():

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audit_kit import House
+from support.audit import House
 
 
 @pytest.fixture

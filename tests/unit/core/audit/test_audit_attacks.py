@@ -17,7 +17,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from audit_kit import START, House, MemoryStore
+from support.audit import START, House, MemoryStore
 
 from airflow_ai_provider.core.audit.sealing.manifest import NO_MANIFEST, SegmentEntry, read_manifest, write_manifest
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from audit_kit import House, emit_calls
+from support.audit import House, emit_calls
 
 from airflow_ai_provider.core.audit.sealing.recover import recover_open
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from audit_kit import START, House, overwrite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.audit import START, House, overwrite
 
 from airflow_ai_provider.core.audit.sinks.archive import Archive, FolderArchive
 from airflow_ai_provider.core.audit.sinks.deliver import (

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from audit_kit import call_fields
+from support.audit import call_fields
 
 from airflow_ai_provider.core.audit.trail.chain import canonical
 from airflow_ai_provider.core.audit.trail.events import build_context, build_event, content_hash, format_time

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from audit_kit import House, emit_calls, overwrite
 from hypothesis import given
 from hypothesis import strategies as st
+from support.audit import House, emit_calls, overwrite
 
 from airflow_ai_provider.core.audit.verify.segment_reader import check_segment
 

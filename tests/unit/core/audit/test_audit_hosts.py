@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_kit import House, emit_calls
-from search_double import SearchDouble
+from support.audit import House, emit_calls
+from support.search_double import SearchDouble
 
 from airflow_ai_provider.core.administration.audit import record, seal_audit
 from airflow_ai_provider.core.audit.sealing.seal import SealReport, seal_trail

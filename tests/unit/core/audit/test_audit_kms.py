@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_kit import House
+from support.audit import House
 
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail
 from airflow_ai_provider.core.audit.sealing.signing import KmsSigner, load_verify_keys, publish_key

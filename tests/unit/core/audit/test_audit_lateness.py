@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from audit_kit import House
+from support.audit import House
 
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail
 from airflow_ai_provider.core.audit.trail.spool import seal_overdue

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_kit import House, overwrite
+from support.audit import House, overwrite
 
 from airflow_ai_provider.core.audit.sealing.signing import public_keys
 from airflow_ai_provider.core.audit.verify.proof import prove

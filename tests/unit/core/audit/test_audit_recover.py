@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from audit_kit import Clock, House, MemoryStore, emit_calls, overwrite
+from support.audit import Clock, House, MemoryStore, emit_calls, overwrite
 
 from airflow_ai_provider.core.audit.sealing.recover import recover_open
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail
@@ -26,7 +26,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 root, here, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 sys.path.insert(0, here)
-from audit_kit import emit_calls
+from support.audit import emit_calls
 from airflow_ai_provider.core.audit.trail.audit_store import LedgerAuditStore
 from airflow_ai_provider.core.audit.trail.spool import Spool
 from airflow_ai_provider.core.audit.trail.trail import Trail
@@ -82,7 +82,7 @@ def die(house: House, count: int = 5) -> Path:
 def test_kill_9_at_twenty_random_points_loses_no_promised_event_and_marks_the_gap(tmp_path: Path) -> None:
     """Writers of their own process, killed somewhere between two flushes, in the middle of one, or of a new segment."""
     ran = subprocess.run(
-        [sys.executable, "-c", HOST, str(tmp_path), str(Path(__file__).parent), str(KILLS)],
+        [sys.executable, "-c", HOST, str(tmp_path), str(Path(__file__).parents[3]), str(KILLS)],
         stdout=subprocess.PIPE,
         check=True,
     )

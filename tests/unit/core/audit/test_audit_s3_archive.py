@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_kit import House
-from services_s3 import S3Store
+from support.audit import House
+from support.s3 import S3Store
 
 from airflow_ai_provider.core.audit.sinks.archive import Archive, FolderArchive
 from airflow_ai_provider.core.audit.sinks.s3_archive import Lock, S3Archive, s3_client

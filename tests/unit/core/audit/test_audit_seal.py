@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 import rfc8785
-from audit_kit import House, MemoryStore, emit_calls, overwrite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.audit import House, MemoryStore, emit_calls, overwrite
 
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail
 from airflow_ai_provider.core.audit.sealing.signing import public_keys

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_proxy import FaultProxy, Faults
-from search_double import SearchDouble
-from services_search import OpenSearchServer
+from support.fault_proxy import FaultProxy, Faults
+from support.opensearch import OpenSearchServer
+from support.search_double import SearchDouble
 
 from airflow_ai_provider.core.audit.sinks.elastic_index import ElasticIndex
 from airflow_ai_provider.core.audit.sinks.search import STREAM, Event, Query, SearchAddress, SearchIndex, field_types

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from audit_kit import House, call_fields, overwrite
+from support.audit import House, call_fields, overwrite
 
 from airflow_ai_provider.core.audit.sealing.manifest import NO_MANIFEST, SegmentEntry, read_manifest, write_manifest
 from airflow_ai_provider.core.audit.sealing.signing import public_keys

@@ -11,7 +11,7 @@ import threading
 import orjson
 import pytest
 import rfc8785
-from audit_kit import House, call_fields, emit_calls
+from support.audit import House, call_fields, emit_calls
 
 from airflow_ai_provider.core.audit.trail import segment as segment_module
 from airflow_ai_provider.core.audit.verify.segment_reader import check_segment

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from reuse_place import Place, stored
-from reuse_place import place as _place
+from support.cache import Place, stored
+from support.cache import place as _place
 
 from airflow_ai_provider.core.cache import ResponseStore, Stored, store
 from airflow_ai_provider.core.cache import store as waiting

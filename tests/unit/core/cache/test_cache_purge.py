@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from reuse_place import Place, entry, stored
-from reuse_place import place as _place
+from support.cache import Place, entry, stored
+from support.cache import place as _place
 
 from airflow_ai_provider.core.cache.purge import Purged, Selection, Subjects, TeamStats, count, forms, purge
 from airflow_ai_provider.core.cache.redis_backend import RedisResponses

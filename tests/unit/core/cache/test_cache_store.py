@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 import pytest
-from reuse_place import Place, entry, stored
-from reuse_place import place as _place
+from support.cache import Place, entry, stored
+from support.cache import place as _place
 
 from airflow_ai_provider.core.cache import ResponseStore, Stored, open_responses, store
 from airflow_ai_provider.core.cache.backend import MOST_BYTES, Codec, heading_of

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, Outcome, deployment, nano, policy
 from hypothesis import given
 from hypothesis import strategies as st
+from support.pipeline import House, Outcome, deployment, nano, policy
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs import runner

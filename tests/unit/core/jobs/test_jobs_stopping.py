@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, invoiced, policy
+from support.pipeline import House, deployment, invoiced, policy
 
 from airflow_ai_provider.core.jobs import runner
 from airflow_ai_provider.testing.behaviour import Latency

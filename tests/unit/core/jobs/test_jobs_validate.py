@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, policy
+from support.pipeline import House, deployment, policy
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.validate import check_policy, plan_job

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from ledger_making import NOW, item, written
 from sqlalchemy import make_url, text
+from support.ledger import NOW, item, written
 
 from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.core.ledger.maintenance.read_access import VIEWS, grant, grant_statements

@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_making import NOW, attempt, settled
 from sqlalchemy import select
+from support.ledger import NOW, attempt, settled
 
 from airflow_ai_provider.core.ledger.attempts.attempts import settle
 from airflow_ai_provider.core.ledger.bulk import copy_text

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from reconcile_making import BOUND, DAY, NOON, Desk, billed, usd
+from support.reconcile import BOUND, DAY, NOON, Desk, billed, usd
 
 from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.errors import LedgerError

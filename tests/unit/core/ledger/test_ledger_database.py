@@ -7,8 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from ledger_making import NOW, TASK, attempt, period, settled
 from sqlalchemy import inspect, select, text
+from support.ledger import NOW, TASK, attempt, period, settled
 
 from airflow_ai_provider.core.ledger.attempts.attempts import open_attempts, settle
 from airflow_ai_provider.core.ledger.budgets.holds import take_hold

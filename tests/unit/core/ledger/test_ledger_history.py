@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from ledger_making import NOW, TASK, attempt, period
+from support.ledger import NOW, TASK, attempt, period
 
 from airflow_ai_provider.core.ledger.attempts.attempts import Settled, open_attempts, settle
 from airflow_ai_provider.core.ledger.budgets.availability import Room, Scope, rooms

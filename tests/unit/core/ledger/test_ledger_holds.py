@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from ledger_making import NOW, TASK, attempt, budget, period, settled
 from sqlalchemy import select
+from support.ledger import NOW, TASK, attempt, budget, period, settled
 
 from airflow_ai_provider.core.ledger.attempts.attempts import open_attempts, recover, settle
 from airflow_ai_provider.core.ledger.budgets.holds import (

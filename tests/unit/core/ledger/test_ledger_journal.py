@@ -11,8 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from ledger_making import TASK, attempt, period, settled
 from sqlalchemy import Connection, func, select, text
+from support.ledger import TASK, attempt, period, settled
 
 from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
 from airflow_ai_provider.core.ledger.budgets.holds import take_hold

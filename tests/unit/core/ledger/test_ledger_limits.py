@@ -7,8 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from ledger_making import NOW, TASK, budget
 from sqlalchemy import select
+from support.ledger import NOW, TASK, budget
 
 from airflow_ai_provider.core.ledger.budgets.holds import Grant, ensure_budgets, take_hold
 from airflow_ai_provider.core.ledger.budgets.limits import (

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from ledger_making import NOW, adjust, item, period, request, written
 from sqlalchemy import func, inspect, select, text, update
+from support.ledger import NOW, adjust, item, period, request, written
 
 from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, open_attempts
 from airflow_ai_provider.core.ledger.budgets.holds import take_hold

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ledger_making import NOW, item, request, written
+from support.ledger import NOW, item, request, written
 
 from airflow_ai_provider.core.ledger.database import HEAD, Ledger, migrate
 from airflow_ai_provider.core.ledger.maintenance.partitions import make_months, month_of

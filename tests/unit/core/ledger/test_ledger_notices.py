@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_making import NOW, TASK, attempt, budget, period, settled
 from sqlalchemy import select
+from support.ledger import NOW, TASK, attempt, budget, period, settled
 
 from airflow_ai_provider.core.ledger.attempts.attempts import open_attempts, settle
 from airflow_ai_provider.core.ledger.attempts.disabled_deployments import resume_deployment, stopped_deployments

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reconcile_making import BOUND, DAY, LATER, NOON, Desk, billed, plain, usd
 from sqlalchemy import update
+from support.reconcile import BOUND, DAY, LATER, NOON, Desk, billed, plain, usd
 
 from airflow_ai_provider.core.ledger.attempts.disabled_deployments import resume_deployment
 from airflow_ai_provider.core.ledger.database import Ledger

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from ledger_making import NOW, adjust, item, request, written
 from sqlalchemy import update
+from support.ledger import NOW, adjust, item, request, written
 
 from airflow_ai_provider.core.ledger.attempts.attempts import Request
 from airflow_ai_provider.core.ledger.budgets.holds import TaskRef

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_making import NOW, TASK, attempt, period
 from sqlalchemy import select
+from support.ledger import NOW, TASK, attempt, period
 
 from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Settled, open_attempts, settle
 from airflow_ai_provider.core.ledger.budgets.holds import take_hold

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
-from ledger_making import NOW, TASK, item, period, request, written
 from sqlalchemy import Connection, func, insert, select, update
+from support.ledger import NOW, TASK, item, period, request, written
 
 from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, open_attempts, recover
 from airflow_ai_provider.core.ledger.budgets.holds import take_hold

@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ledger_making import NOW, TASK, adjust, item, request, written
 from sqlalchemy import delete, select, text, update
+from support.ledger import NOW, TASK, adjust, item, request, written
 
 from airflow_ai_provider.core.ledger.attempts.attempts import Settled
 from airflow_ai_provider.core.ledger.budgets.holds import TaskRef

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from ledger_making import NOW, TASK, attempt, budget, period
 from sqlalchemy import select
+from support.ledger import NOW, TASK, attempt, budget, period
 
 from airflow_ai_provider.core.ledger.attempts.attempts import open_attempts
 from airflow_ai_provider.core.ledger.budgets.availability import Room, Scope, has_room, rooms, tightest, worth_going_on

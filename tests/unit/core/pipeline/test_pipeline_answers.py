@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, invoiced, policy
-from reuse_place import stored
+from support.cache import stored
+from support.pipeline import House, deployment, invoiced, policy
+from support.providers import answering, anthropic_body, ask, failure, gemini_body, provider
+from support.vendor_answers import said
 from test_pipeline_audited import events
-from vendor_zoo import said
-from wire_making import answering, anthropic_body, ask, failure, gemini_body, provider
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.plan import plan_spend

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_making import House, deployment, invoiced, policy
+from support.pipeline import House, deployment, invoiced, policy
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.plan import plan_spend

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, invoiced, policy
 from sqlalchemy import delete, func, update
+from support.pipeline import House, invoiced, policy
 
 from airflow_ai_provider.core.audit.sealing.seal import seal_trail
 from airflow_ai_provider.core.audit.sealing.signing import load_or_create_signing_key, public_keys

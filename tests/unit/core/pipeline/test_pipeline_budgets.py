@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import LOG, TEAM, House, deployment, nano, policy
+from support.pipeline import LOG, TEAM, House, deployment, nano, policy
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.llm_map import run_map

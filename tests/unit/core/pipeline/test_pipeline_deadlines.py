@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_making import House, deployment, invoiced, policy
+from support.pipeline import House, deployment, invoiced, policy
 
 from airflow_ai_provider.testing.vendor import VendorDouble
 

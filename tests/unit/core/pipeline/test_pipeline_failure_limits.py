@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from gateway_making import LOG, House, deployment, invoiced, policy
+from support.pipeline import LOG, House, deployment, invoiced, policy
+from support.providers import ADAPTERS, completion
+from support.web_server import WebThread
 from test_pipeline_review_path import items
-from web_thread import WebThread
-from wire_making import ADAPTERS, completion
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.llm_map import run_map

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from gateway_making import House, deployment, policy
+from support.pipeline import House, deployment, policy
 
 from airflow_ai_provider.core.pipeline import retry, transitions
 from airflow_ai_provider.core.pipeline.audit_log import Recorder

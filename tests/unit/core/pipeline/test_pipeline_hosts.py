@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from gateway_making import House, policy
+from support.pipeline import House, policy
 from test_pipeline_shared_keys import hosts as _two_hosts
 from test_pipeline_shared_keys import share
 

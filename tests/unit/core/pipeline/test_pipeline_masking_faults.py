@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, policy
+from support.pipeline import House, policy
 
 from airflow_ai_provider.core.privacy.detectors.detector import Detector
 from airflow_ai_provider.core.privacy.detectors.names_and_addresses import NameFinder

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_making import House, deployment, invoiced, nano, policy
-from vendor_zoo import said
+from support.pipeline import House, deployment, invoiced, nano, policy
+from support.vendor_answers import said
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.testing.behaviour import Faults, RawAnswer

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, invoiced, policy
+from support.pipeline import House, deployment, invoiced, policy
 
 from airflow_ai_provider.core.ledger import open_ledger
 from airflow_ai_provider.core.ledger.reports.reprice import policy_book, reprice

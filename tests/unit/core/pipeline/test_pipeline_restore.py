@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, policy
+from support.pipeline import House, deployment, policy
 
 from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
 from airflow_ai_provider.testing.vendor import VendorDouble

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, invoiced, policy
+from support.pipeline import House, deployment, invoiced, policy
 from test_pipeline_audited import events, kinds, reconciled
 
 from airflow_ai_provider.core.job import Caller

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, nano, policy
+from support.pipeline import House, deployment, nano, policy
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.plan import SpendPlan, plan_spend

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from gateway_making import House
+from support.pipeline import House
 
 from airflow_ai_provider.core.administration.audit import seal_audit, verify_audit
 from airflow_ai_provider.core.administration.reuse import subjects_of

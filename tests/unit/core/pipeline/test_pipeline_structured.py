@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 import pytest
-from gateway_making import House, deployment, policy
+from support.pipeline import House, deployment, policy
 
 from airflow_ai_provider.errors import PrivacyError
 from airflow_ai_provider.testing.vendor import VendorDouble

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from pii_making import Made, cards, chinese, phones
+from support.personal_data import Made, cards, chinese, phones
 
 from airflow_ai_provider.core.privacy.detectors.detector import Detector
 

@@ -7,7 +7,7 @@ import socket
 import struct
 
 import pytest
-from wire_making import KEY, PERMANENT, TRANSIENT, Expected, answering, ask, failure, provider
+from support.providers import KEY, PERMANENT, TRANSIENT, Expected, answering, ask, failure, provider
 
 from airflow_ai_provider.core.policy import Deployment
 from airflow_ai_provider.core.providers.base import ModelRequest, http_error, not_charged

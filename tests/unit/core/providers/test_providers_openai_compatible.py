@@ -14,11 +14,22 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from gateway_making import KEY as CONNECTION_KEY
-from gateway_making import House, deployment, policy
 from hypothesis import given
 from hypothesis import strategies as st
-from wire_making import KEY, PERMANENT, TRANSIENT, Expected, answering, ask, completion, failure, provider, request
+from support.pipeline import KEY as CONNECTION_KEY
+from support.pipeline import House, deployment, policy
+from support.providers import (
+    KEY,
+    PERMANENT,
+    TRANSIENT,
+    Expected,
+    answering,
+    ask,
+    completion,
+    failure,
+    provider,
+    request,
+)
 
 from airflow_ai_provider.core.jobs.validate import check_policy
 from airflow_ai_provider.core.policy import Deployment

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from wire_making import ADAPTERS, ask, failure, provider
+from support.providers import ADAPTERS, ask, failure, provider
 
 from airflow_ai_provider.core.policy import Deployment
 from airflow_ai_provider.core.providers.parameters import StrictRules, strict_rules

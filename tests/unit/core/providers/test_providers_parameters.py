@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, invoiced, policy
 from hypothesis import given
 from hypothesis import strategies as st
-from wire_making import ADAPTERS, PERMANENT, answering, ask, failure, provider
+from support.pipeline import House, deployment, invoiced, policy
+from support.providers import ADAPTERS, PERMANENT, answering, ask, failure, provider
 
 from airflow_ai_provider.core.policy import Deployment
 from airflow_ai_provider.core.providers.parameters import NOT_STRICT, STRICT, Dialect, dialect_of

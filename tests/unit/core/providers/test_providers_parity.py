@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from gateway_making import House, deployment, policy
-from wire_making import (
+from support.pipeline import House, deployment, policy
+from support.providers import (
     ADAPTERS,
     KEY,
     PERMANENT,

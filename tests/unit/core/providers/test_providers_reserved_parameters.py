@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from gateway_making import House, deployment, invoiced, nano, policy
-from wire_making import ADAPTERS
+from support.pipeline import House, deployment, invoiced, nano, policy
+from support.providers import ADAPTERS
 
 from airflow_ai_provider.core.job import Caller
 from airflow_ai_provider.core.jobs.plan import plan_spend

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from wire_making import ADAPTERS, answering, anthropic_body, ask, completion, gemini_body, provider
+from support.providers import ADAPTERS, answering, anthropic_body, ask, completion, gemini_body, provider
 
 from airflow_ai_provider.core.ledger.call_costs import Usage
 from airflow_ai_provider.core.providers.base import ModelReply

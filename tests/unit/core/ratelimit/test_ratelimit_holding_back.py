@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from gateway_making import House, deployment, policy
-from web_thread import WebThread
-from wire_making import completion
+from support.pipeline import House, deployment, policy
+from support.providers import completion
+from support.web_server import WebThread
 
 RESET = 3.0
 """Seconds that the vendor says its quota takes."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from traffic_world import InProcess, OnRedis, World
+from support.ratelimit import InProcess, OnRedis, World
 
 from airflow_ai_provider.core.ledger.call_costs import Usage
 from airflow_ai_provider.core.providers import base

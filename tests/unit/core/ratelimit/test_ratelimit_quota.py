@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traffic_simulation import PER_SECOND, Circumstances, StrictVendor, random_stalls, simulate
+from support.ratelimit_simulation import PER_SECOND, Circumstances, StrictVendor, random_stalls, simulate
 
 from airflow_ai_provider.core.ratelimit.feedback import CATCH_UP, LEAST, STEP, Caution, adjust
 from airflow_ai_provider.core.ratelimit.permits import WINDOW, Departures

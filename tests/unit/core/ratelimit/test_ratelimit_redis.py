@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import redis
-from services import RedisServer, free_port, redis_server
-from traffic_world import OnRedis
+from support.ratelimit import OnRedis
+from support.redis_server import RedisServer, redis_server
+from support.server import free_port
 
 from airflow_ai_provider.core.policy import Deployment
 from airflow_ai_provider.core.ratelimit import open_gates

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reporting_making import NOW, row, write
-from rows_place import Place
 from sqlalchemy import insert
+from support.reporting import NOW, row, write
+from support.storage import Place
 
 from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.core.ledger.schema import llm_budgets

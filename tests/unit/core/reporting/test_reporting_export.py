@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from reporting_making import NOW, adjustment, row, write
-from rows_place import Place
 from sqlalchemy import delete, update
+from support.reporting import NOW, adjustment, row, write
+from support.storage import Place
 
 from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.core.ledger.maintenance.upkeep import maintain

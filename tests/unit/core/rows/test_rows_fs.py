@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from rows_place import Place
+from support.storage import Place
 
 from airflow_ai_provider.core.rows.filesystem import open_atomic, resolve, shown, translated, write_atomic
 from airflow_ai_provider.core.rows.source import open_source

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rows_place import Place
+from support.storage import Place
 
 from airflow_ai_provider.core.rows.csv_source import neutralised
 from airflow_ai_provider.core.rows.gather import gather

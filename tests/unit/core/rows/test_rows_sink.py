@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from rows_place import Place
+from support.storage import Place
 
 from airflow_ai_provider.core.rows.manifest import add_up, read_manifest
 from airflow_ai_provider.core.rows.shard import Shard, parse_shard

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rows_place import Place
+from support.storage import Place
 
 from airflow_ai_provider.core.rows.source import Source, open_source
 from airflow_ai_provider.errors import SourceError

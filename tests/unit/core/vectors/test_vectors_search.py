@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from vectors_corpus import ARTICLES, QUESTIONS
+from support.corpus import ARTICLES, QUESTIONS
 
 from airflow_ai_provider.core.vectors.documents import parse_document
 from airflow_ai_provider.core.vectors.search import MAX_QUERY_CHARS, QUERIES_PER_REQUEST, Hit, context_text, search

@@ -1,4 +1,4 @@
-"""A process that delivers and seals until everything has arrived: ``python audit_deliverer.py SETTINGS.json``."""
+"""Delivers and seals until all has arrived, in a process: ``python -m support.audit_deliverer SETTINGS.json``."""
 
 from __future__ import annotations
 

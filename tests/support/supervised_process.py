@@ -1,6 +1,6 @@
 """A job below a supervisor, as Airflow has it: this process forks the job's, and answers nothing that it is asked.
 
-    python supervised_worker.py SPEC LOG OUTCOME supervised|sudo|alone
+    python -m support.supervised_process SPEC LOG OUTCOME supervised|sudo|alone
 
 Prints a line once the job runs, and waits to be killed. With ``sudo`` another process stands between the two; with
 ``alone`` the job does not know that it is supervised, like a script that somebody started from a shell.
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CommsDecoder
-from map_worker import work
+
+from support.map_process import work
 
 
 def main(spec: str, log: str, outcome: str, mode: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from wire_making import completion
+from support.providers import completion
 
 MODEL = "gpt-4o-mini"
 AUDIO = "gpt-audio-mini"

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Self
 
-from ledger_making import TASK, period, request, settled
 from sqlalchemy import func, select, text
 
 from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Status, open_attempts, settle
@@ -21,6 +20,7 @@ from airflow_ai_provider.core.ledger.reconcile.invoices import open_invoice
 from airflow_ai_provider.core.ledger.reconcile.reconcile import reconcile
 from airflow_ai_provider.core.ledger.reconcile.report import ReconcileReport, Span
 from airflow_ai_provider.core.ledger.schema import llm_adjustments, llm_budgets, llm_cost_daily, llm_requests, metadata
+from support.ledger import TASK, period, request, settled
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 DAY = Span(NOON.replace(hour=0), NOON.replace(hour=0) + timedelta(days=1))

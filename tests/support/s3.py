@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services import MissingService, Server, _running, free_port
+from support.server import MissingService, Server, free_port, running
 
 CEPH_PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
 _PROGRAMS = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "monmaptool")
@@ -189,7 +189,7 @@ def s3_store() -> Iterator[S3Store]:
     """Ceph where it is installed, moto elsewhere."""
     with _removed_afterwards() as folder:
         if find_ceph() is None:
-            with _running(MotoServer(folder)) as server:
+            with running(MotoServer(folder)) as server:
                 yield S3Store(f"http://127.0.0.1:{server.port}", "key", "secret", real=False, version="moto")
             return
         gateway = RadosGateway(folder)

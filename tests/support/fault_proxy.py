@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
-from web_thread import WebThread
 from yarl import URL
+
+from support.web_server import WebThread
 
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import redis
-from services import RedisServer
 
 from airflow_ai_provider.core.cache import ResponseStore, Stored, open_responses
 from airflow_ai_provider.core.cache.backend import Entry, ResponseBackend
 from airflow_ai_provider.core.privacy.crypto.keyring import Keyring
+from support.redis_server import RedisServer
 
 PREFIX = b"ai:response:"
 

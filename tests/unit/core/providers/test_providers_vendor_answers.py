@@ -1,4 +1,4 @@
-"""Every case of ``vendor_zoo`` through the gateway, over both adapters: row, ledger, hold, retry, pacing, store."""
+"""Each of ``support.vendor_answers`` through the gateway, over both adapters: row, ledger, hold, retry, pace, store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_making import House, deployment, policy
-from vendor_zoo import CASES, OUTPUT, Case
-from wire_making import ADAPTERS
+from support.pipeline import House, deployment, policy
+from support.providers import ADAPTERS
+from support.vendor_answers import CASES, OUTPUT, Case
 
 from airflow_ai_provider.core.providers.base import ModelReply, ModelRequest
 from airflow_ai_provider.core.providers.litellm import LitellmProvider

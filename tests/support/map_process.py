@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from services_ha import faketime_library
 
 from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.settings import Settings
+from support.clock import faketime_library
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -104,9 +104,9 @@ class _ShiftedProcess:
 
     def start(self) -> None:
         clock = {"LD_PRELOAD": str(faketime_library()), "FAKETIME": f"{self._offset:+d}"}
-        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        path = os.pathsep.join(sys.path)
         self._popen = subprocess.Popen(
-            [sys.executable, __file__, str(self._call)],
+            [sys.executable, "-m", "support.map_process", str(self._call)],
             env={**os.environ, **clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": path},
         )
 
@@ -169,6 +169,6 @@ def prompt_with_bad_rows(row: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    import map_worker  # so that what was pickled finds its classes
+    from support import map_process  # so that what was pickled finds its classes
 
-    map_worker.work(*pickle.loads(Path(sys.argv[1]).read_bytes()))
+    map_process.work(*pickle.loads(Path(sys.argv[1]).read_bytes()))

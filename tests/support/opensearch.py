@@ -1,7 +1,7 @@
 """A real search server for tests: OpenSearch 2.19 as a library from Maven Central, one node on loopback.
 
 There is no Elasticsearch server in any package registry. OpenSearch keeps the bulk, search and data stream interfaces
-of Elasticsearch 7.10; what is Elasticsearch's alone (ILM, ``compatible-with`` headers) is in tests/search_double.py.
+of Elasticsearch 7.10; what is Elasticsearch's alone (ILM, ``compatible-with`` headers) is in ``search_double``.
 
 Needs a JDK and Maven, and the packages once; ``MissingService`` says which of them is not there.
 """
@@ -17,9 +17,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from services import MissingService, Server, _folder, _running, free_port
+from support.server import MissingService, Server, free_port, running, temporary_folder
 
-HERE = Path(__file__).resolve().parent / "opensearch"
+HERE = Path(__file__).resolve().parents[1] / "opensearch"
 VERSION = "OpenSearch 2.19.1"
 
 
@@ -87,5 +87,5 @@ def _resolve(target: Path) -> None:
 @contextlib.contextmanager
 def search_server() -> Iterator[OpenSearchServer]:
     """A running server with nothing in it."""
-    with _folder("opensearch", None) as folder, _running(OpenSearchServer(folder)) as server:
+    with temporary_folder("opensearch", None) as folder, running(OpenSearchServer(folder)) as server:
         yield server

@@ -12,11 +12,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from traffic_world import PROCESS, InProcess
-
 from airflow_ai_provider.core.ratelimit.queue import TrafficGate
 from airflow_ai_provider.errors import VendorTransientError
 from airflow_ai_provider.testing.limits import Window
+from support.ratelimit import PROCESS, InProcess
 
 PER_SECOND = 100
 

@@ -1,6 +1,7 @@
-"""A process that needs answers and shares them: asks what nobody else is asking, waits for the rest.
+r"""A process that needs answers and shares them: asks what nobody else is asking, waits for the rest.
 
-    python reuse_worker.py '{"home": …, "url": … or null, "keys": 500, "seed": 1, "log": …, "hold": false, "of": 4}'
+    python -m support.cache_process \
+        '{"home": …, "url": … or null, "keys": 500, "seed": 1, "log": …, "hold": false, "of": 4}'
 
 Writes a line for each key it asks: when it began and ended (ns of the system's monotonic clock), and what came of it.
 """

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from map_worker import _CONTEXT, Spec
-
 from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.errors import TransientError
+from support.map_process import _CONTEXT, Spec
 
 
 class Host:

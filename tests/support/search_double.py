@@ -28,7 +28,8 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from web_thread import WebThread
+
+from support.web_server import WebThread
 
 _MEDIA = re.compile(r"application/(?:vnd\.elasticsearch\+)?(json|x-ndjson)(?:; *compatible-with=(\d+))?")
 Document = dict[str, Any]

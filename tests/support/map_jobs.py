@@ -14,7 +14,6 @@ import orjson
 import pyarrow as pa
 import sqlalchemy as sa
 import yaml
-from map_worker import JobProcess, Spec
 
 from airflow_ai_provider.core.job import Caller, MapJob
 from airflow_ai_provider.core.ledger import open_ledger
@@ -31,6 +30,7 @@ from airflow_ai_provider.core.settings import Settings
 from airflow_ai_provider.testing import answers
 from airflow_ai_provider.testing.invoice import InvoiceLine, Price
 from airflow_ai_provider.testing.vendor import Vendor
+from support.map_process import JobProcess, Spec
 
 TEAM = "support"
 ROUTE = "support"

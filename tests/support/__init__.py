@@ -1,0 +1,1 @@
+"""What tests share: servers, doubles of remote services, and makers of values."""
