@@ -107,9 +107,9 @@ def test_the_keys_of_a_killed_holder_come_free(crew: Crew, monkeypatch: pytest.M
         return looked
 
     with monkeypatch.context() as patched:
-        for module, name in ((cache_process.store, "OWNER_SECONDS"), (cache_process.on_sqlite, "OWNER_SECONDS")):
+        for module, name in ((cache_process.store, "OWNER_SECONDS"), (cache_process.sqlite_backend, "OWNER_SECONDS")):
             patched.setattr(module, name, cache_process.OWNER_SECONDS)
-        patched.setattr(cache_process.on_redis, "_OWNER_MS", int(cache_process.OWNER_SECONDS * 1000))
+        patched.setattr(cache_process.redis_backend, "_OWNER_MS", int(cache_process.OWNER_SECONDS * 1000))
         looked = asyncio.run(retry())
     assert holder.poll() is not None, "it was not robbed while it lived"
     assert looked > 0, "nor at the moment that it died"
