@@ -73,7 +73,7 @@ def generate(args: Namespace) -> int:
 @command
 def rotate(args: Namespace) -> int:
     """``airflow ai keys rotate``"""
-    from airflow_ai_provider.core.installation import Installation, keyring_of
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.core.ledger.installation_checks import check_keys
     from airflow_ai_provider.core.privacy.crypto.keyring import Keyring, with_fresh_key, write_private
     from airflow_ai_provider.hooks.settings import option, settings_from_airflow
@@ -87,7 +87,7 @@ def rotate(args: Namespace) -> int:
             installation.keyring(create=False)
             # In the trail first: no key writes that the trail does not name.
             keyring = Keyring.rotate(settings.home / "keyring.json", announce=partial(_record, "keys.rotated"))
-            check_keys(ledger, keyring_of(settings, keyring))
+            check_keys(ledger, installation.host_keys(keyring))
         say(args, f"key {keyring.active} writes from now on; keys that still read: {len(keyring.key_ids) - 1}")
         return GOOD
     if not args.out:
@@ -140,13 +140,14 @@ def adopt(args: Namespace) -> int:
 def _adopt(settings: Settings, kind: str) -> HostKeys:
     """Make this host's keys those of all hosts on its ledger; the trail names the keys that are given up."""
     from airflow_ai_provider.core.administration.audit import open_signer, signing_keys
-    from airflow_ai_provider.core.installation import Installation, keyring_of
+    from airflow_ai_provider.core.installation import Installation
     from airflow_ai_provider.core.ledger.installation_checks import adopt_keys, current_key, registered_keys
 
     if kind == "signing":
         keys = signing_keys(settings, open_signer(settings))
     else:
-        keys = keyring_of(settings, Installation(settings).own_keyring())
+        own = Installation(settings)
+        keys = own.host_keys(own.own_keyring())
     with Installation(settings) as installation:
         ledger = installation.ledger
         registered = registered_keys(ledger, keys.purpose)

@@ -1,9 +1,8 @@
 """The parts of one installation, opened from its settings: the one place that opens ledger, trail, keyring and stores.
 
 Each part is opened at its first use, once, and closed with the installation. A job reads its policy once: whatever
-happens to the file meanwhile, its plan, its approval and its calls follow the same policy.
-
-The keyring of an installation, once it is known to be the one that all hosts on its ledger use.
+happens to the file meanwhile, its plan, its approval and its calls follow the same policy. A keyring is used once it is
+known to be the one that all hosts on the ledger use.
 """
 
 from __future__ import annotations
@@ -66,22 +65,31 @@ class Installation:
         return self._closing.enter_context(open_ledger(self.settings.ledger_url, self.settings.home))
 
     def keyring(self, *, create: bool = True, register: bool = True) -> Keyring:
-        """The keyring, compared with the one in the ledger. ``create`` makes one where there is none, ``register``
-        enters new keys into the ledger. Raises ``KeyringError`` and ``LedgerUnavailable``.
-        """
+        """The keyring, compared with the one that is registered in the ledger.
 
-        return open_shared_keyring(self.settings, self.ledger, create=create, register=register)
+        A file is made where there is none and no other host has one (``create``); new keys are registered
+        (``register``). Raises ``KeyringError`` where the keyring cannot be opened or is not the installation's, and
+        ``LedgerUnavailable``.
+        """
+        settings = self.settings
+        current = current_key(registered_keys(self.ledger, KEYRING))  # before a file is looked for, and made
+        if create and current is not None and not self.has_keyring:
+            mismatch = f"there is none, and host {current.host} writes with key {current.key_id}"
+            raise KeyringError(explain(KEYRING, mismatch, _keyring_remedy(settings)))
+        keyring = open_keyring(settings.keyring, settings.home, create=create)
+        check_keys(self.ledger, self.host_keys(keyring), register=register)
+        return keyring
+
+    def host_keys(self, keyring: Keyring) -> HostKeys:
+        """A keyring of this host, as it is compared with other hosts'."""
+        return HostKeys(KEYRING, keyring.fingerprints(), keyring.active, _keyring_remedy(self.settings))
 
     def own_keyring(self) -> Keyring:
         """This host's keyring, compared with no other host's. Raises ``KeyringError`` where there is none."""
-        from airflow_ai_provider.core.privacy.crypto.keyring import open_keyring
-
         return open_keyring(self.settings.keyring, self.settings.home, create=False)
 
     def existing_keyring(self) -> Keyring | None:
         """The keyring where the installation has one; makes and registers none."""
-        from airflow_ai_provider.core.ledger.installation_checks import KEYRING, registered_keys
-
         if not self.has_keyring and not registered_keys(self.ledger, KEYRING):
             return None
         return self.keyring(create=False, register=False)
@@ -152,28 +160,7 @@ def opened(where: Settings | Installation) -> Iterator[Installation]:
         yield installation
 
 
-def open_shared_keyring(settings: Settings, ledger: Ledger, *, create: bool = True, register: bool = True) -> Keyring:
-    """Open the keyring and compare it with the one that is registered in the ledger.
-
-    The file is made where there is none (``create``) and no other host has one; keys that are new are registered
-    (``register``). Raises ``KeyringError`` where the keyring cannot be opened or is not the installation's, and
-    ``LedgerUnavailable``.
-    """
-    current = current_key(registered_keys(ledger, KEYRING))  # before the file is looked for, which is made first
-    if create and current is not None and not settings.keyring and not (settings.home / "keyring.json").exists():
-        mismatch = f"there is none, and host {current.host} writes with key {current.key_id}"
-        raise KeyringError(explain(KEYRING, mismatch, _remedy(settings)))
-    keyring = open_keyring(settings.keyring, settings.home, create=create)
-    check_keys(ledger, keyring_of(settings, keyring), register=register)
-    return keyring
-
-
-def keyring_of(settings: Settings, keyring: Keyring) -> HostKeys:
-    """A keyring as it is compared with other hosts'."""
-    return HostKeys(KEYRING, keyring.fingerprints(), keyring.active, _remedy(settings))
-
-
-def _remedy(settings: Settings) -> str:
+def _keyring_remedy(settings: Settings) -> str:
     return (
         "Give all hosts the same keyring: name one connection in [ai] keyring_conn_id, or copy that host's keyring.json"
         f" to {settings.home / 'keyring.json'}. Only where that key is lost for good: airflow ai keys adopt keyring"
