@@ -13,12 +13,12 @@ import re
 import time
 from collections.abc import Callable
 
-from airflow_ai_provider.core.privacy.detectors.detector import DETECTORS
+from airflow_ai_provider.core.privacy.detectors.detector import KINDS
 from airflow_ai_provider.core.privacy.masking.masker import Masker, MaskingRules, RowMask
 from airflow_ai_provider.testing.mangling import MANGLINGS
 
 ROWS = int(os.environ.get("ROWS", "10000"))
-_RULES = MaskingRules(frozenset(DETECTORS), {"name": "PERSON", "alias": "PERSON", "account": "ACCOUNT"})
+_RULES = MaskingRules(frozenset(KINDS), {"name": "PERSON", "alias": "PERSON", "account": "ACCOUNT"})
 _MARKS = re.compile(r"«(\d+):(.*?)»", re.DOTALL)
 
 
