@@ -17,9 +17,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from airflow_ai_provider.core.policy import Deployment
-from airflow_ai_provider.core.ratelimit.limiter import Link, LocalDesk, RedisDesk
-from airflow_ai_provider.core.ratelimit.limits import CircuitChanged, Desk, Terms, terms_of
-from airflow_ai_provider.core.ratelimit.queue import TrafficGate
+from airflow_ai_provider.core.ratelimit.limiter import Link, LocalLimiter, RedisLimiter
+from airflow_ai_provider.core.ratelimit.limits import CircuitChanged, Limiter, Terms, terms_of
+from airflow_ai_provider.core.ratelimit.queue import ProcessGate
 
 
 class _Jumping(selectors.DefaultSelector):
@@ -93,13 +93,13 @@ class World(ABC):
 
     def __init__(self) -> None:
         self.changes: list[CircuitChanged] = []
-        self._gates: list[TrafficGate] = []
+        self._gates: list[ProcessGate] = []
 
-    def worker(self, team: str = "one", name: str = "small", called: str | None = None, **said: Any) -> TrafficGate:
+    def worker(self, team: str = "one", name: str = "small", called: str | None = None, **said: Any) -> ProcessGate:
         """The gate of one more worker before a deployment; ``called`` is its own name."""
         terms = terms_of(name, Deployment.model_validate({"model": "openai/gpt-4o-mini", **said}), team)
         desk = self._desk(name, terms)
-        gate = TrafficGate(name, terms, team, desk, worker=called, on_change=self.changes.append, clock=self.clock)
+        gate = ProcessGate(name, terms, team, desk, worker=called, on_change=self.changes.append, clock=self.clock)
         self._gates.append(gate)
         return gate
 
@@ -116,7 +116,7 @@ class World(ABC):
                 await gate.close()
 
     @abstractmethod
-    def _desk(self, name: str, terms: Terms) -> Desk: ...
+    def _desk(self, name: str, terms: Terms) -> Limiter: ...
 
     @abstractmethod
     def _loop(self) -> asyncio.AbstractEventLoop: ...
@@ -127,10 +127,10 @@ class InProcess(World):
         super().__init__()
         self.loop = JumpingLoop()
         self.clock = self.loop.time
-        self._desks: dict[str, LocalDesk] = {}
+        self._desks: dict[str, LocalLimiter] = {}
 
-    def _desk(self, name: str, terms: Terms) -> Desk:
-        return self._desks.setdefault(name, LocalDesk(terms, clock=self.clock))
+    def _desk(self, name: str, terms: Terms) -> Limiter:
+        return self._desks.setdefault(name, LocalLimiter(terms, clock=self.clock))
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         return self.loop
@@ -143,8 +143,8 @@ class OnRedis(World):
         self.url = url
         self.key = uuid.uuid4().hex
 
-    def _desk(self, name: str, terms: Terms) -> Desk:
-        return RedisDesk(Link(self.url), f"{name}:{self.key}", terms, clock=self.clock)
+    def _desk(self, name: str, terms: Terms) -> Limiter:
+        return RedisLimiter(Link(self.url), f"{name}:{self.key}", terms, clock=self.clock)
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()

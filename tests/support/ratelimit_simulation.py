@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from airflow_ai_provider.core.ratelimit.queue import TrafficGate
+from airflow_ai_provider.core.ratelimit.queue import ProcessGate
 from airflow_ai_provider.errors import VendorTransientError
 from airflow_ai_provider.testing.limits import Window
 from support.ratelimit import PROCESS, InProcess
@@ -97,7 +97,7 @@ def simulate(vendor: StrictVendor, so: Circumstances) -> Result:
     world, rng = InProcess(), random.Random(so.seed)
     gates = [world.worker(rpm=60 * PER_SECOND, concurrency=200) for _ in range(so.processes)]
 
-    async def row(process: int, gate: TrafficGate, begins: float) -> None:
+    async def row(process: int, gate: ProcessGate, begins: float) -> None:
         PROCESS.set(process)
         await asyncio.sleep(begins)
         while True:

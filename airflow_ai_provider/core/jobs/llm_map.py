@@ -32,7 +32,7 @@ from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.core.ledger.installation_checks import require_pinned
 from airflow_ai_provider.core.ledger.reviews import any_open
 from airflow_ai_provider.core.pipeline.answer import FINAL
-from airflow_ai_provider.core.pipeline.audit_log import HASH_KEY_PURPOSE, Recorder
+from airflow_ai_provider.core.pipeline.audit_log import HASH_KEY_PURPOSE, AuditLog
 from airflow_ai_provider.core.pipeline.batch import Pipeline
 from airflow_ai_provider.core.pipeline.deployments import OpenTiers, batches_at_once, open_deployments
 from airflow_ai_provider.core.pipeline.failure_limits import GivingUp
@@ -164,7 +164,7 @@ async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
     job, settings, plan = parts.job, parts.installation.settings, parts.plan
     keyring = parts.installation.keyring()
     with parts.installation.trail(parts.caller, job.team) as trail:
-        recorder = Recorder(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
+        recorder = AuditLog(trail, hash_key=keyring.derive(HASH_KEY_PURPOSE), hash_key_id=keyring.active, job=job)
         tiers = _open_tiers(parts, recorder)
         recorder.task_started(plan.loaded, shard=str(job.shard))
         _record_policy_change(trail, settings, plan.loaded.file.digest)
@@ -185,7 +185,7 @@ async def _open_gateway(parts: _Parts) -> AsyncIterator[_Opened]:
             recorder.task_finished(opened.summary if opened else None, error_type)
 
 
-def _open_tiers(parts: _Parts, recorder: Recorder) -> OpenTiers:
+def _open_tiers(parts: _Parts, recorder: AuditLog) -> OpenTiers:
     job, plan = parts.job, parts.plan
     return open_deployments(
         plan.policy,
@@ -203,7 +203,7 @@ def _open_tiers(parts: _Parts, recorder: Recorder) -> OpenTiers:
 
 
 def _pipeline(
-    parts: _Parts, keyring: Keyring, recorder: Recorder, tiers: OpenTiers, closing: AsyncExitStack
+    parts: _Parts, keyring: Keyring, recorder: AuditLog, tiers: OpenTiers, closing: AsyncExitStack
 ) -> Pipeline:
     """Open the pipeline and its parts, which ``closing`` closes: the journal first, which still has rows to write."""
     job, plan, task = parts.job, parts.plan, parts.task
@@ -275,7 +275,7 @@ def _record_policy_change(trail: Trail, settings: Settings, digest: str) -> None
         remember(notes, str(settings.policy_path), digest)
 
 
-def _settle_predecessor(parts: _Parts, recorder: Recorder) -> AnswerTally:
+def _settle_predecessor(parts: _Parts, recorder: AuditLog) -> AnswerTally:
     """Capture what a dead try of this task left open, before anything new is sent.
 
     As everywhere, the events are durable before the ledger's transaction is.
@@ -306,7 +306,7 @@ def _tell(log: logging.Logger, on_notice: Callable[[Notice], None] | None, notic
             log.error("telling of a budget's threshold failed: %s", type(error).__name__)
 
 
-def _note_circuit(log: logging.Logger, recorder: Recorder, changed: CircuitChanged) -> None:
+def _note_circuit(log: logging.Logger, recorder: AuditLog, changed: CircuitChanged) -> None:
     """Each process says in its log that a deployment rests, or is back; whose calls found out says it in the trail."""
     match changed.state:
         case "open":
@@ -317,7 +317,7 @@ def _note_circuit(log: logging.Logger, recorder: Recorder, changed: CircuitChang
         recorder.circuit_changed(changed.deployment, opened=changed.state == "open", reason=changed.reason)
 
 
-def _note_given_up(log: logging.Logger, recorder: Recorder, deployment: str, message: str, others: bool) -> None:
+def _note_given_up(log: logging.Logger, recorder: AuditLog, deployment: str, message: str, others: bool) -> None:
     """In the log where rows go on to other deployments: otherwise the task ends with the message."""
     if others:
         log.warning("%s; its rows go to other deployments", message)

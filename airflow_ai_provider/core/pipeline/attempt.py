@@ -18,7 +18,7 @@ from airflow_ai_provider.core.errors import DeploymentResting, JobStopped, Vendo
 from airflow_ai_provider.core.job import Message
 from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Settled
 from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
-from airflow_ai_provider.core.pipeline.audit_log import Recorder
+from airflow_ai_provider.core.pipeline.audit_log import AuditLog
 from airflow_ai_provider.core.pipeline.deployments import OpenDeployment, OpenTiers
 from airflow_ai_provider.core.pipeline.failure_limits import GivingUp
 from airflow_ai_provider.core.pipeline.in_flight import InFlight, in_time
@@ -56,7 +56,7 @@ class Attempts:
         settlement: Settlement,
         store: ResponseStore,
         journal: Journal,
-        audit_log: Recorder,
+        audit_log: AuditLog,
         in_flight: InFlight,
         giving_up: GivingUp,
     ) -> None:

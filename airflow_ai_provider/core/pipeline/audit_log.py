@@ -53,7 +53,7 @@ def call_fields(settled: Settled) -> dict[str, Any]:
     }
 
 
-class Recorder:
+class AuditLog:
     """Writes the events of one job to this process' trail, whose context says who asks. For one event loop."""
 
     def __init__(self, trail: Trail, *, hash_key: bytes, hash_key_id: str, job: MapJob) -> None:

@@ -19,7 +19,7 @@ from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
 from airflow_ai_provider.core.ledger.budgets.thresholds import Notice
 from airflow_ai_provider.core.pipeline.answer import Answer, answer_of, refused_answer
 from airflow_ai_provider.core.pipeline.attempt import Attempts, Row
-from airflow_ai_provider.core.pipeline.audit_log import Recorder
+from airflow_ai_provider.core.pipeline.audit_log import AuditLog
 from airflow_ai_provider.core.pipeline.budget_hold import BudgetHold
 from airflow_ai_provider.core.pipeline.deployments import OpenTiers
 from airflow_ai_provider.core.pipeline.driver import Driver
@@ -49,7 +49,7 @@ class Pipeline:
         checks: AnswerChecks,
         store: ResponseStore,
         journal: Journal,
-        audit_log: Recorder,
+        audit_log: AuditLog,
         reviews: Reviews,
         giving_up: GivingUp,
         on_notice: Callable[[Notice], None] = lambda _: None,

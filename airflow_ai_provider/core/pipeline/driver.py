@@ -13,7 +13,7 @@ from airflow_ai_provider.core.ledger.attempts.attempts import Settled
 from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
 from airflow_ai_provider.core.pipeline import transitions
 from airflow_ai_provider.core.pipeline.attempt import Attempts, Row
-from airflow_ai_provider.core.pipeline.audit_log import Recorder
+from airflow_ai_provider.core.pipeline.audit_log import AuditLog
 from airflow_ai_provider.core.pipeline.deployments import OpenDeployment
 from airflow_ai_provider.core.pipeline.failure_limits import GivingUp
 from airflow_ai_provider.core.pipeline.in_flight import in_time
@@ -36,7 +36,7 @@ class Driver:
         rules: Rules,
         *,
         journal: Journal,
-        audit_log: Recorder,
+        audit_log: AuditLog,
         giving_up: GivingUp,
     ) -> None:
         self._lookup = lookup

@@ -19,7 +19,7 @@ from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
 from airflow_ai_provider.core.ledger.budgets.holds import TaskRef
 from airflow_ai_provider.core.ledger.reviews import ReviewItem, answer_reviews, news_of, open_of, open_reviews
 from airflow_ai_provider.core.pipeline.answer import Answer
-from airflow_ai_provider.core.pipeline.audit_log import Recorder
+from airflow_ai_provider.core.pipeline.audit_log import AuditLog
 from airflow_ai_provider.core.rows.filesystem import shown
 
 _LONGEST_REASON: Final = 2000
@@ -67,7 +67,7 @@ class Reviews:
     def __init__(
         self,
         journal: Journal,
-        recorder: Recorder,
+        recorder: AuditLog,
         place: ReviewPlace,
         *,
         any_open: bool,

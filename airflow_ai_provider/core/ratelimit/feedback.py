@@ -133,7 +133,7 @@ class RetryBudget:
         return True
 
 
-class News:
+class Feedback:
     """Counts, as the fields of ``Ask`` of the same names have them; ``seconds`` is a sum here."""
 
     __slots__ = ("alive_at", "back", "cool", "failed", "late", "limited", "ok", "probe", "seconds", "streak")

@@ -31,20 +31,20 @@ from airflow_ai_provider.core.ratelimit.limits import (
     OTHERS,
     Ask,
     CircuitChanged,
-    Desk,
     Gate,
     Grant,
+    Limiter,
     Permits,
     Terms,
     key_of,
     terms_of,
 )
-from airflow_ai_provider.core.ratelimit.queue import TrafficGate
+from airflow_ai_provider.core.ratelimit.queue import ProcessGate
 from airflow_ai_provider.core.ratelimit.rules import SETTLE, State, debts, new_state, serve
 from airflow_ai_provider.core.redis_errors import RETRY_SECONDS, refusal_of
 
 
-class LocalDesk:
+class LocalLimiter:
     """Keeps one deployment's limits in memory."""
 
     def __init__(
@@ -161,7 +161,7 @@ class Link:
             await self._redis.aclose()
 
 
-class RedisDesk:
+class RedisLimiter:
     """One deployment's limits on Redis."""
 
     def __init__(self, link: Link, key: str, terms: Terms, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -173,7 +173,7 @@ class RedisDesk:
         self._clock = clock
         self._offset = RemoteClock()
         self._last: Grant | None = None
-        self._alone: LocalDesk | None = None
+        self._alone: LocalLimiter | None = None
         self._settled_at = 0.0
         """Until then what is given back may be of the desk before."""
 
@@ -214,7 +214,7 @@ class RedisDesk:
             self._alone, ask = self._left_alone(), replace(ask, back=debts(ask.back))
         return await self._alone.ask(replace(ask, team=OTHERS, epoch=""))
 
-    def _left_alone(self) -> LocalDesk:
+    def _left_alone(self) -> LocalLimiter:
         """A desk for this process' part, which heeds what Redis last said and lets the permits of before be used up."""
         last, now = self._last, self._clock()
         terms = self._terms.part(CAREFUL * last.fraction if last else 1 / UNSEEN_WORKERS)
@@ -224,7 +224,7 @@ class RedisDesk:
             state.cool_until = last.cool_until
             if last.circuit != "closed":
                 state.circuit.state, state.circuit.probe_at = "open", max(now, last.probe_at)
-        return LocalDesk(terms, clock=self._clock, state=state)
+        return LocalLimiter(terms, clock=self._clock, state=state)
 
 
 class RemoteClock:
@@ -276,16 +276,16 @@ def open_gates(
     terms = {name: terms_of(name, deployment, team) for name, deployment in deployments.items()}
     link = Link(cache_url) if cache_url else None
 
-    def desk(name: str) -> tuple[Terms, Desk]:
+    def desk(name: str) -> tuple[Terms, Limiter]:
         if link is not None:
-            return terms[name], RedisDesk(link, key_of(name, deployments[name]), terms[name], clock=clock)
+            return terms[name], RedisLimiter(link, key_of(name, deployments[name]), terms[name], clock=clock)
         own = terms[name].part(terms[name].shares[terms[name].team(team)])
-        return own, LocalDesk(own, clock=clock)
+        return own, LocalLimiter(own, clock=clock)
 
     gates: dict[str, Gate] = {}
     for name in deployments:
         own, its_desk = desk(name)
-        gates[name] = TrafficGate(
+        gates[name] = ProcessGate(
             name, own, team, its_desk, worker=worker, first_calls=_FIRST_CALLS, on_change=on_change, clock=clock
         )
     return gates

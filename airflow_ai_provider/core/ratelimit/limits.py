@@ -183,7 +183,7 @@ class Grant:
     """The part of all limits that is this worker's own, should it be left alone."""
 
 
-class Desk(Protocol):
+class Limiter(Protocol):
     """Keeps the limits of one deployment for all who share it."""
 
     async def ask(self, ask: Ask) -> Grant:

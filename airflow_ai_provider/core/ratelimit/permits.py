@@ -114,7 +114,7 @@ def reserve(
 _DUST = 1e-6
 
 
-class Purse:
+class HeldPermits:
     """What is left of the permits of one limit."""
 
     __slots__ = ("_parts", "batch", "left")
@@ -187,7 +187,7 @@ _COSTS: dict[Limit, Callable[[int, int, int], int]] = {
 }
 
 
-class Supply:
+class PermitSupply:
     """One limit, as one process sees it."""
 
     __slots__ = ("_pace", "_used", "cost", "limit", "purse", "queued")
@@ -196,7 +196,7 @@ class Supply:
         self.limit = limit
         self.cost = _COSTS[limit]
         """Units of requests, input tokens and output tokens."""
-        self.purse = Purse()
+        self.purse = HeldPermits()
         self.queued = 0
         """Units that those in line need."""
         self._used = 0

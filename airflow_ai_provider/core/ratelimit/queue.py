@@ -1,9 +1,9 @@
 """The gate of one process: calls wait here until they may leave, and are told when it makes no sense to wait.
 
-``TrafficGate`` is what a process does with permits and slots that it has in hand; where they come from is the desk's
-business (``LocalDesk``, ``RedisDesk``). Calls wait in one line, first come first served; a call costs no task and no
-round trip. One coroutine, the messenger, fetches for all of them, a tenth of a second's worth at a time, and tells the
-desk how the last calls went. For one event loop.
+``ProcessGate`` is what a process does with the permits and slots that it holds; where they come from is the limiter's
+business (``LocalLimiter``, ``RedisLimiter``). Calls wait in one line, first come first served; a call costs no task and
+no round trip. One coroutine, the messenger, fetches for all of them, a tenth of a second's worth at a time, and tells
+the limiter how the last calls went. For one event loop.
 
 A call waits twice. ``enter`` lets it in a little before its place, for as long as its preparation took lately;
 ``GatePass.depart`` lets it go at its place, so that how long the preparation takes changes nothing of when it leaves.
@@ -24,7 +24,7 @@ from airflow_ai_provider.core.providers.base import LONGEST_WAIT, RateLimits
 from airflow_ai_provider.core.ratelimit.feedback import (
     CATCH_UP,
     COOL,
-    News,
+    Feedback,
     RetryBudget,
     cool_down,
     said_by,
@@ -34,14 +34,14 @@ from airflow_ai_provider.core.ratelimit.limits import (
     Ask,
     CircuitChanged,
     CircuitState,
-    Desk,
     Grant,
     Limit,
+    Limiter,
     ProbeWord,
     Terms,
     Wanted,
 )
-from airflow_ai_provider.core.ratelimit.permits import BURST, Departure, Departures, Supply
+from airflow_ai_provider.core.ratelimit.permits import BURST, Departure, Departures, PermitSupply
 
 _BEAT = 0.25
 """Seconds between two visits of a busy gate to its desk, where nothing else makes it go."""
@@ -73,7 +73,7 @@ class GatePass:
 
     def __init__(
         self,
-        gate: TrafficGate,
+        gate: ProcessGate,
         input_tokens: int,
         output_tokens: int,
         *,
@@ -164,7 +164,7 @@ class _Waiting:
         self.departure: Departure | None = None
 
 
-class TrafficGate:
+class ProcessGate:
     """See ``gate.Gate``."""
 
     def __init__(
@@ -172,7 +172,7 @@ class TrafficGate:
         name: str,
         terms: Terms,
         team: str,
-        desk: Desk,
+        desk: Limiter,
         *,
         worker: str | None = None,
         first_calls: int | None = None,
@@ -191,7 +191,7 @@ class TrafficGate:
 
         self._line: deque[_Waiting] = deque()
         self._pausing: set[asyncio.Future[None]] = set()
-        self._supplies = [Supply(limit) for limit in terms.rates]
+        self._supplies = [PermitSupply(limit) for limit in terms.rates]
         self._lead = 0.0
         """Seconds that the preparation of a call takes, lately and at the longer end."""
         self._catch_up = CATCH_UP
@@ -209,7 +209,7 @@ class TrafficGate:
         self._interest = False
         """Somebody would have sent something, had the deployment not rested."""
 
-        self._news = News()
+        self._news = Feedback()
         self._visited = clock()
         self._not_before = 0.0
         """Asking again for what was just refused makes no sense before."""
@@ -512,7 +512,7 @@ class TrafficGate:
 
     def _ask(self, *, leaving: bool = False) -> Ask:
         now = self._clock()
-        news, self._news = self._news, News(self._news.alive_at)
+        news, self._news = self._news, Feedback(self._news.alive_at)
         self._measure(now)
         self._return_permits(now, news, all_of_them=leaving)
         return Ask(
@@ -545,7 +545,7 @@ class TrafficGate:
             for supply in self._supplies:
                 supply.measure(passed, min(1.0, passed / _BEAT))
 
-    def _return_permits(self, now: float, news: News, *, all_of_them: bool) -> None:
+    def _return_permits(self, now: float, news: Feedback, *, all_of_them: bool) -> None:
         """Without anybody in line, what will not be used soon goes back."""
         for supply in self._supplies:
             if all_of_them or (supply.idle and not self._line):

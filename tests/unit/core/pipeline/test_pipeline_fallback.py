@@ -10,7 +10,7 @@ import pytest
 from support.pipeline import House, deployment, policy
 
 from airflow_ai_provider.core.pipeline import retry, transitions
-from airflow_ai_provider.core.pipeline.audit_log import Recorder
+from airflow_ai_provider.core.pipeline.audit_log import AuditLog
 from airflow_ai_provider.errors import AuditError
 from airflow_ai_provider.testing.behaviour import Faults, Latency
 from airflow_ai_provider.testing.vendor import VendorDouble
@@ -61,7 +61,7 @@ def test_a_circuit_that_cannot_be_audited_stops_no_row(pair: Pair, monkeypatch: 
     def refuse(*_: object, **__: object) -> None:
         raise AuditError("the disk is full")
 
-    monkeypatch.setattr(Recorder, "circuit_changed", refuse)
+    monkeypatch.setattr(AuditLog, "circuit_changed", refuse)
     pair.first.configure(faults=Faults(rate_503=1.0))
     outcome = pair.house.run([f"question {number}" for number in range(40)])
     assert outcome.summary.ok == 40

@@ -23,7 +23,7 @@ from airflow_ai_provider.core.ledger.budgets.holds import TaskRef
 from airflow_ai_provider.core.ledger.database import Ledger
 from airflow_ai_provider.core.ledger.reviews import any_open, decide, list_reviews
 from airflow_ai_provider.core.pipeline.answer import Answer
-from airflow_ai_provider.core.pipeline.audit_log import Recorder
+from airflow_ai_provider.core.pipeline.audit_log import AuditLog
 from airflow_ai_provider.core.pipeline.review_queue import ReviewPlace, Reviews, review_item
 from airflow_ai_provider.core.policy import Escalate
 
@@ -75,7 +75,7 @@ def test_only_an_answer_made_now_is_one_that_nobody_can_have_decided_on(answer: 
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Limiter:
     """A ledger and a trail, and the tries of one task over them."""
 
     ledger: Ledger
@@ -85,7 +85,7 @@ class Desk:
         """One try. ``suspected`` says so of every deployment; without ``finish`` it dies after its last batch."""
         job = MapJob("in", "out", "{{ text }}", "id", "support", "support")
         trail = Trail(self.spool, LedgerAuditStore(self.ledger))
-        recorder = Recorder(trail, hash_key=bytes(32), hash_key_id="k1", job=job)
+        recorder = AuditLog(trail, hash_key=bytes(32), hash_key_id="k1", job=job)
         with self.ledger.read() as conn:
             waiting = any_open(conn, TASK)
         journal = Journal(self.ledger, "me")
@@ -121,10 +121,10 @@ class Desk:
 def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
     with open_ledger(url, tmp_path) as ledger:
-        yield Desk(ledger, Spool(tmp_path / "spool"))
+        yield Limiter(ledger, Spool(tmp_path / "spool"))
 
 
-async def test_a_batch_opens_its_items_and_says_so_once(desk: Desk) -> None:
+async def test_a_batch_opens_its_items_and_says_so_once(desk: Limiter) -> None:
     for _ in range(2):
         await desk.run([OK, REJECTED, REFUSED])
     assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
@@ -132,7 +132,7 @@ async def test_a_batch_opens_its_items_and_says_so_once(desk: Desk) -> None:
 
 
 async def test_a_rejected_answer_is_in_review_before_its_part_is_written_whatever_its_deployment_does(
-    desk: Desk,
+    desk: Limiter,
 ) -> None:
     """No later try asks for it again, whereas a row with an error is asked again."""
     await desk.run([replace(REJECTED, reused=True), REFUSED], suspected=True, finish=False)
@@ -141,14 +141,14 @@ async def test_a_rejected_answer_is_in_review_before_its_part_is_written_whateve
     assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
 
 
-async def test_a_later_try_that_answers_closes_the_item(desk: Desk) -> None:
+async def test_a_later_try_that_answers_closes_the_item(desk: Limiter) -> None:
     await desk.run([REJECTED, REFUSED])
     await desk.run([replace(OK, request_id="q2"), replace(OK, request_id="q3")])
     assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "answered")]
     assert desk.events()[2:] == [("review.answered", "q2", None)]
 
 
-async def test_a_decided_answer_that_comes_back_from_the_store_stays_decided(desk: Desk) -> None:
+async def test_a_decided_answer_that_comes_back_from_the_store_stays_decided(desk: Limiter) -> None:
     await desk.run([REJECTED, REFUSED])
     desk.decide("q1")
     desk.decide("q2")
@@ -158,7 +158,7 @@ async def test_a_decided_answer_that_comes_back_from_the_store_stays_decided(des
     assert [status for name, _, status in desk.items() if name == "q1"] == ["decided", "open"]
 
 
-async def test_batches_that_need_nobody_cost_no_transaction(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batches_that_need_nobody_cost_no_transaction(desk: Limiter, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[object] = []
     real = Journal.run
 
@@ -174,7 +174,7 @@ async def test_batches_that_need_nobody_cost_no_transaction(desk: Desk, monkeypa
     assert len(ran) == 2, "what is new, and then its items, whatever their number"
 
 
-async def test_events_hold_names_and_never_a_reason_or_a_row(desk: Desk) -> None:
+async def test_events_hold_names_and_never_a_reason_or_a_row(desk: Limiter) -> None:
     await desk.run([REJECTED, REFUSED])
     data = b"".join(desk.spool.path(name, "sealed").read_bytes() for name in desk.spool.names("sealed")).decode()
     assert "review.requested" in data
@@ -189,7 +189,7 @@ def test_a_circuit_and_a_fallback_are_in_the_trail(tmp_path: Path) -> None:
         spool = Spool(tmp_path / "spool")
         with Trail(spool, LedgerAuditStore(ledger)) as trail:
             job = MapJob("in", "out", "{{ text }}", "id", "support", "support")
-            recorder = Recorder(trail, hash_key=bytes(32), hash_key_id="k1", job=job)
+            recorder = AuditLog(trail, hash_key=bytes(32), hash_key_id="k1", job=job)
             recorder.circuit_changed("small", opened=True, reason="server_error")
             recorder.call(Settled("a", datetime.now(UTC), request, "error", None), prompt=None, answer=None)
             recorder.circuit_changed("small", opened=False, reason="probe answered")

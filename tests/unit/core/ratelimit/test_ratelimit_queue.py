@@ -15,7 +15,7 @@ from airflow_ai_provider.core.providers import base
 from airflow_ai_provider.core.providers.base import RateLimits
 from airflow_ai_provider.core.ratelimit.limits import AIM
 from airflow_ai_provider.core.ratelimit.queue import GatePass as Pass
-from airflow_ai_provider.core.ratelimit.queue import TrafficGate
+from airflow_ai_provider.core.ratelimit.queue import ProcessGate
 from airflow_ai_provider.errors import DeploymentResting, VendorError, VendorPermanentError, VendorTransientError
 
 LATE = 0.03
@@ -36,24 +36,24 @@ def limited(retry_after: float | None) -> VendorError:
     return VendorTransientError("x", kind="rate_limited", http_status=429, retry_after=retry_after)
 
 
-async def enter(gate: TrafficGate, tokens: tuple[int, int] = (1, 1)) -> Pass:
+async def enter(gate: ProcessGate, tokens: tuple[int, int] = (1, 1)) -> Pass:
     return await gate.enter(input_tokens=tokens[0], output_tokens=tokens[1])
 
 
-async def call(gate: TrafficGate, *, tokens: tuple[int, int] = (1, 1), usage: Usage | None = None) -> None:
+async def call(gate: ProcessGate, *, tokens: tuple[int, int] = (1, 1), usage: Usage | None = None) -> None:
     passed = await enter(gate, tokens)
     passed.answered(usage=usage, limits=None, seconds=0.1)
     passed.leave()
 
 
-async def fail(gate: TrafficGate, error: VendorError, *, times: int = 1) -> None:
+async def fail(gate: ProcessGate, error: VendorError, *, times: int = 1) -> None:
     for _ in range(times):
         passed = await enter(gate)
         passed.failed(error, 0.0)
         passed.leave()
 
 
-async def break_it(world: World, gate: TrafficGate) -> None:
+async def break_it(world: World, gate: ProcessGate) -> None:
     """Let the deployment fail until it rests."""
     await fail(gate, down(), times=5)
     await until(world, lambda: gate.resting)
@@ -389,7 +389,7 @@ def test_after_ten_minutes_one_call_finds_out_before_all_go() -> None:
         await fail(gates[0], limited(26_784.0))
         left: list[float] = []
 
-        async def work(gate: TrafficGate) -> None:
+        async def work(gate: ProcessGate) -> None:
             passed = await enter(gate)
             left.append(world.clock() - begun)
             await asyncio.sleep(1.0)
@@ -451,7 +451,7 @@ def test_who_comes_later_gets_a_fair_part_of_the_slots(world: World) -> None:
         early, late = world.worker(concurrency=8, **FREE), world.worker(concurrency=8, **FREE)
         done = Counter[str]()
 
-        async def work(name: str, gate: TrafficGate) -> None:
+        async def work(name: str, gate: ProcessGate) -> None:
             while True:
                 passed = await enter(gate)
                 await asyncio.sleep(0.02)
@@ -525,7 +525,7 @@ def test_one_probe_at_a_time_finds_out_that_it_is_back(world: World) -> None:
         await asyncio.sleep(0.3)  # the idle ones ask before they send again
         probes: list[Pass] = []
 
-        async def try_to_send(gate: TrafficGate) -> None:
+        async def try_to_send(gate: ProcessGate) -> None:
             while not any(change.state == "closed" for change in world.changes):
                 try:
                     probes.append(await enter(gate))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from airflow_ai_provider.core.ratelimit.feedback import CEILING, FLOOR, SHARE, RetryBudget
 from airflow_ai_provider.core.ratelimit.limits import Permits, Wanted
-from airflow_ai_provider.core.ratelimit.permits import BURST, HORIZON, Line, Purse, Schedule, give_back, reserve
+from airflow_ai_provider.core.ratelimit.permits import BURST, HORIZON, HeldPermits, Line, Schedule, give_back, reserve
 
 ALONE = {"": 1.0}
 
@@ -128,7 +128,7 @@ def test_only_a_seconds_worth_is_kept_of_what_is_given_back() -> None:
 
 
 def test_permits_in_hand_are_used_in_order_and_across_portions() -> None:
-    purse = Purse()
+    purse = HeldPermits()
     purse.add(Permits(10.0, 1.0, 2))
     purse.add(Permits(20.0, 0.5, 4))
     assert purse.moment(1) == 11
@@ -144,7 +144,7 @@ def test_permits_in_hand_are_used_in_order_and_across_portions() -> None:
 
 
 def test_a_cool_down_takes_what_would_have_been_used_in_it() -> None:
-    purse = Purse()
+    purse = HeldPermits()
     purse.add(Permits(10.0, 0.1, 10))
     purse.drop_before(10.45)
     assert purse.left == 6
@@ -152,7 +152,7 @@ def test_a_cool_down_takes_what_would_have_been_used_in_it() -> None:
 
 
 def test_only_what_is_still_to_come_goes_back() -> None:
-    purse = Purse()
+    purse = HeldPermits()
     purse.add(Permits(10.0, 0.1, 10))
     assert purse.empty_after(10.45) == 6
     assert purse.left == 0
@@ -160,7 +160,7 @@ def test_only_what_is_still_to_come_goes_back() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1), st.integers(1, 20)), max_size=20), st.floats(0, 40))
 def test_nothing_is_counted_twice_or_lost_in_the_purse(parts: list[tuple[int, float, int]], moment: float) -> None:
-    purse, start = Purse(), 0.0
+    purse, start = HeldPermits(), 0.0
     for units, interval, size in parts:
         purse.add(Permits(start, interval, units))
         start += units * interval

@@ -16,7 +16,7 @@ from support.server import free_port
 from airflow_ai_provider.core.policy import Deployment
 from airflow_ai_provider.core.ratelimit import open_gates
 from airflow_ai_provider.core.ratelimit.limiter import UNSEEN_WORKERS, RemoteClock
-from airflow_ai_provider.core.ratelimit.queue import TrafficGate
+from airflow_ai_provider.core.ratelimit.queue import ProcessGate
 from airflow_ai_provider.errors import DeploymentResting, PolicyError, StoreUnavailable, VendorTransientError
 
 PER_SECOND = 100
@@ -37,7 +37,7 @@ def world(server: RedisServer) -> OnRedis:
     return OnRedis(server.url)
 
 
-async def drive(world: OnRedis, gate: TrafficGate, left: list[float], *, stay: float = 0.0) -> None:
+async def drive(world: OnRedis, gate: ProcessGate, left: list[float], *, stay: float = 0.0) -> None:
     """Calls, one after the other, without end."""
     while True:
         passed = await gate.enter(input_tokens=1, output_tokens=1)
