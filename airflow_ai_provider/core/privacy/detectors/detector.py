@@ -175,7 +175,7 @@ class Detector:
 
     ``by_word`` is the second tier: see the module. ``patterns`` maps a type to a user's pattern, searched in the text
     with full-width forms folded and invisible characters left out. ``allow`` lists what is not personal here
-    (``allowed.py``). Raises ``PrivacyError`` for a name that is neither kind nor group, or a pattern RE2 cannot use.
+    (see ``Allowed``). Raises ``PrivacyError`` for a name that is neither kind nor group, or a pattern RE2 cannot use.
     """
 
     def __init__(
