@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from airflow_ai_provider.core.cache.backend import OWNER_SECONDS, Entry, Heading, Seen
 from airflow_ai_provider.core.errors import StoreUnavailable
+from airflow_ai_provider.core.sqlite import BUSY_SECONDS, use_write_ahead_log
 
 _VERSION = 3
 """Of the tables. It is a cache: a file of another version is emptied."""
@@ -148,8 +149,9 @@ class _Connection:
     """One connection and the thread that it works in, one piece of work after the other."""
 
     def __init__(self, path: Path) -> None:
-        self.db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON"):
+        self.db = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+        use_write_ahead_log(self.db)
+        for pragma in ("synchronous=NORMAL", "secure_delete=ON"):
             self.db.execute(f"PRAGMA {pragma}")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="responses")
 

@@ -34,10 +34,10 @@ from airflow_ai_provider.core.ledger.maintenance.partitions import (
     missing_months,
     months_from,
 )
+from airflow_ai_provider.core.sqlite import BUSY_SECONDS, use_write_ahead_log
 
 HEAD = "0005"
 """The migration this code is written for."""
-_BUSY_SECONDS = 30
 _READ = "ledger_read"
 _MIGRATION_LOCK = 0x6169_6C65_6467  # any constant shared by all processes; spells "ailedg"
 PATIENCE_SECONDS = 120.0
@@ -326,14 +326,14 @@ def _sqlite_engine(url: str, database: str | None) -> Engine:
         url,
         poolclass=QueuePool,
         hide_parameters=True,
-        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False},
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}")
-        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")

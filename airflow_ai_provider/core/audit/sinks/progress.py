@@ -23,6 +23,7 @@ from typing import Final
 
 from airflow_ai_provider.core.audit.trail.events import format_time
 from airflow_ai_provider.core.errors import AuditError
+from airflow_ai_provider.core.sqlite import BUSY_SECONDS, use_write_ahead_log
 
 TRIES: Final = 8
 _FIRST_S: Final = 0.05
@@ -83,8 +84,8 @@ class Cursor:
         self._path = path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            use_write_ahead_log(self._db)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:

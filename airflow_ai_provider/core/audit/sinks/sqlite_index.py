@@ -18,6 +18,7 @@ import orjson
 
 from airflow_ai_provider.core.audit.sinks.search import FIELDS, Event, Query, Rejected, SearchIndex
 from airflow_ai_provider.core.errors import AuditError, StoreUnavailable
+from airflow_ai_provider.core.sqlite import BUSY_SECONDS, use_write_ahead_log
 
 _COLUMNS: Final = {field: column for column, field in FIELDS.items()}
 _SCHEMA: Final = """
@@ -47,8 +48,8 @@ class SqliteIndex(SearchIndex):
         with self._translated():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            use_write_ahead_log(self._db)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
             self._identify()
