@@ -10,11 +10,18 @@ import asyncio
 import logging
 import math
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airflow_ai_provider.core.cache import ResponseStore, Stored
-from airflow_ai_provider.core.errors import DeploymentResting, JobStopped, VendorError, VendorTransientError
+from airflow_ai_provider.core.errors import (
+    DeploymentResting,
+    JobStopped,
+    VendorError,
+    VendorPermanentError,
+    VendorTransientError,
+)
 from airflow_ai_provider.core.job import Message
 from airflow_ai_provider.core.ledger.attempts.attempts import OpenAttempt, Settled
 from airflow_ai_provider.core.ledger.attempts.group_commit import Journal
@@ -26,7 +33,7 @@ from airflow_ai_provider.core.pipeline.job_context import JobContext
 from airflow_ai_provider.core.pipeline.row import RowState
 from airflow_ai_provider.core.pipeline.settlement import Settlement
 from airflow_ai_provider.core.prompts.text import tokens_of
-from airflow_ai_provider.core.providers.base import Claims, ModelRequest
+from airflow_ai_provider.core.providers.base import Claims, ModelReply, ModelRequest
 from airflow_ai_provider.core.ratelimit import Pass
 from airflow_ai_provider.core.routing.router import attachment_tokens
 
@@ -154,7 +161,7 @@ class Attempts:
         assert attempt is not None
         request = self._model_request(row, attempt)
         try:
-            reply = await deployment.provider.complete(request)
+            reply = await _complete(deployment, request)
         except VendorError as error:
             permit.failed(error, time.monotonic() - started)
             self._giving_up.failed(deployment.name, error)
@@ -229,6 +236,23 @@ class Attempts:
                 said,
             )
             self._audit_log.answer_differs(name, reason=note, model=deployment.model, response_model=claims.model)
+
+
+async def _complete(deployment: OpenDeployment, request: ModelRequest) -> ModelReply:
+    """Ask the vendor. Raises ``VendorError``, also for an error that the adapter does not know.
+
+    The vendor may have answered then, so the attempt counts as charged, and the row is not asked for again. The error's
+    own text may quote the row: the log gets its type and place.
+    """
+    try:
+        return await deployment.provider.complete(request)
+    except VendorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - it costs its row, not the batch
+        kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+        log.error("%s: unexpected %s at %s:%s; please report it", deployment.name, kind, place.filename, place.lineno)
+        message = f"{deployment.name}: {kind}, which the adapter does not know; its place is in the task's log"
+        raise VendorPermanentError(message, kind="unexpected", billed=True) from None
 
 
 def _milliseconds(started: float) -> int:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from airflow_ai_provider.core.pipeline.deployments import OpenDeployment, OpenTiers
 
 IDENTICAL = 10
-"""Identical refusals in a row after which a deployment is given up."""
+"""Refusals without a good answer in between after which a deployment is given up: of the deployment, or identical."""
 _FIRST = {
     **dict.fromkeys(("redirected", "wrong_address", "certificate", "unknown_host"), 3),
-    **dict.fromkeys(("malformed", "unexplained"), 5),
+    **dict.fromkeys(("malformed", "unexplained", "unexpected"), 5),
 }
 """Fewer suffice of what a wrong address looks like, before the first good answer: each may cost a whole hold."""
 _OF_DEPLOYMENT = frozenset(
@@ -47,6 +47,8 @@ _OF_DEPLOYMENT = frozenset(
     }
 )
 """Kinds of permanent errors that no row is the cause of."""
+_REFUSED = "refused"
+"""Under which they are counted together."""
 _OF_ROW = frozenset({"context_window", "content_policy", "too_large", "oversized", "http_451"})
 """Kinds of permanent errors that say something of their row alone."""
 _REMEDIES = {
@@ -87,8 +89,8 @@ class DeploymentRecord:
     answered: bool = False
     """Whether it ever gave a good answer."""
     failures: Counter[str] = field(default_factory=Counter)
-    """Those since the last good answer: by kind where no row is the cause, since some vendors' codes differ each time;
-    otherwise by message, which holds status and code."""
+    """Failed calls since the last good answer: together if no row is the cause, since vendors' codes may differ each
+    time; otherwise by message, which holds status and code."""
 
     def answer(self) -> None:
         self.answered = True
@@ -96,11 +98,11 @@ class DeploymentRecord:
             self.failures.clear()
 
     def fail(self, error: VendorError) -> int | None:
-        """Count a failed call. Returns how many were identical where that is enough to give the deployment up."""
+        """Count a failed call. Returns how many count as the same where that is enough to give the deployment up."""
         allowed = self._allowed(error)
         if allowed is None:
             return None
-        alike = error.kind if concerns_deployment(error) else str(error)
+        alike = _REFUSED if concerns_deployment(error) else str(error)
         self.failures[alike] += 1
         count = self.failures[alike]
         return count if count >= allowed else None
@@ -125,21 +127,20 @@ class RowRecord:
     """How the first rows of a job ended, until one is good."""
 
     limit: int | None
-    """Rows that may end alike; ``None`` is any number."""
+    """Rows that may end badly; ``None`` is any number."""
     good: bool = False
     failures: Counter[str] = field(default_factory=Counter)
     """Rows by kind of failure."""
 
     def row(self, answer: Answer) -> str | None:
-        """Count a row's end. Returns the kind of failure that the limit is reached of."""
+        """Count a row's end. Returns why the job is given up once the limit is reached."""
         if self.good or self.limit is None:
             return None
         if answer.status == "ok":
             self.good = True
         elif answer.error and (answer.status == "rejected" or answer.permanent):
-            kind = answer.error.partition(":")[0]
-            self.failures[kind] += 1
-            return kind if self.failures[kind] >= self.limit else None
+            self.failures[answer.error.partition(":")[0]] += 1
+            return rows_message(self.failures) if self.failures.total() >= self.limit else None
         return None
 
 
@@ -150,15 +151,17 @@ def deployment_message(error: VendorError, count: int, *, name: str, connection:
     remedy = _REMEDIES.get(error.kind, other).format(connection=place)
     said = str(error).removeprefix(f"{name}: ")
     where = ", ".join(part for part in (f"connection {connection}" if connection else "", host) if part)
-    return f"deployment {name} ({where}) failed {count} times alike, {error.kind}: {said}; {remedy}"
+    return f"deployment {name} ({where}) failed {count} times, the last as {error.kind}: {said}; {remedy}"
 
 
-def rows_message(kind: str, count: int) -> str:
-    """Why a job is given up whose rows all end alike."""
-    remedy = _ANSWER_REMEDIES.get(kind, _OTHER_ANSWERS)
+def rows_message(failures: Counter[str]) -> str:
+    """Say why a job is given up whose first rows all ended badly: ``failures`` are their kinds."""
+    ((most, _), *_) = kinds = failures.most_common()
+    counted = ", ".join(f"{kind} {count}" for kind, count in kinds)
+    remedy = _ANSWER_REMEDIES.get(most, _OTHER_ANSWERS)
     return (
-        f"the first {count} rows ended alike, {kind}, and none was good: {remedy}; where a table begins with so many "
-        "bad rows, raise give_up_after"
+        f"none of the first {failures.total()} rows was good ({counted}): {remedy}; "
+        "where a table begins with so many bad rows, raise give_up_after"
     )
 
 
@@ -206,10 +209,10 @@ class GivingUp:
         asyncio.get_running_loop().call_soon(self._on_given_up, name, message, self._others_serve(name))
 
     def row(self, answer: Answer) -> None:
-        """A row was answered or refused; gives the job up where too many ended alike and none was good."""
-        kind = self._rows.row(answer)
-        if kind is not None:
-            reason = _Reason(rows_message(kind, self._rows.failures[kind]), passing=False)
+        """A row was answered or refused; gives the job up once too many ended badly and none was good."""
+        message = self._rows.row(answer)
+        if message is not None:
+            reason = _Reason(message, passing=False)
             for name in self._lanes:
                 self._give_up(name, reason)
 

@@ -291,3 +291,31 @@ def test_both_adapters_give_a_time_out_one_longer_try(house: House) -> None:
     (row,) = house.run(["hangs"]).rows
     assert row["error"].endswith("raise deployments.small.timeout or lower max_tokens")
     assert [each["error_type"] for each in house.requests()] == ["timeout", "timeout"]
+
+
+@pytest.mark.parametrize("raised", [RuntimeError, TimeoutError, ValueError, KeyError])
+def test_an_error_that_no_adapter_expects_costs_its_row_and_leaves_no_attempt_open(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, raised: type[Exception]
+) -> None:
+    """The request may have been charged, so it is never sent again. What the error says may quote the row."""
+    assert house.vendor is not None
+    house.write(policy(retry=RETRY))
+    complete = OpenAICompatibleProvider.complete
+
+    async def complete_badly(self: OpenAICompatibleProvider, request: ModelRequest) -> ModelReply:
+        reply = await complete(self, request)
+        if "bad" in str(request.messages):
+            raise raised("bad secret")
+        return reply
+
+    monkeypatch.setattr(OpenAICompatibleProvider, "complete", complete_badly)
+    rows = ["good", "bad secret", "fine"]
+    bound = worst(house, rows)
+    outcome = house.run(rows)
+    assert outcome.column("status") == ["ok", "error", "ok"]
+    assert outcome.rows[1]["error"].startswith(f"unexpected: small: {raised.__name__}")
+    assert "secret" not in outcome.rows[1]["error"] + caplog.text
+    assert len(house.requests()) == 3
+    assert [each["status"] for each in house.requests() if each["error_type"] == "unexpected"] == ["unknown"]
+    assert bound >= house.spent() >= invoiced(house.vendor)
+    assert house.left_over() == (0, 0)

@@ -276,7 +276,46 @@ def test_a_host_that_there_is_not_ends_the_job_for_now(house: House, adapter: st
     assert house.spent() == 0
 
 
+@both
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(rate_401=0.34, rate_403=0.33, rate_404=0.33),
+        Faults(rate_401=0.5, rate_insufficient_quota=0.5),
+        Faults(rate_403=0.5, rate_redirect=0.5),
+    ],
+    ids=["401 403 404", "401 quota", "403 redirect"],
+)
+def test_refusals_of_several_kinds_count_together(
+    house: House, vendor: VendorDouble, adapter: str, faults: Faults
+) -> None:
+    one(house, adapter)
+    vendor.configure(faults=faults, latency=Latency(0.02))
+    error = given_up(house)
+    assert vendor.stats().requests <= 20 + AT_ONCE
+    assert "deployment small" in str(error)
+    assert "connection vendor" in str(error)
+
+
 # Answers
+
+
+def test_bad_answers_of_several_kinds_count_together(house: House, vendor: VendorDouble) -> None:
+    bodies = {
+        "cut": completion("half", finish="length"),
+        "filtered": completion("half", finish="content_filter"),
+        "empty": completion(""),
+        "other": completion("[]"),
+    }
+    vendor.configure(answers={name: RawAnswer(json.dumps(body)) for name, body in bodies.items()})
+    one(house)
+    names = list(bodies)
+    rows = [f"question {number} [[double:{names[number % 4]}]]" for number in range(300)]
+    schema = {"type": "object"}
+    error = given_up(house, rows, output_schema=schema, batch_rows=25)
+    assert "none of the first 50 rows was good" in str(error)
+    assert all(kind in str(error) for kind in ("truncated", "filtered", "empty", "schema"))
+    assert vendor.stats().requests <= UNTIL_GIVEN_UP
 
 
 def test_answers_that_all_fail_alike_end_the_job_before_it_is_paid_for(house: House, vendor: VendorDouble) -> None:
@@ -284,7 +323,7 @@ def test_answers_that_all_fail_alike_end_the_job_before_it_is_paid_for(house: Ho
     vendor.configure(faults=Faults(rate_empty=1.0))
     error = given_up(house, batch_rows=25)
     assert isinstance(error, JobGivenUp)
-    assert "the first 50 rows ended alike, empty, and none was good" in str(error)
+    assert "none of the first 50 rows was good (empty 50)" in str(error)
     assert "give_up_after" in str(error)
     assert 50 <= vendor.stats().requests <= UNTIL_GIVEN_UP
     assert house.spent() == invoiced(vendor)
@@ -313,7 +352,7 @@ def test_contents_that_all_are_refused_end_the_job_too(house: House, vendor: Ven
     one(house)
     vendor.configure(faults=Faults(rate_context_length=1.0))
     error = given_up(house, batch_rows=25)
-    assert "the first 50 rows ended alike, context_window" in str(error)
+    assert "none of the first 50 rows was good (context_window 50)" in str(error)
     assert vendor.stats().requests <= UNTIL_GIVEN_UP
 
 
