@@ -1,4 +1,4 @@
-"""What every operator of this package shares: the heart's errors become Airflow's, and a kill stops the work."""
+"""What every operator shares: redacted logs, errors that Airflow understands, and a kill that stops the work."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ _TERMINATED = 143
 
 
 @contextmanager
-def airflow_errors() -> Iterator[None]:
-    """Translate: a transient error may be retried by Airflow, any other of the heart's fails the task at once.
+def governed_task() -> Iterator[None]:
+    """Redact the package's logs, and raise its errors as Airflow's: a transient one may be retried by Airflow, any
+    other fails the task at once.
 
-    The chain is cut: a library's error below ours may carry values of rows, ours never does.
+    Every method of a task that Airflow calls works within this. The chain is cut: a library's error below ours may
+    carry values of rows, ours never does.
     """
+    from airflow_ai_provider.core.privacy.leak_guard import redact_package_logs  # not while DAG files are parsed
+
+    redact_package_logs()
     try:
         yield
     except TransientError as error:
@@ -33,13 +38,10 @@ def airflow_errors() -> Iterator[None]:
 
 
 class AIBaseOperator(BaseOperator):
-    """An operator that hands its work to the heart: subclasses implement ``run``."""
+    """An operator that hands its work to the core: subclasses implement ``run``."""
 
     def execute(self, context: Context) -> Any:
-        from airflow_ai_provider.core.privacy.leak_guard import redact_package_logs  # not while DAG files are parsed
-
-        redact_package_logs()
-        with airflow_errors():
+        with governed_task():
             return self.run(context)
 
     def run(self, context: Context) -> Any:

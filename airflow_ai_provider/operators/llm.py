@@ -16,8 +16,8 @@ from airflow_ai_provider.core.rows.shard import Shard
 from airflow_ai_provider.operators.approval import approval_rule, require_approval, take_decision
 from airflow_ai_provider.operators.base import (
     AIBaseOperator,
-    airflow_errors,
     at_least_one,
+    governed_task,
     parse_time_shard,
     require_text,
 )
@@ -137,7 +137,7 @@ class LLMMapOperator(AIBaseOperator):
         the days in between may have changed what it costs."""
         from airflow_ai_provider.hooks.context import caller_from_context
 
-        with airflow_errors(), self._installation() as installation:
+        with governed_task(), self._installation() as installation:
             take_decision(context, caller_from_context(context), installation, asked, event)
             return self._answer(context, installation)
 

@@ -11,7 +11,7 @@ from airflow.sdk import Context
 from airflow.sdk.bases.sensor import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_ai_provider.operators.base import airflow_errors, require_text
+from airflow_ai_provider.operators.base import governed_task, require_text
 from airflow_ai_provider.triggers.budget import BudgetTrigger, require_room
 
 _NANO = 1_000_000_000
@@ -55,7 +55,7 @@ class BudgetSensor(BaseSensorOperator):
         self.deferrable = deferrable
 
     def execute(self, context: Context) -> None:
-        with airflow_errors():
+        with governed_task():
             trigger = self._trigger(context)
             if trigger.has_room():
                 return
@@ -64,7 +64,7 @@ class BudgetSensor(BaseSensorOperator):
         super().execute(context)
 
     def poke(self, context: Context) -> bool:
-        with airflow_errors():
+        with governed_task():
             return self._trigger(context).has_room()
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> None:

@@ -28,12 +28,12 @@ RETRY = {"retries": 1, "retry_delay": timedelta(0)}
 
 
 class FailsOnce(LLMMapOperator):
-    def run(self, context):
+    def make_job(self, context):
         marker = HOME / "decided"
         if context["task_state_store"].get("ai_spend", {}).get("approved") and not marker.exists():
             marker.touch()
             raise AirflowException("the worker had a bad moment")
-        return super().run(context)
+        return super().make_job(context)
 
 
 @dag(schedule=None, params=PARAMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import types
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -237,6 +238,20 @@ def test_a_rejection_fails_for_good(home: Path, airflow: Airflow) -> None:
     with pytest.raises(AirflowFailException, match=r"ada rejected the plan at .*: expected \$0.001030, nothing was"):
         operator.resume_decided(airflow.context, event=decided(REJECT), **kwargs)
     ask(operator, airflow)
+
+
+def test_what_a_task_logs_after_a_decision_is_redacted(
+    home: Path, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs in a process of its own, which has executed nothing before."""
+    operator = task(home)
+    kwargs = ask(operator, airflow)
+    monkeypatch.setattr(logging.getLogger("airflow_ai_provider"), "handlers", [])
+    with pytest.raises(AirflowFailException):
+        operator.resume_decided(airflow.context, event=decided(REJECT), **kwargs)
+    logging.getLogger("airflow_ai_provider.core.pipeline").warning("sent to %s", "ada.lovelace@example.com")
+    assert "sent to [email]" in caplog.text
+    assert "lovelace" not in caplog.text
 
 
 def test_no_decision_in_time_fails_for_good(home: Path, airflow: Airflow) -> None:
