@@ -75,7 +75,7 @@ def test_only_an_answer_made_now_is_one_that_nobody_can_have_decided_on(answer: 
 
 
 @dataclass(frozen=True, slots=True)
-class Limiter:
+class ReviewRun:
     """A ledger and a trail, and the tries of one task over them."""
 
     ledger: Ledger
@@ -118,47 +118,49 @@ class Limiter:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+def reviewed(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
     with open_ledger(url, tmp_path) as ledger:
-        yield Limiter(ledger, Spool(tmp_path / "spool"))
+        yield ReviewRun(ledger, Spool(tmp_path / "spool"))
 
 
-async def test_a_batch_opens_its_items_and_says_so_once(desk: Limiter) -> None:
+async def test_a_batch_opens_its_items_and_says_so_once(reviewed: ReviewRun) -> None:
     for _ in range(2):
-        await desk.run([OK, REJECTED, REFUSED])
-    assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
-    assert desk.events() == [("review.requested", "q1", "schema"), ("review.requested", "q2", "content_policy")]
+        await reviewed.run([OK, REJECTED, REFUSED])
+    assert reviewed.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
+    assert reviewed.events() == [("review.requested", "q1", "schema"), ("review.requested", "q2", "content_policy")]
 
 
 async def test_a_rejected_answer_is_in_review_before_its_part_is_written_whatever_its_deployment_does(
-    desk: Limiter,
+    reviewed: ReviewRun,
 ) -> None:
     """No later try asks for it again, whereas a row with an error is asked again."""
-    await desk.run([replace(REJECTED, reused=True), REFUSED], suspected=True, finish=False)
-    assert desk.items() == [("q1", "schema", "open")]
-    await desk.run([REFUSED], suspected=True)
-    assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
+    await reviewed.run([replace(REJECTED, reused=True), REFUSED], suspected=True, finish=False)
+    assert reviewed.items() == [("q1", "schema", "open")]
+    await reviewed.run([REFUSED], suspected=True)
+    assert reviewed.items() == [("q1", "schema", "open"), ("q2", "content_policy", "open")]
 
 
-async def test_a_later_try_that_answers_closes_the_item(desk: Limiter) -> None:
-    await desk.run([REJECTED, REFUSED])
-    await desk.run([replace(OK, request_id="q2"), replace(OK, request_id="q3")])
-    assert desk.items() == [("q1", "schema", "open"), ("q2", "content_policy", "answered")]
-    assert desk.events()[2:] == [("review.answered", "q2", None)]
+async def test_a_later_try_that_answers_closes_the_item(reviewed: ReviewRun) -> None:
+    await reviewed.run([REJECTED, REFUSED])
+    await reviewed.run([replace(OK, request_id="q2"), replace(OK, request_id="q3")])
+    assert reviewed.items() == [("q1", "schema", "open"), ("q2", "content_policy", "answered")]
+    assert reviewed.events()[2:] == [("review.answered", "q2", None)]
 
 
-async def test_a_decided_answer_that_comes_back_from_the_store_stays_decided(desk: Limiter) -> None:
-    await desk.run([REJECTED, REFUSED])
-    desk.decide("q1")
-    desk.decide("q2")
-    await desk.run([replace(REJECTED, reused=True), REFUSED])
-    assert [status for *_, status in desk.items()] == ["decided", "decided"]
-    await desk.run([REJECTED])
-    assert [status for name, _, status in desk.items() if name == "q1"] == ["decided", "open"]
+async def test_a_decided_answer_that_comes_back_from_the_store_stays_decided(reviewed: ReviewRun) -> None:
+    await reviewed.run([REJECTED, REFUSED])
+    reviewed.decide("q1")
+    reviewed.decide("q2")
+    await reviewed.run([replace(REJECTED, reused=True), REFUSED])
+    assert [status for *_, status in reviewed.items()] == ["decided", "decided"]
+    await reviewed.run([REJECTED])
+    assert [status for name, _, status in reviewed.items() if name == "q1"] == ["decided", "open"]
 
 
-async def test_batches_that_need_nobody_cost_no_transaction(desk: Limiter, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batches_that_need_nobody_cost_no_transaction(
+    reviewed: ReviewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran: list[object] = []
     real = Journal.run
 
@@ -167,16 +169,18 @@ async def test_batches_that_need_nobody_cost_no_transaction(desk: Limiter, monke
         return await real(self, work)
 
     monkeypatch.setattr(Journal, "run", run)
-    await desk.run([OK] * 250, [replace(REFUSED, permanent=False)])
+    await reviewed.run([OK] * 250, [replace(REFUSED, permanent=False)])
     assert ran == []
-    assert desk.events() == []
-    await desk.run([REJECTED])
+    assert reviewed.events() == []
+    await reviewed.run([REJECTED])
     assert len(ran) == 2, "what is new, and then its items, whatever their number"
 
 
-async def test_events_hold_names_and_never_a_reason_or_a_row(desk: Limiter) -> None:
-    await desk.run([REJECTED, REFUSED])
-    data = b"".join(desk.spool.path(name, "sealed").read_bytes() for name in desk.spool.names("sealed")).decode()
+async def test_events_hold_names_and_never_a_reason_or_a_row(reviewed: ReviewRun) -> None:
+    await reviewed.run([REJECTED, REFUSED])
+    data = b"".join(
+        reviewed.spool.path(name, "sealed").read_bytes() for name in reviewed.spool.names("sealed")
+    ).decode()
     assert "review.requested" in data
     for secret in ("not JSON", "it says", "row q1", "lake"):
         assert secret not in data
