@@ -59,7 +59,7 @@ def purge(args: Namespace) -> int:
          args.output)  # fmt: skip
     if done.unreadable:
         print(
-            f"{done.unreadable} answers cannot be opened, so nobody can tell whose they are: run this where the "
+            f"{done.unreadable} answers cannot be opened, so that their owner is unknown: run this where the "
             "keyring has every key, or remove them with --unreadable",
             file=sys.stderr,
         )

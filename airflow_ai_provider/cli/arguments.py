@@ -1,6 +1,6 @@
 """Arguments of the commands, and which commands change something.
 
-How the commands' arguments are read. Every ``airflow`` call imports this, so it imports nothing of the heart.
+How the commands' arguments are read. Every ``airflow`` call imports this, so it imports nothing of the core.
 
 What a command calls when it runs, and whether it changes anything: changes are refused inside a task.
 """

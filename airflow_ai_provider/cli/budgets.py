@@ -25,7 +25,7 @@ _DAYS = {"d": 1, "w": 7}
 def cost(args: Namespace) -> int:
     """``airflow ai cost``"""
     from airflow_ai_provider.core.installation import Installation
-    from airflow_ai_provider.core.ledger.reports.costs import cost_report, dearest, rows_since, total
+    from airflow_ai_provider.core.ledger.reports.costs import cost_report, most_expensive, rows_since, total
     from airflow_ai_provider.hooks.settings import settings_from_airflow
 
     settings = settings_from_airflow()
@@ -38,7 +38,7 @@ def cost(args: Namespace) -> int:
             print(f"nothing in ledger {ledger.place} for these days", file=sys.stderr)
     if kept and (since is None or date(since.year, since.month, since.day) < kept):
         print(f"rows from before {kept} are no longer kept; day, team, dag and model reach further", file=sys.stderr)
-    shown = dearest(rows, args.top) if args.top else rows
+    shown = most_expensive(rows, args.top) if args.top else rows
     if rows and args.output == "table":
         named = dict.fromkeys(args.by, "") | {args.by[0]: f"total of {len(rows)}"}
         shown = [*shown, {**named, **total(rows)}]

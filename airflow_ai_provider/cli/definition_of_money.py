@@ -34,7 +34,7 @@ _ARG_SINCE = arg("--since", type=day, metavar="DAY", help="First day to count, U
 _ARG_UNTIL = arg("--until", type=day, metavar="DAY", help="Last day to count, UTC (default: today)")
 _ARG_LAST = arg("--last", type=last, metavar="TIME", help="Period that ends now: hours, days or weeks, such as 7d")
 _ARG_THIS = arg("--this", choices=("day", "week", "month", "year"), help="Period that now is in, UTC")
-_ARG_TOP = arg("--top", type=count, metavar="N", help="Only the N dearest groups, dearest first")
+_ARG_TOP = arg("--top", type=count, metavar="N", help="Only the N most expensive groups")
 _ARG_KEEP = arg(
     "--keep-months",
     type=count,

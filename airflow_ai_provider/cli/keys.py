@@ -1,6 +1,6 @@
 """``airflow ai keys …``: the keys of an installation. No command shows a secret; new keyrings go to files of mode 0600.
 
-A keyring in a secrets backend is changed by whoever may change the backend: the commands write the new contents to a
+A keyring in a secrets backend is changed by its administrators: the commands write the new contents to a
 file, and say where to put them.
 """
 

@@ -40,7 +40,7 @@ def owner_id(now: datetime) -> str:
 
 
 class _Process:
-    """What tells this process' ids from any other's; drawn once, since a system call for each is dear."""
+    """What tells this process' ids from any other's; drawn once, since a system call for each is slow."""
 
     def __init__(self) -> None:
         self.mark = os.urandom(6).hex()

@@ -1,4 +1,4 @@
-"""What is asked, and who asks: the values an operator hands to the heart."""
+"""What is asked, and who asks: the values an operator hands to the core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the heart finds its parts: plain values and resolvers, filled in by whoever calls it.
+"""The settings of an installation: plain values and resolvers, filled in by the caller.
 
 The Airflow surface fills this from the ``[ai]`` section and connections; a notebook fills it by hand. Everything
 left ``None`` is the embedded default inside ``home``.

@@ -1,4 +1,4 @@
-"""What an Airflow connection means to the heart: URLs, endpoints, a keyring.
+"""What an Airflow connection means to the core: URLs, endpoints, a keyring.
 
 Pure functions of a connection, so that any secrets backend and any notebook gives the same result. Values are quoted
 into URLs; none of them stands in an error message, which names the connection and the field only.

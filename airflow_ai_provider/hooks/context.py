@@ -1,4 +1,4 @@
-"""From Airflow's task context to the heart's own values."""
+"""From Airflow's task context to the core's own values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_folder(run_id: str) -> str:
 
 
 def caller_from_context(context: Mapping[str, Any]) -> Caller:
-    """The task instance of an Airflow context, as the heart records it with every call."""
+    """The task instance of an Airflow context, as the core records it with every call."""
     ti = context["ti"]
     map_index = getattr(ti, "map_index", None)
     return Caller(

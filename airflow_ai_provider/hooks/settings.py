@@ -1,4 +1,4 @@
-"""The heart's settings, from the ``[ai]`` section of Airflow's configuration and from Airflow connections.
+"""The settings of an installation, from the ``[ai]`` section of Airflow's configuration and from Airflow connections.
 
 A missing connection is an error that names its id and who asked for it. Vendors' connections are resolved when they
 are first needed, by the thread that needs them. A relative path in the configuration starts at Airflow's home.

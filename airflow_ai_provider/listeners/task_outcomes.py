@@ -4,7 +4,7 @@ It acts in task processes only, where the spool is, and only for tasks of intere
 those of this package's operators, which have opened ledger and trail anyhow. Whatever goes wrong here is a warning in
 the task's log: the task has ended already, and what it paid for is in the trail.
 
-Every Airflow process imports this module, so it imports nothing of the heart.
+Every Airflow process imports this module, so it imports nothing of the core.
 """
 
 from __future__ import annotations

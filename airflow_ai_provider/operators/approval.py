@@ -1,7 +1,7 @@
 """Ask a person before money is spent.
 
-A task whose plan is dear parks in Airflow's ``awaiting_input`` state, which holds no slot, and goes on when somebody
-has decided under Required Actions or through the API. An approval is for an amount: it is kept with the task instance
+A task whose plan is expensive waits in Airflow's ``awaiting_input`` state, which holds no slot, and goes on after a
+decision under Required Actions or through the API. An approval is for an amount: it is kept with the task instance
 over retries and clears, and serves as long as what was spent since and what is planned now stay within it.
 """
 
@@ -77,7 +77,7 @@ def require_approval(
 
     ``tries`` is how often Airflow runs the task at most.
 
-    Raises ``TaskAwaitingInput``; ``AirflowFailException`` where nobody can be asked.
+    Raises ``TaskAwaitingInput``; ``AirflowFailException`` where no approver can be asked.
     """
     from airflow_ai_provider.core.jobs.plan import plan_spend
     from airflow_ai_provider.core.jobs.plan_text import dollars, plan_line
@@ -187,7 +187,7 @@ def _ask(
     if _put_request(context, subject, body, rule) == body:
         _store(context).set(_STATE, {**state, "shown_nano": plan.expected_nano})
     elif not covers(int(state.get("shown_nano") or 0), plan.expected_nano):
-        # Airflow 3.3 keeps showing a task instance's first request. Nobody is to approve what they cannot see.
+        # Airflow 3.3 keeps showing a task instance's first request. An approver must see what they approve.
         raise AirflowFailException(
             f"the plan has grown to {dollars(plan.expected_nano)} since this task instance first asked, and Airflow "
             "would show the old one; trigger a new run, or raise approve_over_usd"

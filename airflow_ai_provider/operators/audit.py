@@ -28,7 +28,7 @@ class AuditSealOperator(AIBaseOperator):
     """Move finished segments of the trail to the archive, sign and pin a manifest of them, and index their events.
 
     A manifest is written even when nothing happened, so that silence is a statement too. Run it often: until a segment
-    is sealed, whoever may write the spool can change it.
+    is sealed, any process that may write the spool can change it.
 
     :param pin_file: a file to which each manifest's number and hash are added, for ``verify --pin``; best where nobody
         who can write archive or database can write (templated).

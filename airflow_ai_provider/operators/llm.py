@@ -61,7 +61,7 @@ class LLMMapOperator(AIBaseOperator):
     :param approve_over_usd: the task is planned first, and waits for approval where its whole source is expected to
         cost more than this many USD; ``0`` asks for whatever costs anything.
     :param approvers: ids of the Airflow users who may decide; ``None`` is everybody who may answer for the DAG.
-    :param approval_timeout: the task fails when nobody has decided for so long; ``None`` waits for ever.
+    :param approval_timeout: the task fails when no decision has come for so long; ``None`` waits for ever.
     """
 
     template_fields: Sequence[str] = ("source", "sink", "team", "route", "key", "policy")

@@ -1,4 +1,4 @@
-"""Tables that leave the house masked or encrypted, and come back: without a model, over any source and sink."""
+"""Mask or encrypt tables before they are shared, and restore them: without a model, over any source and sink."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The Airflow plugin: what templates may call, and what listens to task instances.
 
-Loaded through the ``airflow.plugins`` entry point in every Airflow process, so it imports nothing of the heart.
+Loaded through the ``airflow.plugins`` entry point in every Airflow process, so it imports nothing of the core.
 """
 
 from __future__ import annotations

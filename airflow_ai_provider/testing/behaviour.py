@@ -35,7 +35,7 @@ class Fault(StrEnum):
     UNAVAILABLE = "503"
     GATEWAY_TIMEOUT = "504"
     REDIRECT = "redirect"
-    """307 to another path of the double, which answers and charges whoever follows."""
+    """307 to another path of the double, which answers and charges a client that follows."""
     INSUFFICIENT_QUOTA = "insufficient_quota"
     CONTENT_POLICY = "content_policy"
     CONTEXT_LENGTH = "context_length"

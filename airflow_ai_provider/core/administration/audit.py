@@ -1,7 +1,7 @@
 """The audit trail of an installation: where its spool, archive, keys and pins are.
 
 [ai] home/audit/spool      segments waiting for the sealer, written by this host's tasks
-[ai] home/audit/keys       the sealer's key and, for whoever verifies, its public half
+[ai] home/audit/keys       the sealer's key and, for verification, its public half
 [ai] archive_uri           sealed segments and signed manifests; home/audit/archive by default
 
 Where the trail is delivered to is in ``audit_delivery``.

@@ -140,7 +140,7 @@ def reconcile_invoice(
     caller: Caller | None = None,
     progress: Callable[[str, int], None] = lambda step, done: None,
 ) -> ReconcileReport:
-    """Read, reconcile and, unless it is a dry run, record who did it: a task instance, or whoever runs this command.
+    """Read, reconcile and, unless it is a dry run, record who did it: a task instance, or the user of this command.
 
     ``covers`` is ``FROM..TO``. Raises ``SourceError``, ``StoreUnavailable``, ``LedgerError``, ``LedgerUnavailable``,
     ``AuditError``, and ``PolicyError`` in a task that may only compare.

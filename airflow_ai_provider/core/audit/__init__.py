@@ -9,6 +9,6 @@
 
 What each guard proves: the chain orders the records of a segment; a seal closes it; a signed manifest fixes its
 bytes in the archive; a pin, kept in a database the sealer's host cannot rewrite, fixes the manifest; the registry of
-opened segments shows one that never arrived. The chain takes no key: until a segment is in a manifest, whoever may
+opened segments shows one that never arrived. The chain takes no key: until a segment is in a manifest, anyone who may
 write the spool folder can replace its tail or recompute it. Seal often, and compare event ids with the ledger.
 """

@@ -5,7 +5,7 @@ and for the run that paid for it for as long as it is kept, so that a retry or a
 encrypted and bound to their key.
 
 Two invariants that must not be relaxed: a store that fails costs reuse, never correctness, so every question to it has
-an answer without it; and what cannot be read, whoever wrote it, is a miss.
+an answer without it; and an entry that cannot be read is a miss.
 """
 
 from __future__ import annotations

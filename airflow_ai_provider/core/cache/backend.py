@@ -49,7 +49,7 @@ class Seen:
 
     value: bytes | None
     leased: bool
-    """By somebody who is alive; where this was asked by claiming: by somebody else."""
+    """True if another live process holds the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class ResponseBackend(Protocol):
         ...
 
     async def claim(self, keys: Sequence[bytes], owner: str) -> list[Seen]:
-        """Lease what nobody else has leased to ``owner``, and see what is there, in one step."""
+        """Lease free keys to ``owner`` and read the stored answers, in one atomic step."""
         ...
 
     async def look(self, keys: Sequence[bytes]) -> list[Seen]: ...
@@ -95,7 +95,7 @@ class ResponseBackend(Protocol):
         ...
 
     async def succeed(self, task: str, owner: str) -> None:
-        """``owner`` runs ``task`` from now on: whoever did before has ended, and what that one had leased is free."""
+        """Register ``owner`` as the process of ``task``; leases of its predecessor are free."""
         ...
 
     async def leave(self, owner: str) -> None:

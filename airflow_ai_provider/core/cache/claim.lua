@@ -1,4 +1,4 @@
--- Lease what nobody alive has leased, and see what is there.
+-- Lease keys that no live process has leased, and read what is stored.
 -- KEYS: the owner's sign of life, n leases, n answers. ARGV: owner, its ms to live, s to remember a lease, prefix of owners.
 redis.call('SET', KEYS[1], 1, 'PX', ARGV[2])
 local n = (#KEYS - 1) / 2

@@ -1,4 +1,4 @@
--- Whether keys are leased by somebody alive, and what is there.
+-- Whether live processes hold leases of keys, and what is stored.
 -- KEYS: n leases, n answers. ARGV: prefix of owners.
 local n = #KEYS / 2
 local leased = {}

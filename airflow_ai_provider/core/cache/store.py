@@ -51,7 +51,7 @@ class _Wait:
 
     def saw(self, seen: Seen, now: float) -> None:
         if self.ended.done():
-            return  # nobody waits any more
+            return  # no row waits any more
         answer = self._accept(seen.value) if seen.value is not None else None
         if answer is not None or not seen.leased:
             self.ended.set_result(answer)
@@ -61,7 +61,7 @@ class _Wait:
 
 
 class Waiting:
-    """Rows that wait until a key has an answer, or nobody is asking for it. For one event loop."""
+    """Rows that wait for the answer of a key, or for its lease to end. For one event loop."""
 
     def __init__(self, look: Callable[[list[bytes]], Awaitable[Sequence[Seen]]]) -> None:
         """``look`` sees how keys are; it raises nothing."""
@@ -84,7 +84,7 @@ class Waiting:
             wait.ended.cancel()  # where it has not ended, the row was cancelled
 
     async def close(self) -> None:
-        """Let whoever still waits go, without an answer."""
+        """Release the rows that still wait, without an answer."""
         self._end_all()
         if self._poller is not None:
             await asyncio.wait([self._poller])
@@ -128,7 +128,7 @@ _Other = TypeVar("_Other")
 
 @dataclass(slots=True, eq=False)
 class _Claim:
-    """Keys that somebody wants leased, and what came of it."""
+    """Keys to be leased together, and the result."""
 
     keys: Sequence[bytes]
     run: str
@@ -136,7 +136,7 @@ class _Claim:
     won: list[bytes] = field(default_factory=list)
     """Leased in the store, and not yet anybody's."""
     dropped: bool = False
-    """Whoever wanted them was cancelled."""
+    """The rows that wanted them were cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class ResponseStore:
             raise
 
     async def answer_of_another(self, key: bytes, *, run: str, ttl: int) -> Stored | None:
-        """The answer of whoever has leased ``key``, once it is there. ``None``: it ended without one; claim again."""
+        """Wait for the answer of the process that has leased ``key``. ``None`` if it ended without one; claim again."""
         return await self._waiting.until_ended(key, lambda value: self._good(key, value, run, ttl, time.time()))
 
     async def release(self, key: bytes) -> None:

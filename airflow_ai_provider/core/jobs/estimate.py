@@ -24,9 +24,9 @@ from airflow_ai_provider.core.prompts.text import ASCII_BYTES_PER_TOKEN, OTHER_B
 from airflow_ai_provider.core.routing.router import Needs, Router
 
 ESCALATED = Fraction(1, 10)
-"""Share of answers taken to be asked again in the higher tier while nobody knows."""
+"""Share of answers taken to be asked again in the higher tier while no figure is known."""
 LATENCY_MS = 2000
-"""A call's time while nobody knows; a short answer of a hosted model takes one to three seconds."""
+"""A call's time while none is known; a short answer of a hosted model takes one to three seconds."""
 LEAST_CALLS = 20
 """History of fewer calls is an anecdote."""
 WRITTEN_PER_SECOND = 30

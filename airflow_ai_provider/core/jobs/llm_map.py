@@ -296,7 +296,7 @@ def _settle_predecessor(parts: _Parts, recorder: AuditLog) -> AnswerTally:
 
 
 def _tell(log: logging.Logger, on_notice: Callable[[Notice], None] | None, notice: Notice) -> None:
-    """A threshold in the log and, where somebody wants to hear of it, to them: their failure is not the job's."""
+    """Report a crossed threshold in the log and to the callbacks; an error of theirs does not fail the job."""
     spent, limit = usd_from_nano(notice.spent_nano), usd_from_nano(notice.limit_nano)
     log.warning("budget %s: %d%% spent, $%.4f of $%.4f", notice.budget_id, notice.percent, spent, limit)
     if on_notice is not None:

@@ -87,7 +87,7 @@ class SpendPlan:
     worst_attempts: int
     """The most requests that can be charged in one try of the task."""
     holds_nano: int
-    """Sum of what the rows with a call hold, each at its dearest."""
+    """Sum of what the rows with a call hold, each at its highest."""
     held_at_once_nano: int
     """The most that one process can hold at one moment."""
     seconds: float

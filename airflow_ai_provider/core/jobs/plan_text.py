@@ -1,4 +1,4 @@
-"""A plan in words and figures, for a terminal, a log and whoever is asked to approve it. Never a value of a row."""
+"""A plan in words and figures, for a terminal, a log and an approver. Never a value of a row."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Treated:
 
     values: Mapping[str, Any]
     rejected: str | None = None
-    """Why somebody should look at it, as ``kind: explanation``."""
+    """Why a person should look at it, as ``kind: explanation``."""
 
 
 class Step(Protocol):

@@ -65,7 +65,7 @@ class Step:
     cache_write_1h: Decimal
 
     @property
-    def dearest_input(self) -> Decimal:
+    def highest_input(self) -> Decimal:
         return max(self.input, self.cached_input, self.cache_write, self.cache_write_1h)
 
 
@@ -131,11 +131,11 @@ class Rate:
         """An upper bound of what one request can cost, in nano-dollars.
 
         A token is at least one byte of UTF-8, so that bytes bound input tokens for every byte-level tokenizer;
-        output is bounded by ``max_tokens``, time by ``most_seconds``; the dearest step and kind of input token is
-        taken.
+        output is bounded by ``max_tokens``, time by ``most_seconds``; the highest price of all steps and kinds of input
+        token is taken.
         """
         tokens = input_bytes + MESSAGE_OVERHEAD_TOKENS * messages + REQUEST_OVERHEAD_TOKENS
-        amount = _EXACT.fma(max(s.dearest_input for s in self.steps), tokens, self.per_request_nano)
+        amount = _EXACT.fma(max(s.highest_input for s in self.steps), tokens, self.per_request_nano)
         amount = _EXACT.fma(max(s.output for s in self.steps), max_tokens, amount)
         if self.per_second_nano:
             amount = _EXACT.fma(self.per_second_nano, self._counted(None), amount)

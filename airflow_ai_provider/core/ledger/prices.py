@@ -56,7 +56,7 @@ class ModelFacts:
 
     rate: Rate
     context_tokens: int | None
-    """Input tokens the model takes; ``None`` where nobody says."""
+    """Input tokens the model takes; ``None`` if unknown."""
     json: bool = True
     """Whether it answers by a schema: so, unless the policy or the map says no. The same with ``tools``."""
     tools: bool = True

@@ -63,9 +63,9 @@ def any_open(conn: Connection, task: TaskRef) -> bool:
 
 
 def news_of(conn: Connection, items: Sequence[ReviewItem]) -> list[ReviewItem]:
-    """Those of the items that nobody has been told of yet.
+    """The items of which no notice has been sent yet.
 
-    What is open for the same reason is left out, and so is what somebody has decided and comes back unchanged: an error
+    What is open for the same reason is left out, and so is what was decided and comes back unchanged: an error
     that has not changed, or the very answer from the response store. What is open for another reason has its item's id.
     """
     known = _known(conn, [item.request_id for item in items])
@@ -163,7 +163,7 @@ def check_decision(decision: str, by: str, note: str | None) -> None:
 
 
 def decide(conn: Connection, item_id: str, decision: Decision, *, by: str, note: str | None, now: datetime) -> None:
-    """Close an open item by a person's decision. Raises ``LedgerError`` where it is not open, or nobody decides."""
+    """Close an open item by a person's decision. Raises ``LedgerError`` if it is not open, or ``by`` is missing."""
     check_decision(decision, by, note)
     said = {"decision": decision, "decided_by": by, "decided_at": now, "note": note, "updated_at": now}
     done = conn.execute(

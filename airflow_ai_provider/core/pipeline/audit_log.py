@@ -107,7 +107,7 @@ class AuditLog:
     def batch_reused(self) -> None:
         """What was answered from the response store since the last time: one event for all of it.
 
-        Nothing left the house for these rows; the ledger has a row for each, and the hash, whose sum over a try is
+        Nothing was sent for these rows; the ledger has a row for each, and the hash, whose sum over a try is
         that of the ledger's rows, tells whether it still has.
         """
         reused, self._reused = self._reused, _Reused(MultisetHash(self._hash_key))
@@ -138,7 +138,7 @@ class AuditLog:
         )
 
     def threshold_crossed(self, notice: Notice) -> None:
-        """A share of a budget is spent that somebody wants to hear of; at the whole of it nothing more is sent."""
+        """Record that a threshold of a budget was crossed; at 100% nothing more is sent."""
         spent = {"budget": notice.name, "limit_nano": notice.limit_nano, "spent_nano": notice.spent_nano}
         self._trail.emit("budget.threshold", percent=notice.percent, period=notice.period, **spent)
         if notice.percent >= 100:
@@ -198,11 +198,11 @@ class AuditLog:
         self._trail.emit("task.finished", outcome, route=self._route, error_type=error_type, **counts)
 
     async def flush(self) -> None:
-        """Durable on return; whoever asks at the same moment shares one wait for the disk."""
+        """Durable on return; callers at the same moment share one wait for the disk."""
         await self._flushes.ask(None)
 
     async def flush_in_time(self) -> None:
-        """The same for who holds up nobody: waits a little for others to share with."""
+        """The same for callers that are not urgent: waits a little for others to share with."""
         await self._unhurried.ask(None)
 
     def flush_now(self) -> None:

@@ -1,7 +1,7 @@
 """Rows for a person to look at: which answers go to review, and the items of a batch.
 
 To review goes what no later try will settle by itself: an answer that a check rejected in the end, and an error that
-stays until somebody changes something, be it the vendor's refusal or a row that cannot be rendered or masked. A row
+stays until something is changed, be it the vendor's refusal or a row that cannot be rendered or masked. A row
 that is over budget, or whose deployments were all unwell, is not a person's business: the next try answers it.
 """
 
@@ -37,7 +37,7 @@ class ReviewPlace:
 
 
 def review_item(answer: Answer, row_key: str, place: ReviewPlace) -> ReviewItem | None:
-    """The item that an answer opens; ``None`` where it needs nobody."""
+    """The review item that an answer opens; ``None`` if it needs no review."""
     if answer.status != "rejected" and not (answer.status == "error" and answer.permanent):
         return None
     kind, _, reason = (answer.error or "unexplained").partition(": ")

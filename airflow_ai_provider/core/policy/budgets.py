@@ -26,7 +26,7 @@ class Budget(Section):
     route: str | None = None
     timezone: str = "UTC"
     thresholds: tuple[Annotated[int, Field(ge=1, le=100)], ...] = (50, 80, 100)
-    """Percent of the limit at which somebody is told, once each."""
+    """Percent of the limit at which a notice is sent, once each."""
 
     @field_validator("timezone")
     @classmethod
@@ -91,5 +91,5 @@ class LedgerRules(Section):
         if allowed is not None and not any(fnmatchcase(dag, pattern) for pattern in allowed):
             raise PolicyError(
                 f"DAG {dag!r} may not change the ledger by an invoice: it could give itself room in budgets. Compare "
-                "only, or ask whoever answers for the policy to add it under ledger.reconcile_dags"
+                "only, or ask the owner of the policy to add it under ledger.reconcile_dags"
             )

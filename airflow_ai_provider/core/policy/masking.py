@@ -136,7 +136,7 @@ class Grant(Section):
 
 
 class Privacy(Section):
-    """Who may see personal values again. Nobody, unless it is written here."""
+    """Who may restore personal values: no one unless listed here."""
 
     restore: tuple[Grant, ...] = ()
     """Who may put values back in place of the tokens of a masked table."""

@@ -101,7 +101,7 @@ class Policy(Section):
             return
         listed = f", columns: [{', '.join(columns)}]" if columns else ""
         raise PolicyError(
-            f"DAG {dag!r} has no permission to {act} for team {team!r}; whoever answers for the data may add to the "
+            f"DAG {dag!r} has no permission to {act} for team {team!r}; the owner of the policy may add to the "
             f"policy, under privacy: {act}: [{{dag: {dag}, team: {team}{listed}}}]"
         )
 

@@ -230,7 +230,7 @@ class Route(Section):
     tiers: dict[Tier, Annotated[tuple[Place, ...], BeforeValidator(_one_place)]]
     """Deployments in order of preference."""
     masking: str
-    """Name of a masking profile, or ``off``: there is no default, so that nobody sends personal data unawares."""
+    """Name of a masking profile, or ``off``: there is no default, so that personal data is never sent unawares."""
     complexity: Complexity = Complexity()
     escalate: Escalate = Escalate()
     reuse: Reuse = Reuse()

@@ -1,6 +1,6 @@
 """The last check for personal values in what leaves the process: requests and log lines.
 
-The leak guard: a last look at what is about to leave, whoever made it.
+The leak guard: a last check of what is about to be sent.
 
 Masking is one piece of code, and any code can be wrong or be bypassed. The guard knows nothing of it: it searches the
 finished text for validated values, and one that is there stops the call.

@@ -83,7 +83,7 @@ class AttachmentReader:
         if missing := [kind for kind in kinds if kind not in allowed]:
             wanted = ", ".join(dict.fromkeys((*allowed, *missing)))
             raise PrivacyError(
-                f"the route lets no {missing[0]} out, since nothing in it can be masked; whoever answers for the data "
+                f"the route lets no {missing[0]} out, since nothing in it can be masked; the owner of the policy "
                 f"may add to the route attachments: {{kinds: [{wanted}], from: [FOLDER]}}"
             )
 

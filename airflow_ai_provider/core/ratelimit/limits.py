@@ -65,7 +65,7 @@ class Terms:
         return name if name in self.shares else OTHERS
 
     def part(self, share: float) -> Terms:
-        """The same terms for somebody who has ``share`` of everything and nobody to share it with."""
+        """The same terms for a process that has ``share`` of each limit to itself."""
         rates = {limit: rate * share for limit, rate in self.rates.items()}
         return replace(self, rates=rates, concurrency=max(1, int(self.concurrency * share)), shares={OTHERS: 1.0})
 
@@ -115,7 +115,7 @@ class Wanted(NamedTuple):
 
     units: float
     first: float
-    """What the first call in line needs: less than this would help nobody."""
+    """What the first queued call needs: fewer would be of no use."""
 
 
 class Permits(NamedTuple):

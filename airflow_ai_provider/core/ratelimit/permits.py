@@ -41,7 +41,7 @@ from airflow_ai_provider.core.ratelimit.limits import AIM, Limit, Permits, Wante
 HORIZON = 0.1
 """Seconds' worth of its rate that one worker may take at a time."""
 BURST = 0.02
-"""Seconds that may be caught up on when nobody asked in time."""
+"""Seconds that may be caught up on when no worker asked in time."""
 HUNGRY = 0.5
 """Seconds for which a team that did not get all it wanted counts as busy, should it be late to ask again."""
 CREDIT = 1.0

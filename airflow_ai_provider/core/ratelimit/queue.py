@@ -207,7 +207,7 @@ class ProcessGate:
         self._probe_until = 0.0
         """Until then the next call may go as a probe."""
         self._interest = False
-        """Somebody would have sent something, had the deployment not rested."""
+        """A call would have been sent if the circuit had been closed."""
 
         self._news = Feedback()
         self._visited = clock()
@@ -413,7 +413,7 @@ class ProcessGate:
             supply.queued -= units
 
     def _turn_away(self) -> None:
-        """Tell those in line that nobody is let in any more."""
+        """Reject all queued calls: no more are admitted."""
         for waiting in self._line:
             if not waiting.admitted.done():
                 self._leave_line(waiting)
@@ -444,7 +444,7 @@ class ProcessGate:
             self._cool(COOL if retry_after is None else retry_after)
 
     def _cool(self, seconds: float) -> None:
-        """Nobody may send for so long."""
+        """Admit no call for so many seconds."""
         now, seconds = self._clock(), min(seconds, LONGEST_WAIT)
         if now + seconds > self._cool_until:
             self._news.cool = max(self._news.cool, seconds)
@@ -464,7 +464,7 @@ class ProcessGate:
             self._visit_in(0.0)
 
     def _interested(self) -> None:
-        """Somebody would send if the deployment did not rest: worth a probe from here."""
+        """A call would be sent if the circuit were closed: this process may probe."""
         self._interest = True
         self._visit_in(_BEAT)
 

@@ -4,7 +4,7 @@ How many at once: slots divided among workers by what they want and their team's
 
 Workers hold slots on a lease that each of their visits renews; those of a worker that is not seen again come free.
 
-How many at once where nobody said: additive increase, multiplicative decrease, below the policy's ceiling.
+How many at once where no limit is known: additive increase, multiplicative decrease, below the policy's ceiling.
 
 It starts at the ceiling. A 429 takes it down, as does latency that has doubled against its long average (the gradient
 of Netflix' concurrency-limits, with its tolerance of 2); every round of good answers adds one.
@@ -61,7 +61,7 @@ def split(limit: int, workers: Mapping[str, Worker], shares: Mapping[str, float]
 
 
 def _fair(left: float, wanting: Mapping[str, Worker], weights: Mapping[str, float]) -> dict[str, float]:
-    """Nobody gets more than he wants, and what is left over is divided by weight."""
+    """No worker gets more than it wants; the rest is divided by weight."""
     weight = sum(weights.values())
     fair = {}
     for name in sorted(wanting, key=lambda name: (wanting[name].want / weights[name], name)):

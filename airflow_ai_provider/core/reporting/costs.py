@@ -71,7 +71,7 @@ class TeamCosts:
 
     team: str
     models: tuple[Series, ...]
-    """Costs by model, the dearest first."""
+    """Costs by model, the highest first."""
     called: tuple[int, ...]
     """Requests sent, for each bar."""
     reused: tuple[int, ...]
@@ -110,7 +110,7 @@ class CostReport:
     bars: tuple[date, ...]
     """The first day of each bar."""
     teams: tuple[TeamCosts, ...]
-    """The dearest first."""
+    """The highest first."""
     budgets: tuple[Mapping[str, Any], ...]
     """As ``budget_report`` tells them, amounts in USD."""
     made_at: datetime
@@ -137,7 +137,7 @@ def read_costs(ledger: Ledger, *, now: datetime, since: date | None = None, unti
 
 
 def top(series: Sequence[Series], most: int) -> list[Series]:
-    """The dearest ``most`` series, and the others added up."""
+    """The ``most`` series with the highest costs, and the others added up."""
     ranked = sorted(series, key=lambda one: (-one.total, one.name))
     if len(ranked) <= most + 1:
         return ranked

@@ -1,8 +1,8 @@
 """Which tier a row takes, and which deployments of it may have the row. Pure: no I/O, no clock, no randomness.
 
 The tier is a preference: a column says it, rules do, or it is the same for all. What a deployment can take is a hard
-limit: it is looked at in every tier that a row comes to, so that classified data stays in the house also where a row
-falls back or escalates. Whatever does not depend on the row is worked out once.
+limit: it is checked in every tier that a row comes to, so that classified data is not sent to a vendor when a row falls
+back or escalates. Whatever does not depend on the row is worked out once.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ _REMEDIES: Mapping[Limit, str] = {
 
 
 def _most_bytes(found: Candidate) -> int | None:
-    """What is longer cannot fit a deployment's context whatever its tokenizer does; ``None`` where nobody knows."""
+    """What is longer cannot fit a deployment's context whatever its tokenizer does; ``None`` if unknown."""
     return found.facts.context_tokens * MOST_BYTES_PER_TOKEN if found.facts.context_tokens else None
 
 
@@ -299,7 +299,7 @@ class _Ways:
 
 
 class _Seen:
-    """A row as rules look at it; what is dear is found out once, and only if asked."""
+    """A row as rules see it; expensive facts are computed once, and only if asked for."""
 
     __slots__ = ("_languages", "needs", "row", "text")
 

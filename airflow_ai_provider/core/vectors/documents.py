@@ -21,7 +21,7 @@ from airflow_ai_provider.core.vectors.chunks import BlockKind, scan
 MARKDOWN_SUFFIXES = (".md", ".markdown")
 SUFFIXES = (*MARKDOWN_SUFFIXES, ".txt")
 MAX_DOCUMENT_BYTES = 10_000_000
-"""A larger file is data, not an article somebody wrote."""
+"""A larger file is data, not an article."""
 MAX_DOC_ID_BYTES = 1024
 """The width of the collection's ``doc_id`` field."""
 

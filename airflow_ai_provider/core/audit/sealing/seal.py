@@ -6,7 +6,7 @@ archive segments side by side, without a lock; one at a time writes a manifest. 
 happened, so that silence is a statement too.
 
 The sealer signs only what follows from the evidence it can check: a segment whose chain is broken, or that clashes
-with one in the archive, stays in the spool for ``verify`` to name, and holds up nobody else's.
+with one in the archive, stays in the spool for ``verify`` to name, and holds up no other.
 """
 
 from __future__ import annotations

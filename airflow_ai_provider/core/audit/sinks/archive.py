@@ -56,7 +56,7 @@ class Archive(ABC):
         """Names under a prefix that ends in ``/``, sorted."""
 
     def overlays(self, prefix: str) -> Iterator[Overlay]:
-        """Names under a prefix that somebody tried to overwrite or delete, in a store that keeps versions."""
+        """Names under a prefix that were overwritten or deleted, in a store that keeps versions."""
         return iter(())
 
     def get(self, name: str) -> bytes:

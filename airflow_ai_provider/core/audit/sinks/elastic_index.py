@@ -62,8 +62,8 @@ _ROLLOVER: Final = {
         }
     }
 }
-"""Made where there is none of this name; after that it belongs to whoever runs the cluster. The evidence is elsewhere,
-so an index over the last year is enough."""
+"""Made where there is none of this name; after that it belongs to the administrators of the cluster. The
+evidence is elsewhere, so an index over the last year is enough."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ _BUSY: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """Object Lock of what is written: nobody deletes a version before its time (COMPLIANCE), or only who holds
+    """Object Lock of what is written: no one deletes a version before its time (COMPLIANCE), or only who holds
     ``s3:BypassGovernanceRetention`` (GOVERNANCE)."""
 
     mode: str
@@ -180,7 +180,7 @@ class S3Archive(Archive):
     def set_up(self, *, expire_days: int | None = None) -> BucketState:
         """Give the bucket the lock as its default, and the prefix a lifecycle rule; other rules stay as they are.
 
-        The rule ends uploads that nobody finished, and with ``expire_days`` removes objects after so many days.
+        The rule ends unfinished uploads, and with ``expire_days`` removes objects after so many days.
         ``AuditError`` where that is less than the lock.
         """
         self.check()

@@ -2,12 +2,12 @@
 
 Questions to the trail: who did what, when, in which run. Answered by an index over the trail, never by the trail.
 
-The index is for finding, not for proving: whoever may write it can change what it says. Every event it returns names
+The index is for finding, not for proving: anyone who may write it can change what it says. Every event it returns names
 its ``event.id``, which leads to the evidence.
 
 How the search index understands events: one strict type for each field of the schema.
 
-Strict, so that a field nobody declared is refused and seen, and cannot widen the mapping by guesses.
+Strict, so that an undeclared field is refused and seen, and cannot widen the mapping by guesses.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What the trail keeps outside itself: the pins of its manifests, and the registry of opened segments.
 
-Both belong in a database that whoever can write the archive cannot rewrite. Without pins, the newest manifest and its
+Both belong in a database that writers of the archive cannot rewrite. Without pins, the newest manifest and its
 segments can vanish together, or everything can be signed anew with a stolen key; without the registry, a segment can
 vanish before it was ever sealed.
 

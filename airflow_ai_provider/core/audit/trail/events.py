@@ -8,7 +8,7 @@ key can show that a given text is the one in the trail.
 What an event may say: a flat object in ECS names, closed on purpose.
 
 Each action has its own list of fields, each field its own kind of value; both are in ``schema``. What is not listed
-is refused, names are short, and hashes must look like hashes: nobody can put a prompt, an answer or an error message
+is refused, names are short, and hashes must look like hashes: no prompt, answer or error message can get
 into the trail by accident. Money is integer nano-dollars. There are no floats.
 
 Callers use short names (``input_tokens``); the record has the ECS name (``gen_ai.usage.input_tokens``), or, where

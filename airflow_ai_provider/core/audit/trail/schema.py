@@ -1,7 +1,7 @@
 """The schema of audit events: every field, every action, and which fields an action may have.
 
 This is the one place where events are described. ``events`` builds and checks them from these tables, and
-``schema.json``, the JSON Schema for whoever reads the trail with other tools, is generated from them:
+``schema.json``, the JSON Schema for other tools that read the trail, is generated from them:
 
     python -m airflow_ai_provider.core.audit.trail.schema > airflow_ai_provider/core/audit/trail/schema.json
 

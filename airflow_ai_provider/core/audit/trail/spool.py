@@ -9,7 +9,7 @@ The folder in which segments wait for the archive: ``<root>/<trail>/<writer>-<nu
 .new      being created: has no events yet
 .open     being written; its writer holds a flock on it until it dies
 .sealed   complete, waiting for the sealer
-.torn     bytes that recovery cut off although they held finished lines; kept for whoever investigates
+.torn     bytes that recovery cut off although they held finished lines; kept for an investigation
 spool_id  the folder's id, see ``Spool.identity``
 """
 

@@ -29,7 +29,7 @@ SEGMENT_EVENTS = 250_000
 SEGMENT_AGE = timedelta(hours=1)
 """An older segment is sealed before the next event, so that the events of a long task reach the archive."""
 BUFFER_BYTES = 1024 * 1024
-"""Above this, ``emit`` flushes by itself: memory stays bounded whoever forgets to flush."""
+"""Above this, ``emit`` flushes by itself: memory stays bounded if a caller forgets to flush."""
 
 
 class Trail:
@@ -138,7 +138,7 @@ class Trail:
         try:
             self.close()
         except AuditError:
-            # Nobody is left to flush again: the segment is let go of, so that recovery can seal what is durable.
+            # There will be no other flush: the segment is let go of, so that recovery can seal what is durable.
             if self._segment is not None:
                 self._segment.abandon()
             raise

@@ -141,7 +141,7 @@ class Reconciliation:
 
     def _read_ledger(self) -> None:
         columns = llm_requests.c
-        # Reading a moment is most of the work for a row; without a range nobody asks for it.
+        # Reading a moment is most of the work for a row; without a range it is not needed.
         created = null() if self._whole else columns.created_at
         paid = select(columns.attempt_id, columns.status, columns.cost_nano, created)
         names = [columns[name] for name in (*_TRY, "request_id")]

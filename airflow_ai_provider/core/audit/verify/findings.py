@@ -5,7 +5,7 @@ What a verification says.
 What was probably done to a trail: one word or phrase for each attack, the same everywhere.
 
 A guess from the numbers in event ids and from where the chain goes on. Only a help for the reader: the chain, the
-manifests and the pins are the proof, and whoever changes a file can change the numbers in it too.
+manifests and the pins are the proof, and anyone who changes a file can change the numbers in it too.
 """
 
 from __future__ import annotations

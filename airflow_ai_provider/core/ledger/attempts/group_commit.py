@@ -47,7 +47,7 @@ class Batcher(Generic[Item, Result]):
         *,
         gather_seconds: float = 0.0,
     ) -> None:
-        """``gather_seconds`` is how long a group may wait for more, where nobody is in a hurry."""
+        """``gather_seconds`` is how long a group may wait for more, if none is urgent."""
         self._send = send
         self._most = most
         self._gather_seconds = gather_seconds

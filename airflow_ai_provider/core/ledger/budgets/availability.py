@@ -1,4 +1,4 @@
-"""How much room budgets have now. Reads only: a period that nobody has spent in has all of its limit."""
+"""What is left of budgets now. Reads only: a period without spending has all of its limit."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from airflow_ai_provider.core.ledger.database import insert_ignore
 from airflow_ai_provider.core.ledger.schema import llm_budget_sets, llm_budgets, llm_holds, llm_open_attempts
 
 LIVE_FOR = timedelta(seconds=60)
-"""A hold not renewed for so long belongs to a process that is gone: it still counts, but nobody waits for it."""
+"""A hold not renewed for so long belongs to a process that is gone: it still counts, but rows do not wait for it."""
 RENEW_EVERY = timedelta(seconds=15)
 _TASK_INSTANCE = ("dag_id", "run_id", "task_id", "map_index")
 

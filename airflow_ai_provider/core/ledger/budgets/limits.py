@@ -41,7 +41,7 @@ class BudgetPeriod:
     ends_at: datetime | None = None
     """First moment after it."""
     thresholds: tuple[int, ...] = ()
-    """Percent of the limit at which somebody is told."""
+    """Percent of the limit at which a notice is sent."""
     source: str = "policy"
     """Who says the limit: ``policy`` or ``cli``."""
     budget: Budget | None = None
@@ -152,7 +152,7 @@ def planned_change(conn: Connection, budget: Budget, *, clear: bool, by: str, re
     Raises ``LedgerError`` without a name or a reason, where one is too long, and where there is nothing to clear.
     """
     if not by.strip() or not reason.strip():
-        raise LedgerError("a limit is set by somebody, for a reason: give both")
+        raise LedgerError("--by and --reason must not be empty")
     if len(by) > _LONGEST_BY or len(reason) > _LONGEST_REASON:
         raise LedgerError(
             f"the history keeps a name of at most {_LONGEST_BY} characters, a reason of {_LONGEST_REASON}"
@@ -171,7 +171,7 @@ def set_limit(conn: Connection, budget: Budget, *, clear: bool, by: str, reason:
     change = planned_change(conn, budget, clear=clear, by=by, reason=reason)
     limit = change.new_nano
     _write_down(conn, budget, limit, source=CLI, by=by, reason=reason, now=now)
-    if limit is not None:  # the policy's limit comes back with the next hold, from whoever has read the policy
+    if limit is not None:  # the policy's limit comes back with the next hold, from a process that has read the policy
         conn.execute(
             update(llm_budgets)
             .where(llm_budgets.c.name == budget.name, or_(llm_budgets.c.ends_at.is_(None), llm_budgets.c.ends_at > now))

@@ -1,4 +1,4 @@
-"""Thresholds of budgets: noted in the transaction that crosses them, told by whoever claims the note.
+"""Thresholds of budgets: noted in the transaction that crosses them, and sent by the process that claims the note.
 
 A note is made once for each budget, period and percent, and claimed once, over all processes.
 """
@@ -53,7 +53,7 @@ def note_thresholds(conn: Connection, budget: Any, now: datetime) -> None:
 
 
 def claim_notices(conn: Connection, now: datetime, *, replay: bool = False) -> list[Notice]:
-    """Take every note that nobody has told yet; the caller is the one who tells it.
+    """Take every note that has not been sent yet; the caller is the one who tells it.
 
     On a ``replay``, after a commit whose reply was lost, those that were taken at the same ``now`` are taken again.
     """

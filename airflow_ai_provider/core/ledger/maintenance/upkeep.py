@@ -9,7 +9,7 @@ no month: it says itself all that a person needs.
 
 Whether ``llm_cost_daily`` is what ``llm_requests`` and ``llm_adjustments`` add up to, and putting it right.
 
-The rollup is written in the transactions that write the rows, so that a difference is the work of somebody else: a
+The rollup is written in the transactions that write the rows, so that a difference has another cause: a
 restored backup, a hand on the tables.
 """
 

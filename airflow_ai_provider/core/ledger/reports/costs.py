@@ -122,8 +122,8 @@ def cost_report(
         return [_in_usd(dict(row)) for row in conn.execute(query).mappings() if row["requests"] is not None]
 
 
-def dearest(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The ``count`` groups of a report that cost most, dearest first."""
+def most_expensive(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The ``count`` groups of a report that cost most, the highest first."""
     return sorted(rows, key=lambda row: -row["cost_usd"])[:count]
 
 

@@ -104,7 +104,7 @@ class Sums:
     """Requests that the list has no price for; not among ``requests``."""
     no_price_billed: int = 0
     unknown: int = 0
-    """Requests of which nobody knows the tokens."""
+    """Requests whose tokens are unknown."""
     unknown_billed: int = 0
 
     def row(self) -> dict[str, Any]:

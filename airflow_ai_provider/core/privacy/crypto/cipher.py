@@ -74,7 +74,7 @@ class Sealer:
     def __init__(self, keyring: Keyring, purpose: str, context: str = "") -> None:
         self._keyring, self._purpose, self._context = keyring, purpose, context
         self._header = _header(_VERSION, keyring.active)
-        # By header, of keys in the keyring only: whoever writes to a store cannot make it grow.
+        # By header, of keys in the keyring only: entries of a store cannot make it grow.
         self._aeads = {self._header: _aead(keyring.derive(purpose, context))}
 
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:

@@ -155,7 +155,7 @@ class Fields:
     def deterministic(self, value: Any, *, domain: str) -> str | None:
         """Close a value so that equal values of one domain, such as ``customer_id``, can be joined and counted.
 
-        Whoever sees the column sees which rows are equal, and how often each value occurs.
+        A reader of the column sees which rows are equal, and how often each value occurs.
         """
         if value is None:
             return None

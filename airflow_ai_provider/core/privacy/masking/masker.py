@@ -214,7 +214,7 @@ class _Expected:
 
     def __init__(self, text: str) -> None:
         self.clean: bool | None = None
-        """Whether there is nothing in it, whatever the row; ``None`` until somebody has looked."""
+        """Whether there is nothing in it, whatever the row; ``None`` until it has been checked."""
         self.readings: list[str] = []
         """As values of rows are looked for in it: folded, and without JSON's escapes."""
         _also_escaped(text, self._read)

@@ -133,7 +133,7 @@ def test_a_later_limit_holds_for_tasks_of_the_same_file_alone(ledger: Ledger) ->
 
 @pytest.mark.parametrize(("by", "reason"), [("", "why"), ("ada", " ")])
 def test_nobody_sets_a_limit_without_a_name_and_a_reason(ledger: Ledger, by: str, reason: str) -> None:
-    with pytest.raises(LedgerError, match="by somebody, for a reason"), ledger.write() as conn:
+    with pytest.raises(LedgerError, match="--by and --reason must not be empty"), ledger.write() as conn:
         set_limit(conn, usd(7), clear=False, by=by, reason=reason, now=NOW)
 
 

@@ -18,8 +18,8 @@ from airflow_ai_provider.core.ledger.reports.costs import (
     GROUPINGS,
     budget_report,
     cost_report,
-    dearest,
     forecast,
+    most_expensive,
     rows_since,
     total,
 )
@@ -101,8 +101,8 @@ def test_a_period_begins_and_ends_with_its_days(filled: Ledger) -> None:
 
 def test_the_dearest_come_first(filled: Ledger) -> None:
     rows = cost_report(filled, by=["team", "day"])
-    assert [row["team"] for row in dearest(rows, 2)] == ["support", "sales"]
-    assert dearest(rows, 2)[1]["day"] == date(2026, 3, 2)
+    assert [row["team"] for row in most_expensive(rows, 2)] == ["support", "sales"]
+    assert most_expensive(rows, 2)[1]["day"] == date(2026, 3, 2)
 
 
 def test_a_report_says_from_when_on_rows_are_kept(filled: Ledger) -> None:

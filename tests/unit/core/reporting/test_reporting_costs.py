@@ -102,13 +102,13 @@ def test_the_figures_are_those_of_the_ledger(filled: Ledger) -> None:
     report = read_costs(filled, now=NOW)
     assert (report.since, report.until, report.unit, len(report.bars)) == (date(2026, 2, 3), NOW.date(), "day", 30)
     assert [team.team for team in report.teams[:3]] == [EVIL, "team_8", "team_7"]
-    dearest = report.teams[0]
-    assert (dearest.cost, dearest.saved, dearest.baseline) == (24 * 10**9, 6 * 7, 24 * 10**10)
-    assert dearest.routing_saved == 24 * 9 * 10**9
-    assert (sum(dearest.called), sum(dearest.reused), dearest.requests) == (24, 6, 30)
-    assert dearest.by_bar[-1] == 0, "today's answer was reused"
-    assert dearest.by_bar[-2] == 10**9
-    assert sum(dearest.by_bar) == dearest.cost
+    costliest = report.teams[0]
+    assert (costliest.cost, costliest.saved, costliest.baseline) == (24 * 10**9, 6 * 7, 24 * 10**10)
+    assert costliest.routing_saved == 24 * 9 * 10**9
+    assert (sum(costliest.called), sum(costliest.reused), costliest.requests) == (24, 6, 30)
+    assert costliest.by_bar[-1] == 0, "today's answer was reused"
+    assert costliest.by_bar[-2] == 10**9
+    assert sum(costliest.by_bar) == costliest.cost
 
 
 @pytest.mark.parametrize(("days", "unit", "bars"), [(62, "day", 62), (100, "week", 15), (700, "month", 24)])
@@ -163,7 +163,7 @@ def test_equal_figures_are_equal_files(filled: Ledger) -> None:
 
 
 def test_charts_are_drawn_in_colours_that_stay_apart(filled: Ledger) -> None:
-    """Each of the six dearest teams has its colour in the picture."""
+    """Each of the six most expensive teams has its colour in the picture."""
     from PIL import Image
 
     colours = {tuple(bytes.fromhex(code)) for code in ("0072B2", "E69F00", "009E73", "D55E00", "56B4E9", "CC79A7")}
